@@ -1,0 +1,71 @@
+"""Skiplab finds, measures, changes, trains and explains the skip connections of PyTorch networks.
+
+    program = skiplab.capture(model, (x,))
+    skips = skiplab.find(program)
+    skiplab.census(program).fewest
+
+Importing this package imports neither torch nor anything else that takes time: each name is loaded when it is
+first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import errors, measure, models, report, study
+    from .export import capture
+    from .paths import Census, census
+    from .program import Op, Program
+    from .skips import Skip, Skips, find
+    from .train import Recipe, Run, fit
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "capture": "export",
+    "Census": "paths",
+    "census": "paths",
+    "Op": "program",
+    "Program": "program",
+    "Skip": "skips",
+    "Skips": "skips",
+    "find": "skips",
+    "Recipe": "train",
+    "Run": "train",
+    "fit": "train",
+}
+
+__all__ = [
+    "Census",
+    "Op",
+    "Program",
+    "Recipe",
+    "Run",
+    "Skip",
+    "Skips",
+    "__version__",
+    "capture",
+    "census",
+    "errors",
+    "find",
+    "fit",
+    "measure",
+    "models",
+    "report",
+    "study",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    elif name in __all__:
+        value = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

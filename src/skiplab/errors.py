@@ -1,0 +1,49 @@
+"""Every error that Skiplab raises on purpose, as one tree under `SkiplabError`.
+
+Each class carries the exit code with which the command line ends. Messages name the place (module path,
+file, option), what was found there and how to mend it, in one or two lines.
+"""
+
+
+class SkiplabError(Exception):
+    """Root of the tree; catching it catches every error that Skiplab raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(SkiplabError):
+    """The request itself does not make sense: an option's value, or options that exclude each other."""
+
+    exit_code = 2
+
+
+class StaleSkip(UsageError):  # noqa: N818 (says what the skip is)
+    """A skip was used with a program other than the one in which it was found."""
+
+
+class SelectionError(SkiplabError):
+    """A selection of skips does not have the size that was asserted of it."""
+
+
+class ModelError(SkiplabError):
+    """The model cannot be found, built or run."""
+
+    exit_code = 3
+
+
+class CaptureError(ModelError):
+    """The model runs, but its graph cannot be exported."""
+
+
+class DataError(SkiplabError):
+    """Data, weights or earlier results cannot be read, or do not fit the model."""
+
+    exit_code = 4
+
+
+class OutputError(DataError):
+    """Results cannot be written where they were asked for."""
+
+
+class DivergedError(SkiplabError):
+    """Training reached a loss that is not a finite number."""

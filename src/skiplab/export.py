@@ -1,0 +1,200 @@
+"""Turn an `nn.Module` into a `Program` with `torch.export`, and leave the module exactly as it was."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from .errors import CaptureError, ModelError
+from .execute import run
+from .program import Program, from_exported
+
+_ADVICE = (
+    ("data-dependent", "the shape or path depends on the data's values: take that decision out of `forward`"),
+    ("Could not guard", "a branch depends on the data's values: take that decision out of `forward`"),
+    ("item()", "`.item()` in `forward` makes the graph depend on the data's values"),
+    ("torch.nn.DataParallel", "capture `model.module` instead of the parallel wrapper"),
+    ("ScriptModule", "capture the original module, not the scripted one"),
+)
+_GENERAL_ADVICE = (
+    "try the same inputs with `torch.export.export(model, inputs, strict=False)`, or capture a submodule"
+)
+
+
+def capture(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    train: bool = False,
+) -> Program:
+    """Captures `model` on example inputs.
+
+    The graph is as written, before decomposition, with in-place operators made functional. The batch size
+    stays free where the model allows it: an example of one sample is repeated, since a size of 1 would be
+    taken as fixed. Mode, buffers, gradients, hooks and random state of the model and of torch are the same
+    after the call as before it.
+
+    Args:
+        model: any module that `torch.export` (non-strict) can trace.
+        inputs: positional arguments of `forward`; tensors with the batch as first dimension.
+        kwargs: keyword arguments of `forward`.
+        train: capture the training graph (batch statistics, dropout) instead of the inference graph.
+
+    Raises:
+        ModelError: the model itself fails on these inputs.
+        CaptureError: the model runs, but `torch.export` cannot trace it.
+    """
+    example = (tuple(inputs), dict(kwargs or {}))
+    with _unchanged(model, train), _quiet():
+        reference = _run_model(model, example)
+        exported, dynamic = _export(model, example)
+        program = from_exported(exported, type(model).__name__, example)
+        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic)
+        return dataclasses.replace(program, difference=_difference(program, reference))
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module, train: bool) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.random.fork_rng(devices=()):
+            model.train(train)
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                # equal bits need no write, and a buffer that is inference-mode or expanded takes none
+                if name in buffers and not _same(buffer, buffers[name]):
+                    buffer.copy_(buffers[name])
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.is_meta or (a.shape == b.shape and torch.equal(a, b))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export warns and logs about its own internals; an error says all that matters to the user."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _run_model(model: nn.Module, example: tuple[tuple, dict]) -> Any:
+    torch.manual_seed(0)
+    try:
+        with torch.no_grad():
+            return model(*example[0], **example[1])
+    except Exception as error:
+        place = _place(model, error)
+        raise ModelError(
+            f"{type(model).__name__} fails on inputs {_shapes(example)} in {place}: {_one_line(error)}"
+        ) from error
+
+
+def _export(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedProgram, bool]:
+    """Exports with a free batch size, or failing that with the sizes of the example."""
+    widened = _widened(example)
+    first: Exception | None = None
+    for (args, kwargs), dynamic in ((widened, True), (example, False)):
+        shapes = pytree.tree_map(_free_batch if dynamic else lambda _: None, (args, kwargs))
+        try:
+            torch.manual_seed(0)
+            exported = torch.export.export(
+                model,
+                args,
+                kwargs,
+                strict=False,
+                dynamic_shapes=_by_argument(shapes) if dynamic else None,
+            )
+        except Exception as error:
+            first = first or error
+        else:
+            return exported, dynamic and bool(exported.range_constraints)
+    assert first is not None
+    text = str(first)
+    advice = next((say for word, say in _ADVICE if word in text), _GENERAL_ADVICE)
+    raise CaptureError(
+        f"cannot capture {type(model).__name__}, in {_place(model, first)}: {_one_line(first)}; {advice}"
+    ) from first
+
+
+def _widened(example: tuple[tuple, dict]) -> tuple[tuple, dict]:
+    """A batch of one repeated to two, where every tensor is a batch of one."""
+    tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
+    if not tensors or any(t.ndim == 0 or t.shape[0] != 1 for t in tensors):
+        return example
+    return pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]), example)
+
+
+def _free_batch(leaf: Any) -> Any:
+    return {0: Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] > 1 else None
+
+
+def _by_argument(shapes: tuple[tuple, dict]) -> Any:
+    """`dynamic_shapes` takes a tuple for positional arguments alone, and a mapping by name otherwise."""
+    args, kwargs = shapes
+    return (*args, *kwargs.values())
+
+
+def _difference(program: Program, reference: Any) -> float:
+    wanted = [leaf for leaf in pytree.tree_leaves(reference) if isinstance(leaf, Tensor)]
+    if any(leaf.is_meta for leaf in wanted):
+        return math.nan
+    torch.manual_seed(0)
+    with torch.no_grad():
+        try:
+            output = run(program, *program.example[0], **program.example[1])
+        except Exception:  # a graph specialised to the repeated batch: there is nothing to compare with
+            return math.nan
+    got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    gaps = [_gap(a, b) for a, b in zip(got, wanted, strict=True)]
+    return max(gaps, default=math.nan)
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape:
+        return math.inf
+    gap = (a.double() - b.double()).abs()
+    return float(gap[~(a == b)].max()) if bool((a != b).any()) else 0.0
+
+
+def _place(model: nn.Module, error: BaseException) -> str:
+    """The innermost module whose `forward` was running, with its line, read off the traceback's frames."""
+    names = {id(module): name for name, module in model.named_modules()}
+    place = "its `forward`"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if id(owner) in names and frame.f_code.co_name == "forward":
+            name = names[id(owner)] or type(model).__name__
+            place = f"`{name}` ({frame.f_code.co_filename}:{line})"
+    return place
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__
+
+
+def _shapes(example: tuple[tuple, dict]) -> str:
+    leaves = pytree.tree_leaves(example)
+    return ", ".join("x".join(map(str, x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)

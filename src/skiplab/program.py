@@ -1,0 +1,286 @@
+"""A captured network: its graph, the flow of data through it, and where in the user's code each step stands."""
+
+import hashlib
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from . import ops
+from .functional import functionalise
+from .ops import Kind
+
+# Frames of torch's own Python that stand between an operator and the line that asked for it.
+_PLUMBING = (
+    "torch/_tensor.py",
+    "torch/functional.py",
+    "torch/nn/functional.py",
+    "torch/_",
+    "torch/export",
+    "torch/fx",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One step of the data flow: an operator through which data passes, or an input.
+
+    Attributes:
+        index: position in `Program.ops`, which is in order of execution.
+        name: name of the node in the graph.
+        target: the operator, without overload or in-place underscore: "conv2d", "relu", "add".
+        kind: what the operator does to data; see `skiplab.ops.Kind`.
+        inputs: indices of the operands that carry data, in argument order.
+        module: path of the module in whose `forward` it stands; "" for the root.
+        source: "file:line" of the call, as absolute path; None where the graph does not know.
+        shape: its value's shape; None for a dimension that varies, () also for values that are no tensor.
+        weights: names of the parameters with which it was computed.
+    """
+
+    index: int
+    name: str
+    target: str
+    kind: Kind
+    inputs: tuple[int, ...]
+    module: str
+    source: str | None
+    shape: tuple[int | None, ...]
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A network as a data-flow graph, bound to the model's own parameters (shared, not copied).
+
+    Attributes:
+        graph: the functional graph; parameters and buffers are its first placeholders.
+        ops: the data flow: one `Op` for each node that carries data. Parameters, shapes, constants and what
+            is computed from them alone are left out.
+        outputs: indices of the ops that the network returns, in order.
+        tensors: placeholder name -> the model's parameter, buffer or constant.
+        parameters: placeholder name -> the parameter's name in the model.
+        inputs: names of the placeholders that take the user's inputs, flattened.
+        example: the (args, kwargs) with which the model was captured.
+        name: the model's class.
+        training: whether the training graph was captured.
+        dynamic_batch: whether the first dimension of the inputs may vary.
+        difference: largest absolute difference between the outputs of graph and model on the example; NaN
+            where they could not be compared.
+        unfollowed: names of in-place writes that the data flow could not follow.
+    """
+
+    graph: GraphModule = field(repr=False)
+    ops: tuple[Op, ...] = field(repr=False)
+    outputs: tuple[int, ...] = field(repr=False)
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    parameters: Mapping[str, str] = field(repr=False)
+    inputs: tuple[str, ...]
+    example: tuple[tuple[Any, ...], dict[str, Any]] = field(repr=False)
+    specs: tuple[pytree.TreeSpec, pytree.TreeSpec] = field(repr=False)
+    name: str
+    training: bool
+    dynamic_batch: bool
+    difference: float
+    unfollowed: tuple[str, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the structure alone: the same for the same network with other weights."""
+        text = "\n".join(f"{op.name} {op.target} {op.inputs} {op.shape[1:]}" for op in self.ops)
+        return hashlib.sha256(f"{text}\n{self.outputs}".encode()).hexdigest()[:16]
+
+    @cached_property
+    def users(self) -> tuple[tuple[int, ...], ...]:
+        """For each op, the indices of the ops that read it, in order; one entry an operand."""
+        users: list[list[int]] = [[] for _ in self.ops]
+        for op in self.ops:
+            for operand in op.inputs:
+                users[operand].append(op.index)
+        return tuple(tuple(each) for each in users)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Op]:
+        return {op.name: op for op in self.ops}
+
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
+        """The user's inputs in the order of `inputs`."""
+        flat, _ = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+        if len(flat) != len(self.inputs):
+            raise ValueError(f"{self.name} was captured with {len(self.inputs)} inputs, got {len(flat)}")
+        return flat
+
+    def unflatten(self, values: list[Any]) -> Any:
+        """The network's output in the form in which the model returns it."""
+        return pytree.tree_unflatten(values, self.specs[1])
+
+
+def from_exported(exported: ExportedProgram, name: str, example: tuple[tuple, dict]) -> Program:
+    """Builds the data flow of an exported program, whose graph is rewritten to be functional.
+
+    `training`, `dynamic_batch` and `difference` are for the caller to fill in (`dataclasses.replace`).
+    """
+    signature = exported.graph_signature
+    lifted = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    graph = exported.graph_module.graph
+    for node in graph.nodes:
+        node.meta["lifted"] = node.op == "placeholder" and node.name in lifted
+    unfollowed = functionalise(graph)
+    module = GraphModule(exported.graph_module, graph)
+    stored = {**exported.state_dict, **exported.constants}
+    ops, outputs = _data_flow(module, signature.inputs_to_parameters)
+    return Program(
+        graph=module,
+        ops=ops,
+        outputs=outputs,
+        tensors={node: stored[fqn] for node, fqn in lifted.items() if isinstance(stored.get(fqn), Tensor)},
+        parameters=dict(signature.inputs_to_parameters),
+        inputs=tuple(n.name for n in graph.nodes if n.op == "placeholder" and n.name not in lifted),
+        example=example,
+        specs=(exported.call_spec.in_spec, exported.call_spec.out_spec),  # type: ignore[arg-type]
+        name=name,
+        training=False,
+        dynamic_batch=False,
+        difference=float("nan"),
+        unfollowed=unfollowed,
+    )
+
+
+def _data_flow(module: GraphModule, parameters: Mapping[str, str]) -> tuple[tuple[Op, ...], tuple[int, ...]]:
+    flow = _Flow(parameters)
+    outputs: tuple[int, ...] = ()
+    for node in module.graph.nodes:
+        if node.op == "output":
+            returned = [flow.index[n] for n in node.all_input_nodes if n in flow.index]
+            outputs = tuple(dict.fromkeys(returned))
+        else:
+            flow.visit(node)
+    return tuple(flow.ops), outputs
+
+
+class _Flow:
+    """Collects the ops of a graph in one pass."""
+
+    def __init__(self, parameters: Mapping[str, str]) -> None:
+        self.parameters = parameters
+        self.ops: list[Op] = []
+        self.index: dict[Node, int] = {}
+        self.learned: dict[Node, tuple[str, ...]] = {}  # computed from parameters alone -> their names
+        self.real: set[Node] = set()  # depends on real-valued data
+        self.files: dict[str, str | None] = {}
+
+    def visit(self, node: Node) -> None:
+        if node.op == "placeholder":
+            if node.name in self.parameters:
+                self.learned[node] = (self.parameters[node.name],)
+            elif not node.meta.get("lifted"):
+                self._append(node, "input", "input", ())
+                if _is_real(node):
+                    self.real.add(node)
+        elif node.op == "call_function":
+            self._call(node)
+
+    def _call(self, node: Node) -> None:
+        name = ops.operator_name(node.target)
+        operands = _tensor_operands(node)
+        learned = tuple(dict.fromkeys(w for n in operands for w in self.learned.get(n, ())))
+        data = tuple(i for i, n in enumerate(operands) if n in self.index and _carries(n, node, name))
+        if ops.is_value_independent(name) or not data:
+            if learned:
+                self.learned[node] = learned
+            if any(n in self.real for n in operands) and not ops.is_value_independent(name):
+                self.real.add(node)
+            return
+        steered = any(n in self.real and not _is_real(n) for n in operands)
+        kind = ops.classify(name, data, learned=bool(learned), float_steered=steered)
+        if node.target is operator.getitem:
+            kind, name = self._part(operands[0])
+        if _is_real(node) or any(operands[i] in self.real for i in data):
+            self.real.add(node)
+        self._append(node, name, kind, tuple(self.index[operands[i]] for i in data), learned)
+
+    def _part(self, source: Node) -> tuple[Kind, str]:
+        """Taking one tensor of several: a slice where a split made them, else just the operator's result."""
+        name = ops.operator_name(source.target)
+        split = any(word in name for word in ("split", "chunk", "unbind"))
+        return ("resample", "slice") if split else ("view", "getitem")
+
+    def _append(
+        self, node: Node, target: str, kind: Kind, inputs: tuple[int, ...], weights: tuple[str, ...] = ()
+    ) -> None:
+        self.index[node] = len(self.ops)
+        module, source = _module_path(node), self._source(node)
+        shape = _shape(node)
+        self.ops.append(Op(len(self.ops), node.name, target, kind, inputs, module, source, shape, weights))
+
+    def _source(self, node: Node) -> str | None:
+        """The innermost line of the stack trace that is not torch's plumbing."""
+        trace = node.meta.get("stack_trace")
+        if not trace:
+            return None
+        if trace not in self.files:
+            self.files[trace] = _innermost(trace)
+        return self.files[trace]
+
+
+def _innermost(trace: str) -> str | None:
+    for line in reversed(trace.splitlines()):
+        if line.lstrip().startswith('File "'):
+            _, file, rest = line.split('"', 2)
+            if not any(part in file for part in _PLUMBING):
+                return f"{file}:{rest.split('line ')[1].split(',')[0]}"
+    return None
+
+
+def _tensor_operands(node: Node) -> list[Node]:
+    """Operands in argument order, with repeats (`x + x` has two), lists flattened."""
+    operands: list[Node] = []
+    torch.fx.map_arg((node.args, node.kwargs), lambda n: operands.append(n) or n)
+    return operands
+
+
+def _is_real(node: Node) -> bool:
+    value = node.meta.get("val")
+    if isinstance(value, (list, tuple)):
+        value = next((each for each in value if isinstance(each, Tensor)), None)
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def _carries(operand: Node, node: Node, name: str) -> bool:
+    """Whether an operand's values flow on, rather than steer: a mask chooses among data but is none.
+
+    Token ids flow through integer operators and into an embedding; cast to real numbers (bytes of an image)
+    they are data too, whereas a truth value is not.
+    """
+    if _is_real(operand) or not isinstance(operand.meta.get("val"), (Tensor, list, tuple)):
+        return _is_real(operand)
+    if not _is_real(node):
+        return True
+    value = operand.meta["val"]
+    is_truth = isinstance(value, Tensor) and value.dtype == torch.bool
+    return name.startswith("embedding") or (name in ("to", "_to_copy", "type_as") and not is_truth)
+
+
+def _module_path(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path, _ = list(stack.values())[-1]
+    return ".".join(part.split("@")[0] for part in path.removeprefix("L['self']").lstrip(".").split("."))
+
+
+def _shape(node: Node) -> tuple[int | None, ...]:
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return ()
+    return tuple(size if isinstance(size, int) else None for size in value.shape)

@@ -1,0 +1,56 @@
+"""The charts that know skips, in one specification: a click on a skip highlights it in all of them."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from skiplab.report.arcs import arc_points
+from skiplab.report.bars import bars
+from skiplab.report.diagram import Linked, diagram
+from skiplab.report.records import skip_records
+from skiplab.report.rows import depth_choice, depths, variants
+from skiplab.report.theme import dress
+
+
+def skip_charts(
+    spine: pd.DataFrame,
+    skips: pd.DataFrame,
+    lesion: pd.DataFrame | None = None,
+    contribution: pd.DataFrame | None = None,
+) -> alt.VConcatChart:
+    """Each network's arc diagram, and below it what was measured of its skips; one selection links them all.
+
+    Frames (one row per network and operation, skip, or skip and seed; `depth` is 0 for a single model):
+
+    - spine: variant, depth, order, name, module, kind, resolution (pixels or tokens along one side)
+    - skips: variant, depth, id, path, combine, shortcut, fork, merge, weight_layers, activation_after, source,
+      fork_order, merge_order, fork_resolution, merge_resolution
+    - lesion: variant, depth, seed, id, order, loss_change (nats), error_change (fraction)
+    - contribution: variant, depth, seed, id, ratio (‖F(x)‖/‖x‖, dimensionless), cosine (−1 to 1)
+
+    Arcs have the colour of the loss change, or of their shortcut's kind where no lesion was measured. A click on
+    empty space clears the selection; the depth begins with the deepest.
+    """
+    choices = depths(spine, skips)
+    record = skip_records(skips, lesion, contribution)
+    pick = alt.selection_point(name="pick", fields=["id"])
+    linked = Linked(pick, record, arc_points(spine, skips), choices)
+    measured = [(frame, column) for frame, column in ((lesion, "loss_change"), (contribution, "ratio"))]
+    groups: list[Any] = []
+    views: list[str] = []
+    for name in variants(spine, skips):
+        own = record[record["variant"] == name]
+        parts: list[Any] = [diagram(linked, name, spine[spine["variant"] == name], legend=not views)]
+        views += [linked.view("arcs", name)] if len(own) else []
+        for frame, column in measured:
+            if frame is not None and own[f"{column}_text"].ne("not measured").any():
+                first = not any(view.startswith(column) for view in views)
+                parts.append(bars(linked, name, frame, column, legend=first))
+                views.append(linked.view(column, name))
+        groups.append(alt.vconcat(*parts, spacing=4).resolve_scale(color="independent"))
+    whole = alt.vconcat(*groups, spacing=24).resolve_scale(color="independent", strokeDash="independent")
+    whole = whole.add_params(depth_choice(choices))
+    if views:
+        whole.params = [*whole.params, linked.selection(views)]
+    return dress(whole)

@@ -1,0 +1,66 @@
+"""From DataFrames to the small JSON rows that a chart carries inside itself."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+
+def inline(frame: pd.DataFrame, digits: int = 4) -> alt.InlineData:
+    """The frame as data inside the chart: floats to `digits` significant digits, NaN and infinity as null.
+
+    Given to Altair as inline data, no global transformer or row limit has a say in it.
+    """
+    names = [str(column) for column in frame.columns]
+    cells = (zip(names, row, strict=True) for row in frame.itertuples(index=False, name=None))
+    return alt.InlineData(values=[{name: cell(value, digits) for name, value in row} for row in cells])
+
+
+def cell(value: Any, digits: int = 4) -> str | int | float | bool | None:
+    """A cell as JSON has it: what is missing or not finite is null."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if hasattr(value, "item"):  # numpy's scalars
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value if isinstance(value, int) else str(value)
+
+
+def finite(column: pd.Series) -> pd.Series:
+    """The column as floats, infinities turned to NaN, so that means and extremes pass over them."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    return numbers.where(numbers.abs() != math.inf)
+
+
+def depths(*frames: pd.DataFrame | None) -> list[int]:
+    """Every depth that occurs in any of the frames, ascending; `[0]` for frames without one."""
+    found = {int(depth) for frame in frames if frame is not None for depth in frame["depth"].unique()}
+    return sorted(found) or [0]
+
+
+def variants(*frames: pd.DataFrame | None) -> list[str]:
+    """Every variant that occurs in any of the frames: `plain` first, then by alphabet."""
+    found = {str(name) for frame in frames if frame is not None for name in frame["variant"].unique()}
+    return sorted(found, key=lambda name: (name != "plain", name))
+
+
+def depth_choice(choices: list[int]) -> alt.Parameter:
+    """The parameter `depth`, the deepest to begin with; a dropdown where there is a choice."""
+    if len(choices) < 2:
+        return alt.param(name="depth", value=choices[-1])
+    return alt.param(name="depth", value=choices[-1], bind=alt.binding_select(options=choices, name="Depth "))
+
+
+def by_depth(values: Mapping[int, float] | Iterable[tuple[int, float]]) -> alt.ExprRef:
+    """An expression that gives, for the depth chosen, the number named for it."""
+    table = ",".join(f"'{depth}':{cell(float(value))}" for depth, value in dict(values).items())
+    return alt.ExprRef(expr=f"{{{table}}}[depth]")
+
+
+def number(value: Any, missing: str = "not finite") -> str:
+    """A number for people to read: four significant digits, and a word for what is no number."""
+    shown = cell(value)
+    return missing if shown is None else f"{shown:,}" if isinstance(shown, int) else f"{shown:.4g}"

@@ -1,0 +1,3 @@
+"""Controlled comparisons, one file a question: variants × sizes × seeds, one difference at a time."""
+
+NAMES = ("depth",)

@@ -1,0 +1,185 @@
+"""Run the cells of a grid side by side, one thread each, and never the same cell twice.
+
+A cell is a JSON configuration. Its results lie in a folder named by the hash of that configuration and of the
+code that could change its outcome, so a grid that was stopped anywhere continues where it was, and a changed
+line of code trains anew instead of mixing old results with new.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import queue
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from skiplab.files import write_json
+
+Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises when told to stop
+Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
+
+_DONE = "done.json"
+_NO_OUTCOME = ("report", "cli.py", "resolve.py")  # code that cannot change what a cell finds
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        label: what people call it: "plain-50 seed 1".
+        config: everything that makes it this run, as JSON.
+        cost: expected work, in any unit; the costliest run first, and progress is weighed by it.
+    """
+
+    label: str
+    config: dict[str, Any]
+    cost: float = 1.0
+
+    @property
+    def key(self) -> str:
+        text = json.dumps([self.config, code_version()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Listener(Protocol):
+    """What a grid tells while it runs."""
+
+    def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None: ...
+    def advance(self, cell: Cell, share: float, text: str) -> None: ...
+    def finish(self, cell: Cell) -> None: ...
+
+
+class StoppedError(Exception):
+    """Raised inside a worker's `report` when the grid was told to stop."""
+
+
+@functools.cache
+def code_version() -> str:
+    """Hash of the package's sources that shape a result, and of torch's version."""
+    import torch
+
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if relative.parts[0] not in _NO_OUTCOME:
+            digest.update(f"{relative.as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run_grid(
+    cells: Sequence[Cell], work: Work, store: Path, workers: int, listener: Listener, *, fresh: bool = False
+) -> dict[str, Path]:
+    """Runs all cells that have not finished yet; returns each label's folder.
+
+    Args:
+        cells: the grid.
+        work: a function at the top level of a module, since it runs in other processes.
+        store: where folders of cells are kept.
+        workers: processes at work at once.
+        listener: is told of progress.
+        fresh: forget what earlier calls have left of these cells.
+
+    An exception (Ctrl-C among them) lets the running cells reach their next report, so that their
+    checkpoints are whole, and is then raised.
+    """
+    folders = {cell.label: store / cell.key for cell in cells}
+    if fresh:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+    finished = [cell for cell in cells if (folders[cell.label] / _DONE).exists()]
+    listener.begin(cells, finished)
+    todo = [cell for cell in cells if cell not in finished]
+    todo.sort(key=lambda cell: -cell.cost)
+    if todo:
+        _run(todo, work, folders, min(workers, len(todo)), listener)
+    return folders
+
+
+def _run(todo: list[Cell], work: Work, folders: dict[str, Path], workers: int, listener: Listener) -> None:
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch's threads may hang
+    events, stop = context.Queue(), context.Event()
+    with ProcessPoolExecutor(workers, context, _prepare, (events, stop)) as pool:
+        try:
+            jobs = {
+                pool.submit(_work_on, work, i, cell.config, folders[cell.label]): cell
+                for i, cell in enumerate(todo)
+            }
+            _watch(jobs, todo, events, listener)
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _watch(jobs: dict[Future, Cell], todo: list[Cell], events: Any, listener: Listener) -> None:
+    pending = dict(jobs)
+    while pending:
+        with contextlib.suppress(queue.Empty):
+            index, share, text = events.get(timeout=0.2)
+            listener.advance(todo[index], share, text)
+        for job in [job for job in pending if job.done()]:
+            cell = pending.pop(job)
+            job.result()
+            listener.finish(cell)
+
+
+_channel: tuple[Any, Any] | None = None  # a worker's queue and stop flag; set once in each worker process
+
+
+def _prepare(events: Any, stop: Any) -> None:
+    global _channel
+    _channel = (events, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _follow_parent() -> None:
+    """A worker must not outlive a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work_on(work: Work, index: int, config: dict[str, Any], folder: Path) -> None:
+    assert _channel is not None
+    events, stop = _channel
+
+    def report(share: float, text: str) -> None:
+        events.put((index, share, text))
+        if stop.is_set():
+            raise StoppedError
+
+    report(0.0, "starting")
+    folder.mkdir(parents=True, exist_ok=True)
+    work(config, folder, report)
+    write_json(folder / _DONE, config)
+
+
+def available_workers() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def silent() -> Listener:
+    """A listener that says nothing."""
+    return _Silent()
+
+
+class _Silent:
+    def begin(self, cells: Iterable[Cell], finished: Iterable[Cell]) -> None: ...
+    def advance(self, cell: Cell, share: float, text: str) -> None: ...
+    def finish(self, cell: Cell) -> None: ...

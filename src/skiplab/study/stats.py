@@ -1,0 +1,58 @@
+"""Intervals over seeds, and comparisons paired by seed."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its 95 % interval; the ends are NaN where a single value gives none."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+    @property
+    def known(self) -> bool:
+        return math.isfinite(self.half)
+
+    def excludes(self, value: float) -> bool:
+        """Whether the interval is known and lies wholly above or below `value`."""
+        return self.known and not self.low <= value <= self.high
+
+
+def student(values: "pd.Series | np.ndarray | list[float]") -> Interval:
+    """Mean and 95 % interval by Student's t with n − 1 degrees of freedom; what is no number is left out."""
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    n = len(known)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = float(known.mean())
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    half = float(stats.t.ppf(0.975, n - 1) * known.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired(a: pd.Series, b: pd.Series) -> Interval:
+    """Interval of a − b over the seeds (the index) that both have."""
+    a, b = a.align(b, join="inner")
+    return student(a - b)
+
+
+def paired_ratio(a: pd.Series, b: pd.Series) -> Interval:
+    """Geometric mean of a / b over the seeds that both have, with the interval of its logarithm."""
+    a, b = a.align(b, join="inner")
+    positive = (a > 0) & (b > 0)
+    logs = student(np.log(a[positive].to_numpy(float)) - np.log(b[positive].to_numpy(float)))
+    return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.count)
