@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skiplab.program import Program
     from skiplab.skips import Skips
     from skiplab.study.depth import Grid
+    from skiplab.study.result import Result
 
 app = typer.Typer(
     name="skiplab",
@@ -62,9 +63,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
     """Options that stand before the command; `--debug` may stand anywhere and is read by `main`."""
@@ -97,9 +96,10 @@ def find(
             console.print(terminal.skips_table(found.skips, console.width))
         console.print(terminal.skips_line(found.skips))
         _print_lines(terminal.census_lines(found.census))
-    _finish_model(found, report)
+    if report is not None:
+        _write_model_page(found, report)
     if expect is not None and expect != len(found.skips):
-        raise SelectionError(f"{model} has {len(found.skips)} skips where {expect} were expected")
+        raise SelectionError(f"{model}: expected {expect} skips, found {len(found.skips)}")
 
 
 @app.command()
@@ -111,9 +111,7 @@ def census(
     train: Train = False,
     trust: Trust = False,
     seed: Seed = 0,
-    count_norms: Annotated[
-        bool, typer.Option("--count-norms", help="LayerNorm and its kin are nonlinear.")
-    ] = False,
+    count_norms: Annotated[bool, typer.Option("--count-norms", help="LayerNorm and its kin are nonlinear.")] = False,
     as_json: Json = False,
     report: Page = None,
 ) -> None:
@@ -128,7 +126,8 @@ def census(
 
         _print_lines(terminal.census_lines(found.census))
         terminal.stdout().print(terminal.witness_table(found.census))
-    _finish_model(found, report)
+    if report is not None:
+        _write_model_page(found, report)
 
 
 @study_app.command("list")
@@ -148,22 +147,14 @@ def study_list(as_json: Json = False) -> None:
 
 @study_app.command("depth")
 def study_depth(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Two depths, 6 epochs: under a minute on two cores.")
-    ] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Five depths up to 110, 5 seeds, 40 epochs: hours.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two depths, 6 epochs: under a minute on two cores.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Five depths up to 110, 5 seeds, 40 epochs: hours.")] = False,
     depths: Annotated[str | None, typer.Option(help="Depths in weight layers, such as 8,20,50.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     report: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("skiplab-depth.html"),
-    out: Annotated[
-        Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")
-    ] = None,
-    runs: Annotated[
-        Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")] = None,
     workers: Annotated[int | None, typer.Option(help="Networks trained at once (default: one a core).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what has finished.")] = False,
@@ -179,7 +170,7 @@ def study_depth(
     folders = [writable_folder(folder) for folder in (report.parent, out, runs or _runs_folder()) if folder]
     with Bars(terminal.stderr()) as bars:
         result = depth.run(chosen, folders[-1], workers or grid.available_workers(), bars, fresh=fresh)
-    _finish_study(result, report, out)
+    _write_study_page(result, report, out)
     if as_json:
         _print_json(result.to_json())
     else:
@@ -258,12 +249,39 @@ def _options(kwargs: str) -> dict[str, Any]:
     return options
 
 
-def _finish_model(found: _Found, report: Path | None) -> None:
-    """The page, when one was asked for."""
+def _write_model_page(found: _Found, path: Path) -> None:
+    from skiplab import outline, terminal
+    from skiplab.files import write_text
+    from skiplab.report import model_page
+    from skiplab.schema import find_json
+
+    tables = {
+        "spine": outline.spine(found.program, found.skips),
+        "skips": outline.placed(found.program, found.skips),
+        "histogram": outline.histogram(found.census),
+        "witness": outline.witness(found.census),
+    }
+    sentences = [terminal.skips_line(found.skips), *terminal.census_lines(found.census)]
+    facts = find_json(found.model, found.program, found.skips, found.census)["capture"]
+    write_text(path, model_page(found.model, sentences, tables, facts).html())
+    _say(f"wrote {path}")
 
 
-def _finish_study(result: "Result", report: Path, out: Path | None) -> None:
-    """The page, and in the folder that was asked for every table and chart."""
+def _write_study_page(result: "Result", path: Path, out: Path | None) -> None:
+    """The page, and in the folder that was asked for every table and chart and the config."""
+    from skiplab.files import write_bytes, write_text
+    from skiplab.report import png, study_page, svg
+
+    facts = {"config": dict(result.config), "versions": dict(result.versions)}
+    page = study_page(result.question, result.verdicts, result.tables, facts)
+    write_text(path, page.html())
+    _say(f"wrote {path}")
+    if out is not None:
+        result.save(out)
+        for name, chart in page.charts().items():
+            write_bytes(out / f"{name}.png", png(chart))
+            write_text(out / f"{name}.svg", svg(chart))
+        _say(f"wrote tables, charts and config to {out}")
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
+from .functional import viewed_operand
 from .program import Program
 
 Patch = Callable[[Tensor], Tensor]
@@ -63,13 +64,24 @@ class Execution(Interpreter):
         """A second pass that continues from here with these patches; recorded values are not shared."""
         other = object.__new__(Execution)
         other.__dict__.update(self.__dict__)
-        other.env, other.recorded, other.record = dict(self.env), {}, frozenset()
+        other.recorded, other.record = {}, frozenset()
+        own = {name: self.values[name].clone() for name in self.plan.mutated}
+        other.values = {**self.values, **own}
+        other.env = {node: own.get(node.name, value) for node, value in self.env.items()}
         other.patches, other.readers = dict(patches), {reader for reader, _ in patches}
         return other
 
     def advance(self, until: str | None = None) -> "Execution":
         """Runs up to, and not including, the node named `until` (to the end when None)."""
-        stop = len(self.plan.nodes) if until is None else self.plan.index[until]
+        return self._run_to(len(self.plan.nodes) if until is None else self.plan.index[until])
+
+    def value(self, name: str) -> Any:
+        """Runs up to and including a node that has not run yet, and returns its value."""
+        self.record |= {name}
+        self._run_to(self.plan.index[name] + 1)
+        return self.recorded[name]
+
+    def _run_to(self, stop: int) -> "Execution":
         for position in range(self.position, stop):
             node = self.plan.nodes[position]
             value = self.env[node] = self.run_node(node)
@@ -130,9 +142,11 @@ def _mutated(program: Program, nodes: list[Node]) -> Iterable[str]:
         statistics = "batch_norm" in schema.name or "instance_norm" in schema.name
         for operand, argument in zip(node.args, schema.arguments, strict=False):
             written = argument.alias_info is not None and argument.alias_info.is_write
-            written = written or (statistics and argument.name.startswith("running_"))
-            if written and isinstance(operand, Node) and operand.name in program.tensors:
-                yield operand.name
+            if written or (statistics and argument.name.startswith("running_")):
+                while isinstance(operand, Node) and (base := viewed_operand(operand)) is not None:
+                    operand = base
+                if isinstance(operand, Node) and operand.name in program.tensors:
+                    yield operand.name
 
 
 def _plan(program: Program) -> _Plan:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import inspect
+import io
 import logging
 import math
 import traceback
@@ -25,9 +27,7 @@ _ADVICE = (
     ("torch.nn.DataParallel", "capture `model.module` instead of the parallel wrapper"),
     ("ScriptModule", "capture the original module, not the scripted one"),
 )
-_GENERAL_ADVICE = (
-    "try the same inputs with `torch.export.export(model, inputs, strict=False)`, or capture a submodule"
-)
+_GENERAL_ADVICE = "try the same inputs with `torch.export.export(model, inputs, strict=False)`, or capture a submodule"
 
 
 def capture(
@@ -66,19 +66,41 @@ def capture(
 @contextlib.contextmanager
 def _unchanged(model: nn.Module, train: bool) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng(devices=()):
+        with _buffers_kept(model), torch.random.fork_rng(devices=devices):
             model.train(train)
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards, the same tensors are the buffers, with the same values."""
+    kept = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
+            for module, name, buffer, value in kept:
                 # equal bits need no write, and a buffer that is inference-mode or expanded takes none
-                if name in buffers and not _same(buffer, buffers[name]):
-                    buffer.copy_(buffers[name])
+                if not _same(buffer, value):
+                    buffer.copy_(value)
+                module._buffers[name] = buffer
+
+
+def _seed() -> None:
+    """The same random numbers for model and graph; `torch.manual_seed` would also seed a CUDA to come."""
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -100,10 +122,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _run_model(model: nn.Module, example: tuple[tuple, dict]) -> Any:
-    torch.manual_seed(0)
+    args, kwargs = pytree.tree_map_only(Tensor, torch.clone, example)  # the model may overwrite them
+    _seed()
     try:
-        with torch.no_grad():
-            return model(*example[0], **example[1])
+        with torch.no_grad(), _buffers_kept(model):
+            return model(*args, **kwargs)
     except Exception as error:
         place = _place(model, error)
         raise ModelError(
@@ -114,28 +137,25 @@ def _run_model(model: nn.Module, example: tuple[tuple, dict]) -> Any:
 def _export(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedProgram, bool]:
     """Exports with a free batch size, or failing that with the sizes of the example."""
     widened = _widened(example)
-    first: Exception | None = None
-    for (args, kwargs), dynamic in ((widened, True), (example, False)):
-        shapes = pytree.tree_map(_free_batch if dynamic else lambda _: None, (args, kwargs))
+    failure: Exception | None = None
+    for (args, kwargs), free in ((widened, True), (example, False)):
         try:
-            torch.manual_seed(0)
-            exported = torch.export.export(
-                model,
-                args,
-                kwargs,
-                strict=False,
-                dynamic_shapes=_by_argument(shapes) if dynamic else None,
-            )
+            _seed()
+            shapes = _free_batch(model, args, kwargs) if free else None
+            with contextlib.redirect_stderr(io.StringIO()):  # where it prints the graph that it got stuck in
+                exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
         except Exception as error:
-            first = first or error
-        else:
-            return exported, dynamic and bool(exported.range_constraints)
-    assert first is not None
-    text = str(first)
+            failure = error
+            continue
+        dynamic = free and bool(exported.range_constraints)
+        if dynamic or args is example[0]:  # else the graph is specialised to the repeated batch
+            return exported, dynamic
+    assert failure is not None
+    text = str(failure)
     advice = next((say for word, say in _ADVICE if word in text), _GENERAL_ADVICE)
     raise CaptureError(
-        f"cannot capture {type(model).__name__}, in {_place(model, first)}: {_one_line(first)}; {advice}"
-    ) from first
+        f"cannot capture {type(model).__name__}, in {_place(model, failure)}: {_one_line(failure)}; {advice}"
+    ) from failure
 
 
 def _widened(example: tuple[tuple, dict]) -> tuple[tuple, dict]:
@@ -146,25 +166,25 @@ def _widened(example: tuple[tuple, dict]) -> tuple[tuple, dict]:
     return pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]), example)
 
 
-def _free_batch(leaf: Any) -> Any:
-    return {0: Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] > 1 else None
+def _free_batch(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """`dynamic_shapes` for `torch.export`: by the names of `forward`'s parameters."""
+    arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
 
+    def free(leaf: Any) -> Any:
+        return {0: Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] > 1 else None
 
-def _by_argument(shapes: tuple[tuple, dict]) -> Any:
-    """`dynamic_shapes` takes a tuple for positional arguments alone, and a mapping by name otherwise."""
-    args, kwargs = shapes
-    return (*args, *kwargs.values())
+    return pytree.tree_map(free, dict(arguments))
 
 
 def _difference(program: Program, reference: Any) -> float:
     wanted = [leaf for leaf in pytree.tree_leaves(reference) if isinstance(leaf, Tensor)]
     if any(leaf.is_meta for leaf in wanted):
         return math.nan
-    torch.manual_seed(0)
+    _seed()
     with torch.no_grad():
         try:
             output = run(program, *program.example[0], **program.example[1])
-        except Exception:  # a graph specialised to the repeated batch: there is nothing to compare with
+        except Exception:  # a graph that does not take a batch of one, which the example is
             return math.nan
     got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
     gaps = [_gap(a, b) for a, b in zip(got, wanted, strict=True)]
@@ -172,10 +192,11 @@ def _difference(program: Program, reference: Any) -> float:
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
+    """Largest difference; two NaN, and two infinities of the same sign, do not differ."""
     if a.shape != b.shape:
         return math.inf
-    gap = (a.double() - b.double()).abs()
-    return float(gap[~(a == b)].max()) if bool((a != b).any()) else 0.0
+    same = (a == b) | (a.isnan() & b.isnan())
+    return 0.0 if bool(same.all()) else float((a.double() - b.double()).abs()[~same].max())
 
 
 def _place(model: nn.Module, error: BaseException) -> str:

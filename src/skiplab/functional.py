@@ -9,19 +9,38 @@ alone: they are state, not data.
 """
 
 import operator
-from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, Node
 
 aten = torch.ops.aten
 
-_FUNCTIONAL_NAME = {"normal_": "normal_functional"}
-
+# Where the functional twin has another name or overload than the in-place operator without its underscore.
+_TWINS = {
+    "normal_": aten.normal_functional.default,
+    "bernoulli_.float": aten.bernoulli.p,
+    "pow_.Tensor": aten.pow.Tensor_Tensor,
+    "float_power_.Tensor": aten.float_power.Tensor_Tensor,
+    "floor_divide_.Tensor": aten.floor_divide.default,
+    "transpose_": aten.transpose.int,
+}
+# These change a tensor's shape, not its values: what shares its memory stays as it is.
+_SHAPE_ONLY = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
 _RESHAPES = frozenset(
     "view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous to alias view_as reshape_as "
-    "_reshape_alias detach ravel".split()
+    "_reshape_alias detach ravel positive expand_as type_as dropout feature_dropout alpha_dropout "
+    "feature_alpha_dropout atleast_1d atleast_2d atleast_3d".split()
 )
+_OWN_INVERSE = frozenset("transpose t swapaxes swapdims numpy_T mT".split())
+_SCATTERS = {
+    "slice": aten.slice_scatter.default,
+    "select": aten.select_scatter.default,
+    "diagonal": aten.diagonal_scatter.default,
+}
+_SPLITS = frozenset("split split_with_sizes chunk tensor_split".split())
+_DROPOUTS = frozenset("dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
 
 
 def functionalise(graph: Graph) -> tuple[str, ...]:
@@ -44,19 +63,25 @@ class _Functionaliser:
         self.version: dict[Node, int] = {}  # root of a family -> number of writes so far
         self.seen_at: dict[Node, int] = {}  # node -> its family's version when `present` was set
         self.unfollowed: list[str] = []
+        self.created: list[Node] = []
 
     def run(self) -> tuple[str, ...]:
         state = {n for n in self.graph.nodes if n.op == "get_attr" or n.meta.get("lifted")}
         for node in list(self.graph.nodes):
-            written, viewed = _written_operand(node), _viewed_operand(node)
+            written, viewed = _written_operand(node), viewed_operand(node)
             with self.graph.inserting_before(node):
                 node.args, node.kwargs = torch.fx.map_arg((node.args, node.kwargs), self.current)
-            if written is not None and self.root(written) not in state and self.write(node, written):
+            if written is not None and self.root(written) not in state:
                 self.same[node] = self.same.get(written, written)
+                if not self.write(node, self.same[node]):
+                    self.unfollowed.append(node.name)
                 continue
             if viewed is not None:
                 self.base[node] = self.same.get(viewed, viewed)
             self._hold(node, node)
+        for node in reversed(self.created):
+            if not node.users:
+                self.graph.erase_node(node)
         return tuple(self.unfollowed)
 
     def root(self, node: Node) -> Node:
@@ -69,31 +94,46 @@ class _Functionaliser:
         """The graph node that now holds `node`'s value."""
         node = self.same.get(node, node)
         if self.seen_at[node] != self.version.get(self.root(node), 0):
-            stale, base = _viewed_operand(node), self.current(self.base[node])
+            stale, base = node.args[0], self.current(self.base[node])
             again = self.graph.node_copy(node, lambda operand: base if operand is stale else operand)
             again.meta = dict(node.meta)
+            self.created.append(again)
             self._hold(node, again)
         return self.present[node]
 
     def write(self, node: Node, written: Node) -> bool:
-        """`node` overwrites `written`: rename its later readers, and rebuild what `written` is a view of."""
-        written = self.same.get(written, written)
+        """`node` overwrites `written`: make it functional, and rebuild what `written` is a view of."""
         target, chain = _functional_target(node), self._chain(written)
         if target is None or not all(_can_scatter(view) for view, _ in chain):
-            self.unfollowed.append(node.name)
             return False
+        shape_only = _operator(node) in _SHAPE_ONLY
         before = {base: self.current(base) for _, base in chain}
+        dtype = node.meta["val"].dtype
         node.target = target
-        root = self.root(written)
-        self.version[root] = self.version.get(root, 0) + 1
-        self._hold(written, node)
-        value, after = node, node.next
-        for view, base in chain:
-            with self.graph.inserting_before(after):
+        value = self._cast(node, dtype)
+        if not shape_only:
+            root = self.root(written)
+            self.version[root] = self.version.get(root, 0) + 1
+        self._hold(written, value)
+        for view, base in () if shape_only else chain:
+            with self.graph.inserting_after(value):
                 value = _scatter(self.graph, view, before[base], value)
             value.meta = {**node.meta, "val": before[base].meta.get("val")}
+            self.created.append(value)
             self._hold(base, value)
         return True
+
+    def _cast(self, node: Node, dtype: torch.dtype) -> Node:
+        """Writing keeps the dtype of what is written, where the functional operator may promote it."""
+        result = fake_value(node)
+        if not isinstance(result, Tensor) or result.dtype == dtype:
+            return node
+        with self.graph.inserting_after(node):
+            value = self.graph.call_function(aten.to.dtype, (node, dtype))
+        value.meta = dict(node.meta)
+        node.meta["val"] = result
+        self.created.append(value)
+        return value
 
     def _chain(self, view: Node) -> list[tuple[Node, Node]]:
         """From a view to its root, a pair (view, base) a step; the list of parts of a split is no step."""
@@ -111,6 +151,42 @@ class _Functionaliser:
         self.seen_at[node] = self.version.get(self.root(node), 0)
 
 
+def viewed_operand(node: Node) -> Node | None:
+    """The operand whose memory the result shares. Of `reshape` or `to`, which may copy, the fake values tell."""
+    operand = node.args[0] if node.args else None
+    if not isinstance(operand, Node):
+        return None
+    if node.target is operator.getitem:
+        return operand if viewed_operand(operand) is not None else None
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or schema.is_mutable:
+        return None
+    if _operator(node) in _DROPOUTS:  # what it does not change it returns as it is
+        rate, active = node.args[1:3]
+        return None if active and rate else operand
+    return operand if schema.arguments[0].alias_info is not None and _same_memory(node, operand) else None
+
+
+def fake_value(node: Node) -> Any:
+    """What the node's operator gives for its operands' fake values: shapes and dtypes without data."""
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda operand: operand.meta["val"])
+    tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+    with tensors[0].fake_mode:
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _same_memory(node: Node, operand: Node) -> bool:
+    value, other = node.meta.get("val"), operand.meta.get("val")
+    if not isinstance(value, Tensor) or not isinstance(other, Tensor):
+        return True
+    return value.untyped_storage()._cdata == other.untyped_storage()._cdata
+
+
+def _operator(node: Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return "getitem" if schema is None else schema.name.split("::")[-1]
+
+
 def _written_operand(node: Node) -> Node | None:
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable:
@@ -122,58 +198,60 @@ def _written_operand(node: Node) -> Node | None:
     return None
 
 
-def _viewed_operand(node: Node) -> Node | None:
-    """The operand whose memory the result of a view operator shares."""
-    if node.target is operator.getitem:
-        source = node.args[0]
-        return source if isinstance(source, Node) and _viewed_operand(source) is not None else None
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or schema.is_mutable:
-        return None
-    for operand, argument in zip(node.args, schema.arguments, strict=False):
-        if argument.alias_info is not None and isinstance(operand, Node):
-            return operand
-    return None
-
-
-def _functional_target(node: Node) -> Callable | None:
+def _functional_target(node: Node) -> Any:
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
-    name = node.target._schema.name.split("::")[-1]
-    packet = getattr(aten, _FUNCTIONAL_NAME.get(name, name.removesuffix("_")), None)
-    overload = node.target._overloadname
-    if packet is None or not name.endswith("_"):
-        return None
+    name, overload = _operator(node), node.target._overloadname
+    twin = _TWINS.get(name if overload == "default" else f"{name}.{overload}")
+    packet = getattr(aten, name.removesuffix("_"), None)
+    if twin is not None or packet is None or not name.endswith("_"):
+        return twin
     return getattr(packet, overload) if overload in packet.overloads() else None
 
 
-def _view_name(view: Node) -> str:
-    schema = getattr(view.target, "_schema", None)
-    return "getitem" if schema is None else schema.name.split("::")[-1]
-
-
 def _can_scatter(view: Node) -> bool:
-    name = _view_name(view)
+    name, rest = _operator(view), view.args[1:]
     if name == "getitem":
-        return isinstance(view.args[0], Node) and _view_name(view.args[0]) in ("unbind", "split", "chunk")
-    return name in _RESHAPES or name in ("slice", "select", "transpose", "permute", "t")
+        parts = view.args[0]
+        return isinstance(parts, Node) and (_operator(parts) == "unbind" or _has_fixed_sizes(parts))
+    if name == "narrow":
+        return all(isinstance(number, int) for number in rest)
+    return name in _RESHAPES or name in _OWN_INVERSE or name in _SCATTERS or name in ("permute", "movedim")
+
+
+def _has_fixed_sizes(parts: Node) -> bool:
+    if _operator(parts) not in _SPLITS:
+        return False
+    dim = _split_dimension(parts)
+    return all(isinstance(part.shape[dim], int) for part in parts.meta["val"])
+
+
+def _split_dimension(parts: Node) -> int:
+    position = 1 if _operator(parts) == "unbind" else 2
+    dim = parts.args[position] if len(parts.args) > position else parts.kwargs.get("dim", 0)
+    assert isinstance(dim, int)
+    return dim
 
 
 def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
     """The base with `value` written where `view` looked: the view's inverse."""
-    name, rest = _view_name(view), view.args[1:]
-    if name in _RESHAPES:
-        return graph.call_function(aten.reshape_as.default, (value, base))
-    if name == "slice":
-        return graph.call_function(aten.slice_scatter.default, (base, value, *rest))
-    if name == "select":
-        return graph.call_function(aten.select_scatter.default, (base, value, *rest))
-    if name in ("transpose", "t"):
-        return graph.call_function(aten.transpose.int, (value, *(rest or (0, 1))))
+    name, rest = _operator(view), view.args[1:]
+    if name in _SCATTERS:
+        return graph.call_function(_SCATTERS[name], (base, value, *rest))
+    if name in _OWN_INVERSE:
+        return graph.call_function(view.target, (value, *rest))  # type: ignore[arg-type]
+    if name == "movedim":
+        return graph.call_function(view.target, (value, rest[1], rest[0]))  # type: ignore[arg-type]
     if name == "permute":
-        order = [dim % len(rest[0]) for dim in rest[0]]  # pyright: ignore
+        order = [dim % len(rest[0]) for dim in rest[0]]  # type: ignore[arg-type, union-attr]
         return graph.call_function(aten.permute.default, (value, [order.index(i) for i in range(len(order))]))
-    return _scatter_part(graph, view, base, value)
+    if name == "narrow":
+        dim, start, length = rest
+        end = start + length or None  # type: ignore[operator]
+        return graph.call_function(aten.slice_scatter.default, (base, value, dim, start, end))
+    if name == "getitem":
+        return _scatter_part(graph, view, base, value)
+    return graph.call_function(aten.reshape_as.default, (value, base))
 
 
 def _scatter_part(graph: Graph, view: Node, base: Node, value: Node) -> Node:
@@ -181,9 +259,8 @@ def _scatter_part(graph: Graph, view: Node, base: Node, value: Node) -> Node:
     parts, index = view.args
     assert isinstance(parts, Node)
     assert isinstance(index, int)
-    position = 1 if _view_name(parts) == "unbind" else 2
-    dim = parts.args[position] if len(parts.args) > position else parts.kwargs.get("dim", 0)
-    if position == 1:
+    dim = _split_dimension(parts)
+    if _operator(parts) == "unbind":
         return graph.call_function(aten.select_scatter.default, (base, value, dim, index))
     sizes = [part.shape[dim] for part in parts.meta["val"]]
     start = sum(sizes[:index])

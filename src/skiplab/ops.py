@@ -10,7 +10,8 @@ import torch
 
 Kind = Literal[
     "input",
-    "weight",  # multiplies data with a learned weight: convolution, linear, embedding, recurrent cell
+    "weight",  # multiplies data with a learned weight: convolution, linear, embedding
+    "recurrent",  # a weight layer with activations inside: LSTM, GRU
     "activation",  # elementwise or softmax nonlinearity
     "max_pool",
     "batch_norm",  # linear in eval mode
@@ -25,11 +26,14 @@ Kind = Literal[
 
 # What the walk along a shortcut may cross (DESIGN §2); a weight layer only once.
 TRANSPARENT: tuple[Kind, ...] = ("view", "resample", "batch_norm")
+WEIGHT_LAYERS: tuple[Kind, ...] = ("weight", "recurrent")
 LINEAR: tuple[Kind, ...] = (*TRANSPARENT, "input", "weight", "merge", "expand")
 
 _WEIGHT = """conv1d conv2d conv3d convolution _convolution conv_transpose1d conv_transpose2d conv_transpose3d
- conv_tbc linear bilinear mm addmm bmm baddbmm matmul mv dot einsum embedding embedding_bag lstm gru rnn_tanh
- rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell tensordot inner kron chain_matmul linalg_multi_dot"""
+ conv_tbc linear bilinear mm addmm bmm baddbmm matmul mv dot einsum embedding embedding_bag tensordot inner kron
+ chain_matmul linalg_multi_dot"""
+
+_RECURRENT = "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
 
 _ACTIVATION = """relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid sigmoid
  log_sigmoid log_sigmoid_forward tanh softplus softmax _softmax log_softmax _log_softmax _safe_softmax
@@ -86,6 +90,7 @@ _VALUE_INDEPENDENT = """sym_size sym_numel sym_stride sym_storage_offset size nu
 _KINDS: dict[str, Kind] = {}
 _TABLE: tuple[tuple[str, Kind], ...] = (
     (_WEIGHT, "weight"),
+    (_RECURRENT, "recurrent"),
     (_ACTIVATION, "activation"),
     (_MAX_POOL, "max_pool"),
     (_NORM, "norm"),
@@ -102,9 +107,7 @@ _IGNORED = frozenset(_VALUE_INDEPENDENT.split())
 
 _CONCAT = frozenset("cat concat concatenate stack hstack vstack dstack".split())
 _DIVISION = frozenset("div divide true_divide".split())
-_STEERED = frozenset("where masked_fill masked_scatter masked_select".split())
-_WRITTEN_INTO = frozenset("slice_scatter select_scatter index_put index_add scatter".split())
-_RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
+_SCALES = _DIVISION | {"mul", "multiply"}
 
 
 def operator_name(target: object) -> str:
@@ -132,25 +135,19 @@ def classify(name: str, data: tuple[int, ...], *, learned: bool, float_steered: 
         name: as given by `operator_name`.
         data: positions, among the operator's flattened tensor operands, of those that carry data.
         learned: whether an operand without data was computed from a parameter.
-        float_steered: whether a boolean or integer operand was computed from real-valued data, so that
-            choosing by it is a nonlinearity (`where(x > 0, x, 0)` is a ReLU).
+        float_steered: whether an operand that carries no data was computed from real-valued data, as a mask
+            or an index: choosing by it is a nonlinearity (`where(x > 0, x, 0)` and `x * (x > 0)` are ReLUs).
     """
     kind = _KINDS.get(name, "other")
-    if kind == "weight" and name not in _RECURRENT:
+    if kind == "weight":
         if len(data) > 1:
             return "product"
         # A product with a fixed matrix is linear and weight-free: a Fourier or resampling matrix.
         return "weight" if learned or name.startswith("embedding") else "resample"
-    if kind == "product" and len(data) == 1 and name in ("mul", "multiply", *_DIVISION):
+    if name in _SCALES and len(data) == 1:
         # constant / data is no scaling
-        return "activation" if name in _DIVISION and data[0] > 0 else "resample"
+        kind = "activation" if name in _DIVISION and data[0] > 0 else "resample"
     if kind == "merge" and len(data) == 1:
         # Adding a constant shifts the values; concatenating one pads them.
-        return "resample" if is_concat(name) or name == "rsub" else "view"
-    if name in _STEERED:
-        if float_steered:
-            return "activation"
-        return "resample" if len(data) == 1 else "other"
-    if name in _WRITTEN_INTO and len(data) > 1:
-        return "other"
-    return kind
+        kind = "resample" if is_concat(name) or name == "rsub" else "view"
+    return "activation" if float_steered and kind in ("view", "resample", "expand") else kind

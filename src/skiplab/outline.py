@@ -14,18 +14,34 @@ _CHANNELS_LAST = ("linear", "layer_norm", "embedding", "scaled_dot", "rms_norm")
 _REARRANGED = ("view", "reshape", "permute", "transpose", "flatten", "unflatten", "movedim")
 
 
-def spine(program: Program) -> pd.DataFrame:
+def spine(program: Program, skips: Skips) -> pd.DataFrame:
     """One row an op, in order of execution: order, name, target, module, kind, resolution.
+
+    Ops on shortcuts are left out: drawn as arcs, they are not on the network's spine.
 
     The resolution is the number of positions of the op's value to the power 1/d, with d the number of spatial
     dimensions of the network's input: the side of an image (14 for 14×14, and for a vision transformer's 196
     tokens too), the length of a sequence; 1 where nothing but channels is left.
     """
+    beside = _on_shortcuts(program, skips)
     resolutions = _resolutions(program)
     rows = [
-        (o.index, o.name, o.target, o.module, o.kind, r) for o, r in zip(program.ops, resolutions, strict=True)
+        (op.index, op.name, op.target, op.module, op.kind, resolution)
+        for op, resolution in zip(program.ops, resolutions, strict=True)
+        if op.index not in beside
     ]
     return pd.DataFrame(rows, columns=["order", "name", "target", "module", "kind", "resolution"])
+
+
+def _on_shortcuts(program: Program, skips: Skips) -> set[int]:
+    """Ops between a fork and the operand at the end of its shortcut, which have one operand each."""
+    beside: set[int] = set()
+    for skip in skips.check(program):
+        op = program.by_name[skip.operand]
+        while op.name != skip.fork:
+            beside.add(op.index)
+            op = program.ops[op.inputs[0]]
+    return beside
 
 
 def placed(program: Program, skips: Skips) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Count the paths from a network's inputs to its output exactly, by what lies on them.
 
-A path is a choice of operand at every merge that it passes. Where a product joins several ways (query, key and
-value; a gate and what it gates), these are one path, and the way with the fewest nonlinearities stands for it.
+A path is a choice of operand at every merge that it passes. Where a product joins several ways from one value
+(query, key and value; a gate and what it gates), these are one path, and the way with the fewest nonlinearities
+stands for it; ways from different values (a decoder's state and the encoder's output) are different paths.
 The same holds of additions inside one function of one value, such as a rotary embedding or GELU's cubic: if
 between the operands and their common origin there is no weight layer and no merge, no ways meet there.
 
@@ -13,10 +14,11 @@ is a shift, to merge is an addition.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .ops import Kind
+from .errors import UsageError
+from .ops import WEIGHT_LAYERS, Kind
 from .program import Op, Program
 
-NONLINEAR: tuple[Kind, ...] = ("activation", "max_pool", "product", "other")
+NONLINEAR: tuple[Kind, ...] = ("activation", "max_pool", "product", "recurrent", "other")
 COUNTED: tuple[Kind, ...] = (*NONLINEAR, "norm")
 
 Weight = Callable[[Op], int]
@@ -100,6 +102,8 @@ def census(program: Program, *, count: Iterable[Kind] = NONLINEAR, output: int =
         nothing = Range(0, 0)
         none = Nonlinearities(0, 0, dict.fromkeys(COUNTED, nothing))
         return Census(0, none, nothing, {}, {}, tuple(count), Witness(0, 0, ()))
+    if not 0 <= output < len(program.outputs):
+        raise UsageError(f"output={output}: {program.name} has {len(program.outputs)} outputs that carry data")
     counted = frozenset(count)
     end = program.outputs[output]
     routes = _routes(program)
@@ -107,7 +111,7 @@ def census(program: Program, *, count: Iterable[Kind] = NONLINEAR, output: int =
     def histogram(kinds: frozenset[Kind]) -> dict[int, int]:
         return _distribution(program, routes, end, lambda op: int(op.kind in kinds))
 
-    total, weights = histogram(counted), histogram(frozenset({"weight"}))
+    total, weights = histogram(counted), histogram(frozenset(WEIGHT_LAYERS))
     by_kind = {kind: _range(histogram(frozenset({kind}))) for kind in COUNTED}
     spread = _range(total)
     return Census(
@@ -152,7 +156,7 @@ def _anchors(program: Program) -> list[frozenset[int]]:
     anchors: list[frozenset[int]] = []
     for op in program.ops:
         below = {anchors[i] for i in op.inputs}
-        starts = op.kind in ("weight", "input") or (op.kind == "merge" and len(below) > 1)
+        starts = op.kind in (*WEIGHT_LAYERS, "input") or (op.kind == "merge" and len(below) > 1)
         if starts or not below:
             anchors.append(frozenset({op.index}))
         elif len(below) == 1:
@@ -167,9 +171,7 @@ def _distribution(program: Program, routes: dict[int, _Route], end: int, weight:
     sources = _sources(program, routes, end, weight)
     counts = _fold(sources, end, lambda below, _: sum(below))
     bits = counts.bit_length() + 1
-    packed = _fold(
-        sources, end, lambda below, steps: sum(v << (bits * s) for v, s in zip(below, steps, strict=True))
-    )
+    packed = _fold(sources, end, lambda below, steps: sum(v << (bits * s) for v, s in zip(below, steps, strict=True)))
     mask = (1 << bits) - 1
     histogram, k = {}, 0
     size = packed.bit_length()
@@ -238,7 +240,7 @@ def _witness(program: Program, end: int, counted: frozenset[Kind]) -> Witness:
     for op in program.ops[: end + 1]:
         start = min(op.inputs, key=lambda i: best[i], default=None)
         nonlinear, weights = (0, 0) if start is None else best[start]
-        best.append((nonlinear + (op.kind in counted), weights + (op.kind == "weight")))
+        best.append((nonlinear + (op.kind in counted), weights + (op.kind in WEIGHT_LAYERS)))
         before.append(start)
     steps: list[Step] = []
     index: int | None = end

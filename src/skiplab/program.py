@@ -5,6 +5,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,18 +15,14 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from . import ops
+from .errors import UsageError
 from .functional import functionalise
+from .fused import inline, unfold
 from .ops import Kind
 
 # Frames of torch's own Python that stand between an operator and the line that asked for it.
-_PLUMBING = (
-    "torch/_tensor.py",
-    "torch/functional.py",
-    "torch/nn/functional.py",
-    "torch/_",
-    "torch/export",
-    "torch/fx",
-)
+_TORCH = Path(torch.__file__).parent
+_PLUMBING = tuple(str(_TORCH / part) for part in ("_", "functional.py", "nn/functional.py", "export", "fx"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +107,13 @@ class Program:
         return {op.name: op for op in self.ops}
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
-        """The user's inputs in the order of `inputs`."""
-        flat, _ = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
-        if len(flat) != len(self.inputs):
-            raise ValueError(f"{self.name} was captured with {len(self.inputs)} inputs, got {len(flat)}")
-        return flat
+        """The user's inputs in the order of `inputs`; UsageError when they do not have the captured form."""
+        try:
+            return self.specs[0].flatten_up_to((tuple(args), dict(kwargs or {})))
+        except ValueError as error:
+            raise UsageError(
+                f"{self.name} takes {_form(*self.example)} as captured, got {_form(args, kwargs or {})}: {error}"
+            ) from None
 
     def unflatten(self, values: list[Any]) -> Any:
         """The network's output in the form in which the model returns it."""
@@ -135,7 +134,9 @@ def from_exported(exported: ExportedProgram, name: str, example: tuple[tuple, di
     graph = exported.graph_module.graph
     for node in graph.nodes:
         node.meta["lifted"] = node.op == "placeholder" and node.name in lifted
+    inline(exported.graph_module)
     unfollowed = functionalise(graph)
+    unfold(graph)
     module = GraphModule(exported.graph_module, graph)
     stored = {**exported.state_dict, **exported.constants}
     ops, outputs = _data_flow(module, signature.inputs_to_parameters)
@@ -192,7 +193,7 @@ class _Flow:
 
     def _call(self, node: Node) -> None:
         name = ops.operator_name(node.target)
-        operands = _tensor_operands(node)
+        operands = _tensor_operands(node)[1 if name == "copy" else 0 :]  # what is overwritten leaves no trace
         learned = tuple(dict.fromkeys(w for n in operands for w in self.learned.get(n, ())))
         data = tuple(i for i, n in enumerate(operands) if n in self.index and _carries(n, node, name))
         if ops.is_value_independent(name) or not data:
@@ -201,7 +202,7 @@ class _Flow:
             if any(n in self.real for n in operands) and not ops.is_value_independent(name):
                 self.real.add(node)
             return
-        steered = any(n in self.real and not _is_real(n) for n in operands)
+        steered = any(n in self.real for i, n in enumerate(operands) if i not in data)
         kind = ops.classify(name, data, learned=bool(learned), float_steered=steered)
         if node.target is operator.getitem:
             kind, name = self._part(operands[0])
@@ -237,7 +238,7 @@ def _innermost(trace: str) -> str | None:
     for line in reversed(trace.splitlines()):
         if line.lstrip().startswith('File "'):
             _, file, rest = line.split('"', 2)
-            if not any(part in file for part in _PLUMBING):
+            if not file.startswith(_PLUMBING):
                 return f"{file}:{rest.split('line ')[1].split(',')[0]}"
     return None
 
@@ -279,8 +280,15 @@ def _module_path(node: Node) -> str:
     return ".".join(part.split("@")[0] for part in path.removeprefix("L['self']").lstrip(".").split("."))
 
 
+def _form(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """ "(tensor, tensor, mask=tensor)"."""
+    named = [*(("", arg) for arg in args), *((f"{name}=", arg) for name, arg in kwargs.items())]
+    return "(" + ", ".join(name + type(arg).__name__.lower() for name, arg in named) + ")"
+
+
 def _shape(node: Node) -> tuple[int | None, ...]:
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return ()
-    return tuple(size if isinstance(size, int) else None for size in value.shape)
+    # a symbolic size may have turned out to be fixed
+    return tuple(size if isinstance(size, int) else size.node.maybe_as_int() for size in value.shape)

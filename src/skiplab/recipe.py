@@ -9,7 +9,8 @@ from skiplab.errors import UsageError
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with momentum, and weight decay on all weights, as in He et al. 2016, §4.2.
+    """How to train: SGD with momentum, and weight decay on all weights, as in He et al. 2016,
+    arXiv:1512.03385, §4.2.
 
     `warmup_epochs` may be a fraction. `precision` is Lightning Fabric's name for it.
     """

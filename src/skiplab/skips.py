@@ -15,7 +15,7 @@ from typing import Literal, overload
 import pandas as pd
 
 from .errors import SelectionError, StaleSkip
-from .ops import LINEAR, TRANSPARENT, is_concat
+from .ops import LINEAR, TRANSPARENT, WEIGHT_LAYERS, is_concat
 from .program import Op, Program
 
 Combine = Literal["add", "concat", "gated"]
@@ -156,7 +156,7 @@ def _merges(program: Program) -> Iterator[Merge]:
         if op.kind == "merge" and op.index not in inner:
             merge = _flattened(program, op)
             inner.update(merge.readers)
-            if not _feeds_softmax(program, op):
+            if not _is_attention_score(program, merge):
                 yield merge
 
 
@@ -177,24 +177,32 @@ def _flattened(program: Program, op: Op) -> Merge:
     return Merge(op, tuple(operands), tuple(readers))
 
 
-def _feeds_softmax(program: Program, op: Op) -> bool:
-    """Attention scores with a mask or a position bias added are weights to be, not a signal."""
-    users = program.users[op.index]
+def _is_attention_score(program: Program, merge: Merge) -> bool:
+    """A product of queries and keys with a mask or a position bias added, on its way to a softmax."""
+    users = program.users[merge.op.index]
     while len(users) == 1 and program.ops[users[0]].kind == "view":
         users = program.users[users[0]]
-    return bool(users) and all("softmax" in program.ops[user].target for user in users)
+    to_softmax = bool(users) and all("softmax" in program.ops[user].target for user in users)
+    return to_softmax and any(_is_product(program, operand) for operand in merge.operands)
+
+
+def _is_product(program: Program, index: int) -> bool:
+    op = program.ops[index]
+    while op.kind in ("view", "resample") and len(op.inputs) == 1:
+        op = program.ops[op.inputs[0]]
+    return op.kind == "product"
 
 
 def _at_merge(program: Program, merge: Merge) -> Iterator[tuple[Skip, frozenset[int]]]:
     """The skips that end at one merge, each with the ops on its branch."""
-    walks = [
-        _walk(program, operand) if _same_extent(program, merge, operand) else () for operand in merge.operands
-    ]
+    walks = [_walk(program, operand) if _same_extent(program, merge, operand) else () for operand in merge.operands]
     candidates = {value for walk in walks for value, _, _ in walk}
     if not candidates:
         return
     heaviest = _heaviest(program, merge, candidates)
     for position, walk in enumerate(walks):
+        if merge.operands[position] in merge.operands[:position]:
+            continue  # the same value added twice is one shortcut
         for fork, weights, shortcut in walk:
             if heaviest.get(fork, _NOTHING).beside(position) > weights:
                 yield _skip(program, merge, position, (fork, weights, shortcut))
@@ -266,7 +274,7 @@ def _heaviest(program: Program, merge: Merge, candidates: set[int]) -> dict[int,
         if here is None:
             continue
         op = program.ops[index]
-        step = op.kind == "weight"
+        step = op.kind in WEIGHT_LAYERS
         for operand in op.inputs:
             if operand >= lowest:
                 there = reach[operand]
@@ -309,7 +317,7 @@ def _between(program: Program, fork: int, ends: list[int]) -> tuple[frozenset[in
         op = program.ops[index]
         below = [longest[i] for i in op.inputs if i in longest]
         if below:
-            longest[index] = max(below) + (op.kind == "weight")
+            longest[index] = max(below) + (op.kind in WEIGHT_LAYERS)
     region = {end for end in ends if end in longest and end != fork}
     for index in range(max(ends), fork, -1):
         if index in region:

@@ -12,6 +12,7 @@ from rich.table import Table
 from skiplab.paths import Census
 from skiplab.skips import Skip, Skips
 
+_WITNESS = 40  # steps of the lightest path that are shown
 _PIPE_WIDTH = 200  # a file or a pipe has no edge at which a line would have to break
 
 
@@ -108,9 +109,7 @@ def _span(low: int, high: int) -> str:
 
 def big(number: int) -> str:
     """An exact integer, with its power of two beside it, or that alone where the digits would fill lines."""
-    power = (
-        f"2^{number.bit_length() - 1}" if number and number & (number - 1) == 0 else f"about 2^{_log2(number):.1f}"
-    )
+    power = f"2^{number.bit_length() - 1}" if number and number & (number - 1) == 0 else f"about 2^{_log2(number):.1f}"
     if number < 10**5:
         return f"{number:,}"
     return f"{number:,} ({power})" if number < 10**21 else power
@@ -127,13 +126,11 @@ def summary_table(summary: pd.DataFrame) -> Table:
     table.add_column("network", no_wrap=True)
     for heading in ("train error %", "test error %", "parameters", "skips", "lightest path"):
         table.add_column(heading, justify="right")
-    for row in summary.itertuples(index=False):
-        name = f"{row.variant}-{row.depth}" + (f" ({row.diverged} diverged)" if row.diverged else "")
-        errors = [
-            _percent(row.train_error, row.train_error_low, row.train_error_high),
-            _percent(row.test_error, row.test_error_low, row.test_error_high),
-        ]
-        table.add_row(name, *errors, f"{row.parameters:,}", str(row.skips), str(row.fewest))
+    for row in summary.to_dict("records"):
+        diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+        errors = [_percent(row[e], row[f"{e}_low"], row[f"{e}_high"]) for e in ("train_error", "test_error")]
+        sizes = [f"{row['parameters']:,}", str(row["skips"]), str(row["fewest"])]
+        table.add_row(f"{row['variant']}-{row['depth']}{diverged}", *errors, *sizes)
     return table
 
 
@@ -153,7 +150,11 @@ def witness_table(census: Census) -> Table:
     table = _table()
     for heading in ("lightest path", "what", "kind"):
         table.add_column(heading, overflow="fold")
-    for step in census.fewest.steps:
-        if step.kind != "view":
+    steps = [step for step in census.fewest.steps if step.kind != "view"]
+    shown = steps if len(steps) <= _WITNESS else [*steps[: _WITNESS // 2], None, *steps[-_WITNESS // 2 :]]
+    for step in shown:
+        if step is None:
+            table.add_row("…", f"{len(steps) - _WITNESS} more", "(--json has all)")
+        else:
             table.add_row(step.module or ".", step.target, step.kind.replace("_", "-"))
     return table

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..program import Program
 
 Batch = tuple[Any, Any]  # (inputs, target); inputs are a tensor, or a tuple of the model's arguments
@@ -28,7 +28,10 @@ def checked(program: Program, batches: Iterable[Batch]) -> Iterator[tuple[tuple[
 
 def _size(program: Program, args: tuple[Any, ...], count: int) -> int:
     expected = [x for x in program.flatten(*program.example) if isinstance(x, Tensor)]
-    given = [x for x in program.flatten(args) if isinstance(x, Tensor)]
+    try:
+        given = [x for x in program.flatten(args) if isinstance(x, Tensor)]
+    except UsageError as error:
+        raise DataError(f"batch {count}: {error}") from None
     first = 1 if program.dynamic_batch else 0
     for want, got in zip(expected, given, strict=False):
         if got.shape[first:] != want.shape[first:]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..execute import Execution
+from ..execute import Edge, Execution
 from ..program import Program
 from ..skips import Skip, Skips, merge_at
 from .batches import Batch, checked
@@ -24,24 +24,27 @@ def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd
       away what x says.
     - growth: ‖merge‖ / ‖x‖.
 
-    All three are invariant to the scale of the network's output. F is the sum of all the other operands of an
-    addition, their concatenation for `concat`, where cosine and growth have no meaning and are NaN.
+    All three are invariant to the scale of the network's output. F is what the merge would be without the
+    shortcut: the signed sum of all the other operands of an addition; for `concat` their concatenation, where
+    cosine and growth have no meaning and are NaN. Likewise x is what it would be without all the others.
     Compare Veit et al. 2016, §4; Greff et al. 2017, §3.
 
     Returns:
         One row a skip: id, order, samples, ratio, ratio_std, cosine, cosine_std, growth, growth_std.
     """
     skips.check(program)
-    operands = {skip.id: _operands(program, skip) for skip in skips}
-    names = {name for shortcut, others in operands.values() for name in (shortcut, *others)}
+    edges = {skip.id: _edges(program, skip) for skip in skips}
+    starts = {skip.id: min(program.by_name[r].index for part in edges[skip.id] for r, _ in part) for skip in skips}
     samples: dict[str, list[Tensor]] = defaultdict(list)
     for args, _, _ in checked(program, batches):
         with torch.no_grad():
-            execution = Execution(program, args, record=names).advance()
-            for skip in skips:
-                shortcut, others = operands[skip.id]
-                values = [execution.recorded[name] for name in others]
-                samples[skip.id].append(_per_sample(skip, execution.recorded[shortcut], values))
+            execution = Execution(program, args)
+            for skip in sorted(skips, key=lambda skip: starts[skip.id]):
+                execution.advance(until=program.ops[starts[skip.id]].name)
+                without_shortcut, without_others = (
+                    execution.fork(dict.fromkeys(part, torch.zeros_like)).value(skip.merge) for part in edges[skip.id]
+                )
+                samples[skip.id].append(_per_sample(skip, without_others, without_shortcut))
     rows = [_row(program, skip, torch.cat(samples[skip.id])) for skip in skips]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -50,27 +53,25 @@ _QUANTITIES = ("ratio", "cosine", "growth")
 _COLUMNS = ["id", "order", "samples", *(f"{q}{end}" for q in _QUANTITIES for end in ("", "_std"))]
 
 
-def _operands(program: Program, skip: Skip) -> tuple[str, list[str]]:
-    """Names of the shortcut's operand and of all others (an operand may be joined more than once)."""
-    names = [program.ops[o].name for o in merge_at(program, skip.merge).operands]
-    names.remove(skip.operand)
-    return skip.operand, names
+def _edges(program: Program, skip: Skip) -> tuple[list[Edge], list[Edge]]:
+    """The edges into the merge on which the shortcut's value arrives, and all others."""
+    merge = merge_at(program, skip.merge)
+    edges = [
+        (program.ops[reader].name, program.ops[operand].name)
+        for operand, reader in zip(merge.operands, merge.readers, strict=True)
+    ]
+    return [e for e in edges if e[1] == skip.operand], [e for e in edges if e[1] != skip.operand]
 
 
-def _per_sample(skip: Skip, shortcut: Tensor, others: list[Tensor]) -> Tensor:
+def _per_sample(skip: Skip, shortcut: Tensor, branch: Tensor) -> Tensor:
     """Shape (samples, 3): ratio, cosine and growth of each sample."""
-    x = shortcut.flatten(1).double()
-    if skip.combine == "concat":
-        branch = torch.cat([value.flatten(1) for value in others], dim=1).double()
-        ratio = branch.norm(dim=1) / x.norm(dim=1)
-        nothing = torch.full_like(ratio, torch.nan)
-        return torch.stack([ratio, nothing, nothing], dim=1)
-    branch = torch.stack([value.expand_as(shortcut).flatten(1).double() for value in others]).sum(0)
+    x, f = (value.reshape(len(value), -1).double() for value in (shortcut, branch))
     size = x.norm(dim=1)
-    ratio = branch.norm(dim=1) / size
-    cosine = F.cosine_similarity(branch, x, dim=1, eps=0.0)
-    quantities = torch.stack([ratio, cosine, (x + branch).norm(dim=1) / size], dim=1)
-    return torch.where((size > 0)[:, None], quantities, torch.nan)
+    ratio, growth = f.norm(dim=1) / size, (x + f).norm(dim=1) / size
+    cosine = F.cosine_similarity(f, x, dim=1, eps=0.0)
+    if skip.combine == "concat":
+        cosine = growth = torch.full_like(ratio, torch.nan)
+    return torch.where((size > 0)[:, None], torch.stack([ratio, cosine, growth], dim=1), torch.nan)
 
 
 def _row(program: Program, skip: Skip, samples: Tensor) -> list:

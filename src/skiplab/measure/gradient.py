@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..execute import Execution
+from ..ops import WEIGHT_LAYERS
 from ..program import Program
 from ..skips import Skips
 from .batches import Batch, Loss, checked, finite
@@ -32,11 +33,11 @@ def gradient(program: Program, skips: Skips, batches: Iterable[Batch], loss: Los
         gradient_norm, gradient_norm_std, relative.
     """
     skips.check(program)
-    layers = [op for op in program.ops if op.kind == "weight" and op.weights]
+    layers = [op for op in program.ops if op.kind in WEIGHT_LAYERS and op.weights]
     merges = {skip.merge for skip in skips}
     norms: dict[tuple[str, str], list[float]] = defaultdict(list)
     for args, target, size in checked(program, batches):
-        weights = {n: program.tensors[n].detach().requires_grad_() for n in _real_parameters(program)}
+        weights = _leaves(program)
         by_fqn = {program.parameters[n]: weight for n, weight in weights.items()}
         with torch.enable_grad():
             execution = Execution(program, args, record=merges, tensors=weights)
@@ -55,8 +56,12 @@ def gradient(program: Program, skips: Skips, batches: Iterable[Batch], loss: Los
     return _table(program, skips, norms)
 
 
-def _real_parameters(program: Program) -> list[str]:
-    return [name for name in program.parameters if program.tensors[name].is_floating_point()]
+def _leaves(program: Program) -> dict[str, Tensor]:
+    """Every real-valued parameter, ready to be differentiated; a parameter under two names is one leaf."""
+    leaves: dict[tuple[int, torch.Size], Tensor] = {}
+    real = [name for name in program.parameters if program.tensors[name].is_floating_point()]
+    keys = {name: (program.tensors[name].data_ptr(), program.tensors[name].shape) for name in real}
+    return {name: leaves.setdefault(keys[name], program.tensors[name].detach().requires_grad_()) for name in real}
 
 
 def _norm(parts: list[Tensor]) -> float:

@@ -34,8 +34,8 @@ class Linked:
         return own.merge(tops.rename(columns={"x": "top_x", "y": "top_y"}), on="key", how="left")
 
     def view(self, chart: str, variant: str) -> str:
-        """The name of one variant's chart in the specification, by which the selection finds it."""
-        return f"{chart}_{variants(self.record).index(variant)}"
+        """A name for one variant's chart. Altair adds `_` and a number of its own, which alone is not unique."""
+        return f"{chart}-{variants(self.record).index(variant)}"
 
     def selection(self, views: list[str]) -> alt.TopLevelSelectionParameter:
         """The selection as the whole specification has it: a click in any of these views sets it."""
@@ -125,9 +125,7 @@ def _colour(record: pd.DataFrame, legend: bool) -> Any:
         shown = alt.Legend(title="shortcut", orient="top", symbolType="stroke", symbolStrokeWidth=3)
         return alt.Color("shortcut:N", scale=scale, legend=shown if legend else None)
     shown = alt.Legend(title="loss change when lesioned", orient="top", gradientLength=160, gradientThickness=9)
-    colour = alt.Color(
-        "loss_change:Q", scale=measured_scale(record["loss_change"]), legend=shown if legend else None
-    )
+    colour = alt.Color("loss_change:Q", scale=measured_scale(record["loss_change"]), legend=shown if legend else None)
     return alt.when("isValid(datum.loss_change)").then(colour).otherwise(alt.value(FAINT))
 
 
@@ -144,7 +142,7 @@ def _present(record: pd.DataFrame, looks: dict[str, Any]) -> dict[str, Any]:
     found = set(record["shortcut"])
     first = next(iter(looks.values()))
     known = {kind: look for kind, look in looks.items() if kind in found}
-    return known | {kind: first for kind in sorted(found - set(looks))}
+    return known | dict.fromkeys(sorted(found - set(looks)), first)
 
 
 def _levels(levels: pd.Series) -> list[float]:

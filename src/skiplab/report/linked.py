@@ -1,5 +1,6 @@
 """The charts that know skips, in one specification: a click on a skip highlights it in all of them."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import altair as alt
@@ -38,19 +39,33 @@ def skip_charts(
     linked = Linked(pick, record, arc_points(spine, skips), choices)
     measured = [(frame, column) for frame, column in ((lesion, "loss_change"), (contribution, "ratio"))]
     groups: list[Any] = []
-    views: list[str] = []
+    legends: set[str] = set()  # what has its legend already
     for name in variants(spine, skips):
         own = record[record["variant"] == name]
-        parts: list[Any] = [diagram(linked, name, spine[spine["variant"] == name], legend=not views)]
-        views += [linked.view("arcs", name)] if len(own) else []
+        parts: list[Any] = [diagram(linked, name, spine[spine["variant"] == name], legend=_first("arcs", own, legends))]
         for frame, column in measured:
             if frame is not None and own[f"{column}_text"].ne("not measured").any():
-                first = not any(view.startswith(column) for view in views)
-                parts.append(bars(linked, name, frame, column, legend=first))
-                views.append(linked.view(column, name))
+                parts.append(bars(linked, name, frame, column, legend=_first(column, own, legends)))
         groups.append(alt.vconcat(*parts, spacing=4).resolve_scale(color="independent"))
     whole = alt.vconcat(*groups, spacing=24).resolve_scale(color="independent", strokeDash="independent")
     whole = whole.add_params(depth_choice(choices))
-    if views:
+    if views := list(_named(whole)):
         whole.params = [*whole.params, linked.selection(views)]
     return dress(whole)
+
+
+def _first(chart: str, own: pd.DataFrame, legends: set[str]) -> bool:
+    """Whether a chart with skips is the first of its sort, and so shows the legend for all."""
+    first = len(own) > 0 and chart not in legends
+    if first:
+        legends.add(chart)
+    return first
+
+
+def _named(chart: Any) -> Iterator[str]:
+    """The names, as Altair has made them, of all parts of a chart that were given one."""
+    for part in [*getattr(chart, "vconcat", []), *getattr(chart, "layer", [])]:
+        if isinstance(part, alt.Chart) and isinstance(part.name, str):
+            yield part.name
+        else:
+            yield from _named(part)

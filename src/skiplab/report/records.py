@@ -13,7 +13,12 @@ FACTS = {
     "activation_after": "activation after",
     "source": "source",
 }
-MEASURED = {"loss_change": "loss change", "error_change": "error change", "ratio": "‖F(x)‖ / ‖x‖", "cosine": "cosine"}
+MEASURED = {
+    "loss_change": "loss change",
+    "error_change": "error change",
+    "ratio": "‖F(x)‖ / ‖x‖",
+    "cosine": "cosine",
+}
 _OWN = ["variant", "depth", "id"]
 
 

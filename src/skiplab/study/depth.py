@@ -17,7 +17,7 @@ import pandas as pd
 
 from skiplab.data import digits
 from skiplab.errors import UsageError
-from skiplab.models.resnet import Options, resnet
+from skiplab.models.resnet import resnet
 from skiplab.study.examine import Tables, config, examine, save, seeded
 from skiplab.study.grid import Cell, Listener, Report, run_grid
 from skiplab.study.result import Result, collect, versions
@@ -27,7 +27,7 @@ from skiplab.train import Recipe
 
 QUESTION = "Does a deep network train without skip connections, and why does it with them?"
 
-VARIANTS: dict[str, Options] = {
+VARIANTS: dict[str, Any] = {  # options of `resnet`
     "plain": {"skip": None},
     "post-activation": {"placement": "post"},
     "pre-activation": {"placement": "pre"},
@@ -99,7 +99,6 @@ def _cells(grid: Grid) -> list[Cell]:
 def summary(tables: Tables) -> pd.DataFrame:
     """One row a network: errors as mean and 95 % interval over the seeds that did not diverge."""
     rows = []
-    census = tables["census"].set_index(["variant", "depth"])
     for (variant, depth), runs in tables["runs"].groupby(["variant", "depth"], sort=False):
         row: dict[str, Any] = {"variant": variant, "depth": depth, "seeds": len(runs)}
         row["diverged"] = int((runs["status"] == "diverged").sum())
@@ -107,6 +106,6 @@ def summary(tables: Tables) -> pd.DataFrame:
             interval = student(runs[error])
             row |= {error: interval.mean, f"{error}_low": interval.low, f"{error}_high": interval.high}
         row["parameters"] = int(runs["parameters"].iloc[0])
-        row |= census.loc[(variant, depth), ["skips", "fewest", "paths"]].to_dict()
         rows.append(row)
-    return pd.DataFrame(rows)
+    structure = tables["census"][["variant", "depth", "skips", "fewest", "paths"]]
+    return pd.DataFrame(rows).merge(structure, on=["variant", "depth"])

@@ -15,6 +15,7 @@ from skiplab.errors import DivergedError
 from skiplab.export import capture
 from skiplab.files import replacing
 from skiplab.paths import Census, census
+from skiplab.program import Program
 from skiplab.skips import Skips, find
 from skiplab.train import Recipe, Run, fit
 
@@ -33,13 +34,12 @@ def examine(
 ) -> Tables:
     """Gradients at initialisation, training on `device`, and all that is measured on the trained network (CPU).
 
-    Tables: runs (one row), curves, gradient, and for a network that did not diverge skips, spine, census,
-    histogram, witness, contribution and lesion; columns as in `skiplab.measure` and `skiplab.outline`.
+    Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
+    not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.outline`.
     """
     x, y = next(batches(data.train, SAMPLES))
     program = capture(model, (x,), train=True)
-    gradient = measure.gradient(program, find(program), [(x, y)], F.cross_entropy)
-    tables = {"gradient": gradient.assign(when="initialisation"), **_structure(model, x)}
+    before = measure.gradient(program, find(program), [(x, y)], F.cross_entropy).assign(when="initialisation")
     report(0.05, "training")
 
     def on_epoch(row: dict) -> None:
@@ -49,12 +49,12 @@ def examine(
     try:
         run = fit(model, data, recipe, folder / "run", on_epoch, device)
     except DivergedError:
-        curves = _curves(pd.read_json(folder / "run" / "log.jsonl", lines=True))
-        return tables | {"curves": curves, "runs": _outcome(model, None)}
+        log = pd.read_json(folder / "run" / "log.jsonl", lines=True)
+        lost = {"gradient": before, "curves": _curves(log), "runs": _outcome(model, None)}
+        return lost | _structure(capture(model, (x,)))
     report(0.9, "measuring")
-    after = _trained(run, data)
-    after["gradient"] = pd.concat([tables["gradient"], after["gradient"]])
-    return tables | after
+    tables = _trained(run, data)
+    return tables | {"gradient": pd.concat([before, tables["gradient"]])}
 
 
 def save(tables: Tables, folder: Path) -> None:
@@ -69,12 +69,11 @@ def load(folder: Path) -> Tables:
     return {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
 
 
-def _structure(model: nn.Module, x: Tensor) -> Tables:
-    program = capture(model, (x,))
+def _structure(program: Program) -> Tables:
     skips, paths = find(program), census(program)
     return {
         "skips": outline.placed(program, skips).drop(columns=["branch", "program"]),
-        "spine": outline.spine(program),
+        "spine": outline.spine(program, skips),
         "census": _census_row(paths, skips),
         "histogram": outline.histogram(paths),
         "witness": outline.witness(paths),
@@ -101,6 +100,7 @@ def _trained(run: Run, data: DataSet) -> Tables:
     test = list(batches(data.test, SAMPLES))
     lesion = measure.lesion(program, skips, test, F.cross_entropy, _error)
     return {
+        **_structure(program),
         "runs": _outcome(run.model, run),
         "curves": _curves(pd.concat([run.history.assign(kind="epoch"), run.steps.assign(kind="step")])),
         "gradient": gradient,
@@ -113,11 +113,15 @@ def _error(output: Tensor, target: Tensor) -> Tensor:
     return (output.argmax(1) != target).double().mean()
 
 
+_LOGGED = ["epoch", "learning_rate", "train_loss", "train_error", "test_loss", "test_error", "seconds"]
+
+
 def _curves(log: pd.DataFrame) -> pd.DataFrame:
-    """One row an epoch; the gradient's norm is the mean over its steps."""
-    epochs = log[log["kind"] == "epoch"].drop(columns=["kind", "gradient_norm", "loss", "error"], errors="ignore")
-    norms = log[log["kind"] == "step"].groupby("epoch")["gradient_norm"].mean()
-    return epochs.dropna(axis=1, how="all").merge(norms, on="epoch", how="left")
+    """One row an epoch, one that diverged on the way included; gradient_norm is the mean over its steps."""
+    steps = log[log["kind"] == "step"]
+    norms = steps.groupby("epoch")["gradient_norm"].mean().reset_index()
+    epochs = log[log["kind"] == "epoch"].reindex(columns=_LOGGED).astype({"epoch": "int64"})
+    return norms.merge(epochs, on="epoch", how="left").astype(dict.fromkeys(_LOGGED[1:], "float64"))
 
 
 def _outcome(model: nn.Module, run: Run | None) -> pd.DataFrame:

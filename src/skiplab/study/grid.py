@@ -111,8 +111,7 @@ def _run(todo: list[Cell], work: Work, folders: dict[str, Path], workers: int, l
     with ProcessPoolExecutor(workers, context, _prepare, (events, stop)) as pool:
         try:
             jobs = {
-                pool.submit(_work_on, work, i, cell.config, folders[cell.label]): cell
-                for i, cell in enumerate(todo)
+                pool.submit(_work_on, work, i, cell.config, folders[cell.label]): cell for i, cell in enumerate(todo)
             }
             _watch(jobs, todo, events, listener)
         except BaseException:

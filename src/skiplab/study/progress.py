@@ -45,9 +45,7 @@ class Bars:
             self.console.print(f"{len(finished)} of {len(cells)} runs are finished already and are not repeated")
         # Only work that is left counts, so that the estimate is not led astray by what was loaded.
         cost = sum(cell.cost for cell in cells) - sum(cell.cost for cell in finished)
-        self.whole = self.progress.add_task(
-            "all runs", total=cost or 1, completed=0 if cost else 1, text=self._count()
-        )
+        self.whole = self.progress.add_task("all runs", total=cost or 1, completed=0 if cost else 1, text=self._count())
 
     def advance(self, cell: Cell, share: float, text: str) -> None:
         if cell.label not in self.tasks:

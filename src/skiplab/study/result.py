@@ -61,9 +61,7 @@ class Result:
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     records = json.loads(table.to_json(orient="records", double_precision=15))
-    return [
-        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records
-    ]
+    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records]
 
 
 def collect(cells: list[Cell], folders: Mapping[str, Path], first_seed_only: tuple[str, ...]) -> Tables:

@@ -61,7 +61,7 @@ def _compared(runs: pd.DataFrame, a: str, b: str, depth: int, column: str) -> st
 
 def _deepened(runs: pd.DataFrame, variant: str, shallow: int, deep: int) -> str:
     change = paired(of(runs, variant, deep, "train_error"), of(runs, variant, shallow, "train_error"))
-    return f"From {shallow} to {deep} layers, the training error of {variant} changes: {difference(change)}"
+    return f"The training error of {variant}, {deep} layers against {shallow}: {difference(change)}"
 
 
 def _first_gradient(gradient: pd.DataFrame, other: str, depth: int, when: str) -> str:
@@ -109,9 +109,7 @@ def difference(change: Interval) -> str:
         return "no difference can be computed, since no seed gave both."
     if not change.known:
         return f"{100 * change.mean:+.1f} points on a single seed, which gives no interval."
-    interval = (
-        f"95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f}, paired over {change.count} seeds"
-    )
+    interval = f"95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f}, paired over {change.count} seeds"
     if change.low == change.high == 0:
         return f"no difference in any of {change.count} seeds."
     if not change.excludes(0):
@@ -129,9 +127,7 @@ def times(ratio: Interval) -> str:
     if not ratio.known:
         return f"{number} times {word} (on a single seed) than"
     low, high = sorted((ratio.low, ratio.high)) if ratio.mean >= 1 else sorted((1 / ratio.low, 1 / ratio.high))
-    interval = (
-        f"95 % interval {low:,.2g} to {high:,.2g}" if high < 1000 else f"95 % interval {low:,.0f} to {high:,.0f}"
-    )
+    interval = f"95 % interval {low:,.2g} to {high:,.2g}" if high < 1000 else f"95 % interval {low:,.0f} to {high:,.0f}"
     if not ratio.excludes(1):
         return f"not shown to differ ({number} times {word}; {interval}, includes 1) from"
     return f"{number} times {word} ({interval}) than"

@@ -1,0 +1,139 @@
+"""Rewrite operators that add on the side as additions of their own, so that every merge can be seen.
+
+`addcmul(x, a, b)` is `x + a·b`, `lerp(x, y, w)` is `x·(1 − w) + y·w`, and a sum over a `stack` is a sum of the
+stacked tensors. A matrix product with a parameter as bias stays what it is: a linear layer. Blocks in which
+gradients are off, or autocast is, become part of the graph around them.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from .functional import fake_value
+
+aten = torch.ops.aten
+Call = Callable[..., Any]  # (operator, operands) -> the node of a new call
+
+
+def unfold(graph: Graph) -> None:
+    """Rewrites the fused additions of a functional graph in place."""
+    for node in list(graph.nodes):
+        schema = getattr(node.target, "_schema", None)
+        rule = _RULES.get(schema.name.split("::")[-1]) if schema is not None else None
+        if rule is None:
+            continue
+
+        def call(target: Any, *args: Any, like: Node = node, **kwargs: Any) -> Node:
+            with graph.inserting_before(like):
+                new = graph.call_function(target, args, kwargs)
+            new.meta = {**like.meta, "val": fake_value(new)}
+            return new
+
+        replacement = rule(call, node, *node.args, **node.kwargs)
+        if replacement is not None:
+            replacement.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(replacement)
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.target is aten.stack.default and not node.users:
+            graph.erase_node(node)
+
+
+def _matrix_rule(product: Any) -> Callable[..., Node | None]:
+    def rule(call: Call, _: Node, bias: Node, a: Node, b: Node, beta: Any = 1, alpha: Any = 1) -> Node | None:
+        if bias.meta.get("lifted"):
+            return None
+        return call(aten.add.Tensor, _scaled(call, bias, beta), _scaled(call, call(product, a, b), alpha))
+
+    return rule
+
+
+def _elementwise_rule(product: Any) -> Callable[..., Node]:
+    def rule(call: Call, _: Node, x: Node, a: Node, b: Node, value: Any = 1) -> Node:
+        return call(aten.add.Tensor, x, _scaled(call, call(product, a, b), value))
+
+    return rule
+
+
+def _lerp(call: Call, _: Node, x: Node, y: Node, weight: Any) -> Node:
+    if isinstance(weight, Node):
+        rest = call(aten.rsub.Scalar, weight, 1)
+        return call(aten.add.Tensor, call(aten.mul.Tensor, x, rest), call(aten.mul.Tensor, y, weight))
+    return call(aten.add.Tensor, _scaled(call, x, 1 - weight), _scaled(call, y, weight))
+
+
+def _sum(call: Call, node: Node, stack: Node, dims: Any = None, keepdim: bool = False, **rest: Any) -> Node | None:
+    """A sum over the stacking dimension of a `stack` that nothing else reads."""
+    if stack.target is not aten.stack.default or len(stack.users) > 1 or keepdim or rest:
+        return None
+    parts, dim = stack.args[0], stack.args[1] if len(stack.args) > 1 else 0
+    value = stack.meta["val"]
+    over = [d % value.ndim for d in dims] if isinstance(dims, list) else []
+    if over != [dim % value.ndim] or value.dtype != node.meta["val"].dtype:  # type: ignore[operator]
+        return None
+    return functools.reduce(lambda total, part: call(aten.add.Tensor, total, part), parts)  # type: ignore[arg-type]
+
+
+def _scaled(call: Call, node: Node, factor: Any) -> Node:
+    return node if not isinstance(factor, Node) and factor == 1 else call(aten.mul.Tensor, node, factor)
+
+
+_RULES: dict[str, Callable[..., Node | None]] = {
+    "addmm": _matrix_rule(aten.mm.default),
+    "baddbmm": _matrix_rule(aten.bmm.default),
+    "addmv": _matrix_rule(aten.mv.default),
+    "addr": _matrix_rule(aten.outer.default),
+    "addcmul": _elementwise_rule(aten.mul.Tensor),
+    "addcdiv": _elementwise_rule(aten.div.Tensor),
+    "lerp": _lerp,
+    "sum": _sum,
+}
+
+
+def inline(module: GraphModule) -> None:
+    """Makes blocks under `torch.no_grad`, reentrant checkpoints and autocast that is off part of the graph.
+
+    `torch.export` wraps each in a graph of its own. Where gradients were off they are on afterwards: whether a
+    value is differentiated is for the one to say who measures.
+    """
+    for node in list(module.graph.nodes):
+        if not _is_block(node):
+            continue
+        position = next(i for i, a in enumerate(node.args) if isinstance(a, Node) and a.op == "get_attr")
+        attribute = node.args[position]
+        block = getattr(module, attribute.target)
+        inline(block)
+        outputs = _copied(module, node, block, node.args[position + 1 :])
+        for part in list(node.users):
+            assert part.target is operator.getitem
+            part.replace_all_uses_with(outputs[part.args[1]])
+            module.graph.erase_node(part)
+        module.graph.erase_node(node)
+        if not attribute.users:
+            module.graph.erase_node(attribute)
+
+
+def _is_block(node: Node) -> bool:
+    name = getattr(node.target, "__name__", "")
+    # wrap_with_autocast(device, dtype, enabled, cache_enabled, block, *operands)
+    return name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and node.args[2] is False)
+
+
+def _copied(module: GraphModule, node: Node, block: GraphModule, operands: tuple) -> list[Node]:
+    """Copies a block's nodes to where it is called; returns those that stand for its results."""
+    inside = dict(zip((n for n in block.graph.nodes if n.op == "placeholder"), operands, strict=True))
+    for inner in block.graph.nodes:
+        if inner.op == "output":
+            return list(torch.fx.map_arg(inner.args[0], lambda n: inside[n]))  # type: ignore[arg-type]
+        if inner.op == "placeholder":
+            continue
+        with module.graph.inserting_before(node):
+            inside[inner] = module.graph.node_copy(inner, lambda n: inside[n])
+        if inner.op == "get_attr":
+            inside[inner].target = name = f"{node.name}_{inner.target}"
+            setattr(module, name, getattr(block, inner.target))
+    raise AssertionError("a graph ends with its output")

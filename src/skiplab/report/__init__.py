@@ -1,0 +1,21 @@
+"""Charts and pages, from tables alone: nothing here knows of programs or models, and nothing needs it."""
+
+from skiplab.report.curves import error_by_depth, gradient_by_layer, path_histogram, training_curves
+from skiplab.report.linked import skip_charts
+from skiplab.report.model import model_page
+from skiplab.report.page import Page, Section, png, svg
+from skiplab.report.study import study_page
+
+__all__ = [
+    "Page",
+    "Section",
+    "error_by_depth",
+    "gradient_by_layer",
+    "model_page",
+    "path_histogram",
+    "png",
+    "skip_charts",
+    "study_page",
+    "svg",
+    "training_curves",
+]

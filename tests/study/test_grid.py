@@ -1,0 +1,102 @@
+"""The grid runs each cell once, survives being stopped and killed, and passes errors on."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import grid_work
+import pytest
+
+from skiplab.errors import DataError
+from skiplab.study.grid import Cell, run_grid, silent
+
+
+def cells(count: int, **config: object) -> list[Cell]:
+    return [Cell(f"cell {i}", {"value": i, **config}) for i in range(count)]
+
+
+def runs(folder: Path) -> int:
+    return len((folder / "ran").read_text().splitlines())
+
+
+def test_results_and_that_nothing_runs_twice(tmp_path: Path) -> None:
+    first = run_grid(cells(3), grid_work.note, tmp_path, 2, silent())
+    again = run_grid(cells(4), grid_work.note, tmp_path, 2, silent())
+    assert [(folder / "result").read_text() for folder in again.values()] == ["0", "1", "4", "9"]
+    assert [runs(folder) for folder in first.values()] == [1, 1, 1]
+
+
+def test_fresh_runs_again(tmp_path: Path) -> None:
+    run_grid(cells(1), grid_work.note, tmp_path, 1, silent())
+    folders = run_grid(cells(1), grid_work.note, tmp_path, 1, silent(), fresh=True)
+    assert runs(folders["cell 0"]) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_config_or_code_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = Cell("a", {"x": 1}).key
+    assert key == Cell("b", {"x": 1}).key
+    assert key != Cell("a", {"x": 2}).key
+    monkeypatch.setattr("skiplab.study.grid.code_version", lambda: "other code")
+    assert key != Cell("a", {"x": 1}).key
+
+
+def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot do 0"):
+        run_grid(cells(1), grid_work.fail, tmp_path, 1, silent())
+
+
+class Stopper:
+    """Ctrl-C after the first cell has finished."""
+
+    def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None: ...
+    def advance(self, cell: Cell, share: float, text: str) -> None: ...
+    def finish(self, cell: Cell) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_keeps_what_has_finished(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(cells(3, steps=20, seconds=0.02), grid_work.note, tmp_path, 1, Stopper())
+    folders = run_grid(cells(3, steps=20, seconds=0.02), grid_work.note, tmp_path, 2, silent())
+    assert runs(folders["cell 0"]) == 1
+    assert [(folder / "result").read_text() for folder in folders.values()] == ["0", "1", "4"]
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        import grid_work
+        from skiplab.study.grid import Cell, run_grid, silent
+        if __name__ == "__main__":
+            run_grid([Cell("slow", {"value": 1, "steps": 500, "seconds": 0.1})], grid_work.note,
+                     Path(sys.argv[1]), 1, silent())
+    """)
+    file = tmp_path / "main.py"
+    file.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    parent = subprocess.Popen([sys.executable, file, tmp_path / "store"], env=environment)
+    worker = _wait_for_worker(tmp_path / "store")
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def _wait_for_worker(store: Path) -> int:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for file in store.glob("*/ran"):
+            text = file.read_text()
+            if text.endswith("\n"):
+                return int(text.split()[0])
+        time.sleep(0.1)
+    raise AssertionError("the worker did not start")

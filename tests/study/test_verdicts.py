@@ -1,0 +1,102 @@
+"""Sentences on synthetic results with a known effect, with none, with one seed, and with runs that diverged."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skiplab.study.stats import Interval
+from skiplab.study.verdicts import difference, percent, times, verdicts
+
+VARIANTS = ("plain", "post-activation", "pre-activation")
+
+
+def synthetic(
+    plain_error: float, other_error: float, seeds: int = 4, diverged: int = 0
+) -> dict[str, pd.DataFrame]:
+    """Errors of the deep networks around the given means; shallow ones are all alike."""
+    rng = np.random.default_rng(0)
+    runs, gradients, census = [], [], []
+    for variant in VARIANTS:
+        for depth in (8, 50):
+            error = (plain_error if variant == "plain" else other_error) if depth == 50 else 0.02
+            census.append({"variant": variant, "depth": depth, "fewest": depth, "skips": 0})
+            for seed in range(seeds):
+                noise = rng.normal(0, 0.002)
+                lost = variant == "plain" and depth == 50 and seed < diverged
+                runs.append(
+                    {
+                        "variant": variant,
+                        "depth": depth,
+                        "seed": seed,
+                        "status": "diverged" if lost else "ok",
+                        "test_error": np.nan if lost else error + noise,
+                        "train_error": np.nan if lost else error + noise,
+                    }
+                )
+                for when in ("initialisation", "trained"):
+                    norm = (8.0 if variant == "plain" else 1.0) * rng.uniform(0.99, 1.01)
+                    row = {"variant": variant, "depth": depth, "seed": seed, "when": when}
+                    gradients.append({**row, "order": 1, "gradient_norm": norm})
+    frames = {"runs": runs, "gradient": gradients, "census": census}
+    return {name: pd.DataFrame(rows) for name, rows in frames.items()}
+
+
+def said(tables: dict[str, pd.DataFrame], *words: str) -> list[str]:
+    return [line for line in verdicts(tables) if all(word in line for word in words)]
+
+
+def test_a_known_effect_is_stated_with_its_interval() -> None:
+    lines = said(synthetic(0.6, 0.02), "test error", "post-activation-50")
+    assert len(lines) == 1
+    stated = re.search(r"a difference of \+([\d.]+) points", lines[0])
+    assert stated is not None
+    assert float(stated[1]) == pytest.approx(58, abs=1)
+    assert "includes zero" not in lines[0]
+
+
+def test_no_effect_says_that_the_interval_includes_zero() -> None:
+    lines = said(synthetic(0.02, 0.02), "test error", "-50 reaches")
+    assert len(lines) == 2
+    assert all("no difference is shown" in line and "includes zero" in line for line in lines)
+
+
+def test_gradient_ratio_is_the_planted_one() -> None:
+    lines = said(synthetic(0.6, 0.02), "At initialisation", "pre-activation-50")
+    assert "8.0 times larger" in lines[0]
+
+
+def test_one_seed_claims_nothing() -> None:
+    for line in verdicts(synthetic(0.6, 0.02, seeds=1)):
+        assert "95 %" not in line
+
+
+def test_diverged_runs_are_named_and_left_out() -> None:
+    lines = list(verdicts(synthetic(0.6, 0.02, diverged=2)))
+    assert lines[0].startswith("plain-50 diverged in 2 of 4 runs")
+    assert "paired over 2 seeds" in said(synthetic(0.6, 0.02, diverged=2), "post-activation-50", "test error")[0]
+
+
+def test_all_diverged_gives_no_difference() -> None:
+    assert "no difference can be computed" in said(synthetic(0.6, 0.02, diverged=4), "test error")[0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (Interval(9000, 5000, 20000, 3), "9,000 times larger (95 % interval 5,000 to 20,000) than"),
+        (Interval(0.5, 0.4, 0.6, 3), "2.0 times smaller (95 % interval 1.7 to 2.5) than"),
+        (
+            Interval(2.0, 0.5, 8.0, 3),
+            "not shown to differ (2.0 times larger; 95 % interval 0.5 to 8, includes 1) from",
+        ),
+    ],
+)
+def test_times(ratio: Interval, words: str) -> None:
+    assert times(ratio) == words
+
+
+def test_percent_and_exact_equality() -> None:
+    assert percent(Interval(0.412, 0.352, 0.472, 3)) == "41.2 % ± 6.0"
+    assert difference(Interval(0, 0, 0, 3)) == "no difference in any of 3 seeds."

@@ -1,0 +1,88 @@
+"""Every network of the table of cases, against what is known of it."""
+
+import linecache
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+
+import skiplab
+from cases import CASES, NUMERIC, RIGHT, TRAINED, WRONG, by_kind, captured
+from skiplab.execute import Execution, run
+from skiplab.measure.lesion import lesion_edges
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_skips_by_kind(name: str) -> None:
+    found = captured(name)
+    assert by_kind(found.skips) == CASES[name].skips
+    assert len(found.skips.apart) == CASES[name].apart
+    assert found.program.unfollowed == ()
+
+
+@pytest.mark.parametrize("name", [name for name in RIGHT if CASES[name].census])
+def test_census(name: str) -> None:
+    census = skiplab.census(captured(name).program)
+    assert (census.paths, census.nonlinearities.min, census.nonlinearities.max) == CASES[name].census
+    assert census.fewest.nonlinearities == census.nonlinearities.min
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_known_wrong_results(name: str, request: pytest.FixtureRequest) -> None:
+    case, reason = WRONG[name]
+    request.applymarker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
+    assert by_kind(captured(name).skips) == case.skips
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_graph_has_the_same_skips(name: str) -> None:
+    evaluated, trained = captured(name).skips, captured(name, train=True).skips
+    keep = ["id", "path", "combine", "shortcut", "weight_layers", "shortcut_weight_layers", "source", "parent"]
+    assert trained.table()[keep].equals(evaluated.table()[keep])
+    assert len(trained.apart) == len(evaluated.apart)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_source_is_a_line_that_exists(name: str) -> None:
+    for skip in captured(name).skips:
+        assert skip.source is not None
+        file, line = skip.source.rsplit(":", 1)
+        assert Path(file).is_file()
+        assert linecache.getline(file, int(line)).strip()
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_model_comes_back_as_it_was(name: str) -> None:
+    found = captured(name)
+    assert found.after == found.before
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_model_comes_back_as_it_was_from_training(name: str) -> None:
+    found = captured(name, train=True)
+    assert found.after == found.before
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_graph_computes_what_the_model_computes(name: str) -> None:
+    assert captured(name).program.difference <= 1e-5
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_graph_computes_what_the_model_computes(name: str) -> None:
+    assert captured(name, train=True).program.difference <= 1e-5
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_replacing_every_branch_by_itself_changes_nothing(name: str) -> None:
+    found = captured(name)
+    edges = {edge for skip in found.skips for edge in lesion_edges(found.program, skip, "branch")}
+    seen = []
+    patches = dict.fromkeys(edges, lambda value: seen.append(None) or value.clone())
+    with torch.no_grad():
+        patched = Execution(found.program, found.args, found.kwargs, patches=patches).finish()
+        clean = run(found.program, *found.args, **found.kwargs)
+    assert len(seen) == len(edges)
+    for a, b in zip(pytree.tree_leaves(patched), pytree.tree_leaves(clean), strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
