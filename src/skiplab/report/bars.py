@@ -12,6 +12,7 @@ from skiplab.report.rows import by_depth, finite, inline
 from skiplab.report.theme import ABOVE, ALARM, BELOW, FAINT, INK, ZERO, measured_scale
 
 _OWN = ["variant", "depth", "id"]
+_HEIGHT = 95
 
 
 def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend: bool) -> alt.LayerChart:
@@ -30,21 +31,27 @@ def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend:
     titles = {"id": "skip", f"{column}_text": MEASURED[column], "shade_text": MEASURED[shade]}
     tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items()]
     picked = alt.when(linked.pick, empty=False)
-    bar = base.mark_bar(cursor="pointer", stroke=INK).encode(
+    tooltip = tooltip[: 3 if shade != column else 2]
+    bar = base.mark_bar(stroke=INK).encode(
         x=x,
         y=y,
         color=_colour(linked.record, shade, legend),
         opacity=alt.when(linked.pick).then(alt.value(1)).otherwise(alt.value(0.15)),
         strokeWidth=picked.then(alt.value(1.5)).otherwise(alt.value(0)),
-        tooltip=tooltip[: 3 if shade != column else 2],
+        tooltip=tooltip,
     )
     lost = base.transform_filter(f"datum.{column}_lost > 0").mark_text(text="✕", color=ALARM, fontSize=11)
     zero = alt.Chart(inline(pd.DataFrame({"value": [0.0]}))).mark_rule(color=FAINT).encode(y=y)
-    layers: list[Any] = [zero, bar.properties(name=linked.view(column, variant))]
+    layers: list[Any] = [zero, bar]
     if seeds["seed"].nunique() > 1:
         layers.append(_dots(linked, record, seeds, column, y))
     layers.append(lost.encode(x=x, y=alt.value(5), tooltip=tooltip[:2]))
-    return alt.layer(*layers).properties(width=WIDTH, height=95)
+    # What one points at: the whole column over a skip, since a bar may be too low to hit and dots lie on it.
+    column_over = base.mark_bar(opacity=0, cursor="pointer").encode(
+        x=x, y=alt.value(0), y2=alt.value(_HEIGHT), tooltip=tooltip
+    )
+    layers.append(column_over.properties(name=linked.view(column, variant)))
+    return alt.layer(*layers).properties(width=WIDTH, height=_HEIGHT)
 
 
 def _dots(linked: Linked, record: pd.DataFrame, seeds: pd.DataFrame, column: str, y: alt.Y) -> alt.Chart:

@@ -100,9 +100,8 @@ def _arcs(linked: Linked, variant: str, points: pd.DataFrame, y: alt.Y, legend: 
     name = (
         alt.Chart(inline(record[["depth", "id", "top_x", "top_y"]], digits=5))
         .transform_filter(CHOSEN)
-        .transform_filter({"param": "pick", "empty": False})
         .mark_text(dy=-8, fontSize=11, fontWeight="bold", color=INK)
-        .encode(x="top_x:Q", y="top_y:Q", text="id:N")
+        .encode(x="top_x:Q", y="top_y:Q", text="id:N", opacity=picked.then(alt.value(1)).otherwise(alt.value(0)))
     )
     return [seen, name, wide]
 

@@ -114,7 +114,7 @@ def _section(section: Section, specs: list[dict[str, Any]]) -> str:
     if isinstance(section.content, pd.DataFrame):
         content = f'<div class="scroll">{_table(section.content)}</div>'
     else:
-        content = f'<div class="chart" id="chart{len(specs)}"></div>'
+        content = f'<div class="chart"><div id="chart{len(specs)}"></div></div>'
         specs.append(section.content.to_dict())
     if section.folded:
         content = f"<details><summary>show</summary>{content}</details>"

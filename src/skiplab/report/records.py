@@ -32,7 +32,7 @@ def skip_records(
     """
     record = skips.reset_index(drop=True)
     for column in FACTS:
-        record[column] = [_word(value) for value in record[column]]
+        record[column] = pd.Series([_word(value) for value in record[column]], dtype="str")
     record["key"] = range(len(record))
     ordered = record.sort_values(["merge_order", "fork_order"], kind="stable")
     record["rank"] = ordered.groupby(_OWN[:2]).cumcount().reindex(record.index) + 1
@@ -45,14 +45,14 @@ def skip_records(
 
 def _joined(record: pd.DataFrame, measured: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The record with the measured columns' means, missing counts and texts."""
-    numbers = measured[_OWN].assign(**{column: finite(measured[column]) for column in columns})
+    numbers = measured[_OWN].astype({"id": "str"}).assign(**{column: finite(measured[column]) for column in columns})
     groups = numbers.groupby(_OWN)[columns]
     counts = groups.size().rename("seeds")
     parts = [groups.mean(), groups.agg(lambda column: column.isna().sum()).add_suffix("_lost"), counts]
     record = record.merge(pd.concat(parts, axis=1).reset_index(), on=_OWN, how="left")
     for column in columns:
         cells = zip(record[column], record[f"{column}_lost"], record["seeds"], strict=True)
-        record[f"{column}_text"] = [_measured(*cell) for cell in cells]
+        record[f"{column}_text"] = [_measured(*map(float, cell)) for cell in cells]
     return record.drop(columns="seeds")
 
 

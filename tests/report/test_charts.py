@@ -1,0 +1,88 @@
+"""Each chart renders offline as PNG and SVG, and holds the data that it was given."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+import report_sample
+from skiplab.report import (
+    error_by_depth,
+    gradient_by_layer,
+    path_histogram,
+    png,
+    skip_charts,
+    study_page,
+    svg,
+    training_curves,
+)
+from skiplab.report.arcs import arc_points
+from skiplab.report.rows import cell
+from skiplab.report.theme import AnyChart
+
+TABLES = report_sample.study()
+
+
+def charts(tables: dict[str, pd.DataFrame]) -> dict[str, AnyChart]:
+    return {
+        "curves": training_curves(tables["curves"]),
+        "error": error_by_depth(tables["runs"], tables["summary"]),
+        "gradient": gradient_by_layer(tables["gradient"]),
+        "histogram": path_histogram(tables["histogram"]),
+        "skips": skip_charts(tables["spine"], tables["skips"], tables["lesion"], tables["contribution"]),
+    }
+
+
+@pytest.mark.parametrize("name", list(charts(TABLES)))
+def test_png_and_svg(name: str) -> None:
+    chart = charts(TABLES)[name]
+    assert png(chart).startswith(b"\x89PNG")
+    assert svg(chart).startswith("<svg")
+
+
+def test_no_view_name_is_used_twice() -> None:
+    """Vega-Lite gives two views of one name the same data, without a word."""
+    text = json.dumps(charts(TABLES)["skips"].to_dict())
+    views = next(p["views"] for p in json.loads(text)["params"] if p["name"] == "pick")
+    assert len(views) == len(set(views)) == 6
+    assert all(text.count(f'"name": "{view}"') == 1 for view in views)
+
+
+def test_bars_are_the_means_of_their_own_variant() -> None:
+    """Read back from the rendered chart, against pandas."""
+    labels = re.findall(r'aria-label="([^"]*)"[^>]*aria-roledescription="bar"', svg(charts(TABLES)["skips"]))
+    drawn = [label.replace("−", "-") for label in labels if "loss change" in label]
+    lesion = TABLES["lesion"]
+    deep = lesion[lesion["depth"] == max(report_sample.DEPTHS)].replace([float("inf"), -float("inf")], float("nan"))
+    for (_, skip), value in deep.groupby(["variant", "id"])["loss_change"].mean().items():
+        assert any(f"loss change: {cell(value)};" in label and f"skip: {skip}" in label for label in drawn)
+
+
+def test_one_seed_and_no_skips_at_all() -> None:
+    plain = {name: table[table["variant"] == "plain"] for name, table in TABLES.items()}
+    tables = {name: table[table["seed"] == 0] if "seed" in table else table for name, table in plain.items()}
+    for chart in charts(tables).values():
+        assert svg(chart).startswith("<svg")
+
+
+def test_diverged_runs_are_marked() -> None:
+    assert (TABLES["runs"]["status"] == "diverged").any()
+    assert "status: diverged" in svg(error_by_depth(TABLES["runs"], TABLES["summary"]))
+
+
+def test_arcs_begin_and_end_where_their_skips_do() -> None:
+    sample = report_sample.unet()
+    points = arc_points(sample["spine"], sample["skips"].assign(key=range(len(sample["skips"]))))
+    for key, own in points.groupby("key"):
+        skip = sample["skips"].iloc[int(str(key))]
+        own = own.sort_values("step")
+        assert list(own["x"].iloc[[0, -1]]) == pytest.approx([skip["fork_order"], skip["merge_order"]])
+        assert own["y"].max() > own["y"].iloc[0]
+
+
+def test_numbers_inside_charts_are_short_and_finite() -> None:
+    text = json.dumps(charts(TABLES)["gradient"].to_dict())
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert len(study_page("q", [], TABLES, {}).html()) < 4e6
