@@ -99,9 +99,11 @@ def test_a_click_on_an_arc_does_the_same(study: Opened) -> None:
     """Wide invisible lines are what one points at; the top of one is where one would click."""
     wide = study.tab.locator("path[stroke-width='9']").first
     wide.scroll_into_view_if_needed()
-    box = wide.bounding_box()
-    assert box is not None
-    study.tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + 1)
+    x, y = wide.evaluate(
+        "e => { const p = e.getPointAtLength(e.getTotalLength() / 2), m = e.getScreenCTM();"
+        " return [p.x * m.a + m.e, p.y * m.d + m.f]; }"
+    )
+    study.tab.mouse.click(x, y)
     study.tab.wait_for_timeout(200)
     assert len(study.bars("skip: ", highlighted=True)) == 4
     assert study.bold_arcs() == 2
