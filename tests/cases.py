@@ -537,7 +537,7 @@ CASES: dict[str, Case] = {
 }
 RIGHT = [name for name in CASES if name not in WRONG]
 NUMERIC = [name for name in RIGHT if not CASES[name].meta]
-# Networks that are more than batch statistics away from their inference graph: dropout, dropped paths, extra heads.
+# Networks whose training graph differs by more than batch statistics: dropout, dropped paths, extra heads.
 TRAINED = [
     *(c.name for c in (*BY_HAND, *OURS) if not c.meta),
     *("resnet18", "googlenet", "convnext_tiny", "efficientnet_b0", "timm_deit", "timm_repvgg", "bert", "t5"),

@@ -5,6 +5,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, and the oracles live here
 
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
+
+# The command line names types that it imports only once a command runs.
+CONF = BeartypeConf(is_pep484_tower=True, claw_skip_package_names=("skiplab.cli",))
+beartype_package("skiplab", conf=CONF)  # checks the package's annotations in every call; before anything imports it
+
 import torch
 
 import torchvision_shim  # noqa: F401

@@ -23,6 +23,8 @@ def study(depths=DEPTHS, seeds=SEEDS, names=VARIANTS) -> dict[str, pd.DataFrame]
     tables["gradient"] = pd.concat([_gradient(tables["spine"], *run, run in lost) for run in trained])
     tables["contribution"] = pd.concat([_contribution(tables["skips"], *run) for run in trained])
     tables["lesion"] = pd.concat([_lesion(tables["skips"], *run) for run in trained])
+    merges = tables["contribution"][["variant", "depth", "seed", "id"]]
+    tables["merge_gradient"] = merges.assign(when="initialisation", gradient_norm=tables["contribution"]["ratio"] ** 2)
     tables["histogram"] = pd.concat([_histogram(*net) for net in nets], ignore_index=True)
     tables["census"] = _census(tables["histogram"])
     tables["witness"] = pd.concat([_witness(tables["spine"], *net) for net in nets], ignore_index=True)

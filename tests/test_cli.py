@@ -145,7 +145,7 @@ def test_a_traceback_only_when_asked_for() -> None:
     assert "Traceback" in debug.stderr
 
 
-STUDY = ("study", "depth", "--depths", "8,14", "--seeds", "2", "--epochs", "2", "--json")
+STUDY = ("study", "depth", "--depths", "8", "--seeds", "2", "--epochs", "2", "--json")
 
 
 def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(tmp_path: Path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("done.json")}
     again = process(*STUDY, cwd=tmp_path, SKIPLAB_CACHE=str(tmp_path / "b"))
     assert again.returncode == 0, again.stderr
-    assert f"{len(before)} of 12 runs are finished already" in again.stderr
+    assert f"{len(before)} of 6 runs are finished already" in again.stderr
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
     assert _without_seconds(again.stdout) == _without_seconds(whole.stdout)
     _check_kept(tmp_path)

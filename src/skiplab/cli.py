@@ -18,9 +18,6 @@ from skiplab import __version__
 from skiplab.errors import SelectionError, SkiplabError, UsageError
 
 if TYPE_CHECKING:
-    from skiplab.paths import Census
-    from skiplab.program import Program
-    from skiplab.skips import Skips
     from skiplab.study.depth import Grid
     from skiplab.study.result import Result
 
@@ -231,9 +228,9 @@ class _Found:
         torch.manual_seed(seed)
         resolved = resolve(model, inputs or (), options, weights, trust)
         self.model = model
-        self.program: Program = capture(resolved.model, resolved.args, resolved.kwargs, train=train)
-        self.skips: Skips = find(self.program)
-        self.census: Census = census(self.program, count=COUNTED if count_norms else NONLINEAR)
+        self.program = capture(resolved.model, resolved.args, resolved.kwargs, train=train)
+        self.skips = find(self.program)
+        self.census = census(self.program, count=COUNTED if count_norms else NONLINEAR)
         if self.program.unfollowed:
             names = ", ".join(self.program.unfollowed[:3])
             _say(f"note: in-place writes that could not be followed, so skips through them may be missed: {names}")

@@ -52,7 +52,10 @@ class Execution(Interpreter):
         self.record = frozenset(record)
         self.patches = dict(patches or {})
         self.readers = {reader for reader, _ in self.patches}
+        self.given = (args, kwargs, tensors)
         given = dict(zip(program.inputs, program.flatten(args, kwargs), strict=True))
+        if program.unfollowed:  # perhaps it is them that such a write overwrites
+            given = {name: v.clone() if isinstance(v, Tensor) else v for name, v in given.items()}
         bound = {**program.tensors, **(tensors or {})}
         for name in self.plan.mutated - set(tensors or {}):
             bound[name] = bound[name].clone()
@@ -62,12 +65,16 @@ class Execution(Interpreter):
 
     def fork(self, patches: Mapping[Edge, Patch]) -> "Execution":
         """A second pass that continues from here with these patches; recorded values are not shared."""
+        if self.program.unfollowed:  # a write that stayed in place would reach both passes
+            args, kwargs, tensors = self.given
+            return Execution(self.program, args, kwargs, patches=patches, tensors=tensors)
         other = object.__new__(Execution)
         other.__dict__.update(self.__dict__)
         other.recorded, other.record = {}, frozenset()
         own = {name: self.values[name].clone() for name in self.plan.mutated}
         other.values = {**self.values, **own}
-        other.env = {node: own.get(node.name, value) for node, value in self.env.items()}
+        moved = {self.values[name].untyped_storage()._cdata: (self.values[name], own[name]) for name in own}
+        other.env = {node: _moved(value, moved) for node, value in self.env.items()}
         other.patches, other.readers = dict(patches), {reader for reader, _ in patches}
         return other
 
@@ -114,6 +121,15 @@ class Execution(Interpreter):
             return self.env[operand] if patch is None else patch(self.env[operand])
 
         return torch.fx.map_arg(args, value)
+
+
+def _moved(value: Any, moved: Mapping[int, tuple[Tensor, Tensor]]) -> Any:
+    """A view of a tensor that has a copy, as the same view of the copy; any other value as it is."""
+    if not moved or not isinstance(value, Tensor) or value.untyped_storage()._cdata not in moved:
+        return value
+    old, new = moved[value.untyped_storage()._cdata]
+    offset = value.storage_offset() - old.storage_offset()
+    return new.as_strided(value.shape, value.stride(), new.storage_offset() + offset)
 
 
 class _Plan:

@@ -17,15 +17,6 @@ from torch.fx import Graph, Node
 
 aten = torch.ops.aten
 
-# Where the functional twin has another name or overload than the in-place operator without its underscore.
-_TWINS = {
-    "normal_": aten.normal_functional.default,
-    "bernoulli_.float": aten.bernoulli.p,
-    "pow_.Tensor": aten.pow.Tensor_Tensor,
-    "float_power_.Tensor": aten.float_power.Tensor_Tensor,
-    "floor_divide_.Tensor": aten.floor_divide.default,
-    "transpose_": aten.transpose.int,
-}
 # These change a tensor's shape, not its values: what shares its memory stays as it is.
 _SHAPE_ONLY = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
 _RESHAPES = frozenset(
@@ -63,11 +54,11 @@ class _Functionaliser:
         self.version: dict[Node, int] = {}  # root of a family -> number of writes so far
         self.seen_at: dict[Node, int] = {}  # node -> its family's version when `present` was set
         self.unfollowed: list[str] = []
-        self.created: list[Node] = []
 
     def run(self) -> tuple[str, ...]:
-        state = {n for n in self.graph.nodes if n.op == "get_attr" or n.meta.get("lifted")}
-        for node in list(self.graph.nodes):
+        original = list(self.graph.nodes)
+        state = {n for n in original if n.op == "get_attr" or n.meta.get("lifted")}
+        for node in original:
             written, viewed = _written_operand(node), viewed_operand(node)
             with self.graph.inserting_before(node):
                 node.args, node.kwargs = torch.fx.map_arg((node.args, node.kwargs), self.current)
@@ -79,7 +70,7 @@ class _Functionaliser:
             if viewed is not None:
                 self.base[node] = self.same.get(viewed, viewed)
             self._hold(node, node)
-        for node in reversed(self.created):
+        for node in [n for n in reversed(self.graph.nodes) if n not in self.seen_at and n not in self.same]:
             if not node.users:
                 self.graph.erase_node(node)
         return tuple(self.unfollowed)
@@ -97,7 +88,6 @@ class _Functionaliser:
             stale, base = node.args[0], self.current(self.base[node])
             again = self.graph.node_copy(node, lambda operand: base if operand is stale else operand)
             again.meta = dict(node.meta)
-            self.created.append(again)
             self._hold(node, again)
         return self.present[node]
 
@@ -109,17 +99,17 @@ class _Functionaliser:
         shape_only = _operator(node) in _SHAPE_ONLY
         before = {base: self.current(base) for _, base in chain}
         dtype = node.meta["val"].dtype
-        node.target = target
+        node.args, node.target = _all_arguments(node), target
         value = self._cast(node, dtype)
         if not shape_only:
             root = self.root(written)
             self.version[root] = self.version.get(root, 0) + 1
         self._hold(written, value)
+        after = value.next
         for view, base in () if shape_only else chain:
-            with self.graph.inserting_after(value):
+            with self.graph.inserting_before(after):
                 value = _scatter(self.graph, view, before[base], value)
             value.meta = {**node.meta, "val": before[base].meta.get("val")}
-            self.created.append(value)
             self._hold(base, value)
         return True
 
@@ -131,8 +121,6 @@ class _Functionaliser:
         with self.graph.inserting_after(node):
             value = self.graph.call_function(aten.to.dtype, (node, dtype))
         value.meta = dict(node.meta)
-        node.meta["val"] = result
-        self.created.append(value)
         return value
 
     def _chain(self, view: Node) -> list[tuple[Node, Node]]:
@@ -199,31 +187,32 @@ def _written_operand(node: Node) -> Node | None:
 
 
 def _functional_target(node: Node) -> Any:
-    if not isinstance(node.target, torch._ops.OpOverload):
+    """The operator of the same arguments that returns a new tensor."""
+    name = _operator(node)
+    packet = getattr(aten, "normal_functional" if name == "normal_" else name.removesuffix("_"), None)
+    if packet is None or not name.endswith("_"):
         return None
-    name, overload = _operator(node), node.target._overloadname
-    twin = _TWINS.get(name if overload == "default" else f"{name}.{overload}")
-    packet = getattr(aten, name.removesuffix("_"), None)
-    if twin is not None or packet is None or not name.endswith("_"):
-        return twin
-    return getattr(packet, overload) if overload in packet.overloads() else None
+    overloads = [getattr(packet, overload) for overload in packet.overloads()]
+    wanted = _signature(node.target)
+    return next((overload for overload in overloads if _signature(overload) == wanted), None)
+
+
+def _signature(target: Any) -> list[str]:
+    return [str(argument.type) for argument in target._schema.arguments]
+
+
+def _all_arguments(node: Node) -> tuple[Any, ...]:
+    """The positional arguments with their defaults, which the twin may have differently."""
+    rest = node.target._schema.arguments[len(node.args) :]  # type: ignore[union-attr]
+    return (*node.args, *(argument.default_value for argument in rest if not argument.kwarg_only))
 
 
 def _can_scatter(view: Node) -> bool:
-    name, rest = _operator(view), view.args[1:]
+    name = _operator(view)
     if name == "getitem":
         parts = view.args[0]
-        return isinstance(parts, Node) and (_operator(parts) == "unbind" or _has_fixed_sizes(parts))
-    if name == "narrow":
-        return all(isinstance(number, int) for number in rest)
-    return name in _RESHAPES or name in _OWN_INVERSE or name in _SCATTERS or name in ("permute", "movedim")
-
-
-def _has_fixed_sizes(parts: Node) -> bool:
-    if _operator(parts) not in _SPLITS:
-        return False
-    dim = _split_dimension(parts)
-    return all(isinstance(part.shape[dim], int) for part in parts.meta["val"])
+        return isinstance(parts, Node) and (_operator(parts) == "unbind" or _operator(parts) in _SPLITS)
+    return name in _RESHAPES or name in _OWN_INVERSE or name in _SCATTERS or name in ("permute", "movedim", "narrow")
 
 
 def _split_dimension(parts: Node) -> int:
@@ -247,7 +236,10 @@ def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
         return graph.call_function(aten.permute.default, (value, [order.index(i) for i in range(len(order))]))
     if name == "narrow":
         dim, start, length = rest
-        end = start + length or None  # type: ignore[operator]
+        if isinstance(start, int) and isinstance(length, int):
+            end: Any = start + length or None  # a start from the end on may reach it
+        else:
+            end = graph.call_function(operator.add, (start, length))
         return graph.call_function(aten.slice_scatter.default, (base, value, dim, start, end))
     if name == "getitem":
         return _scatter_part(graph, view, base, value)
@@ -259,9 +251,12 @@ def _scatter_part(graph: Graph, view: Node, base: Node, value: Node) -> Node:
     parts, index = view.args
     assert isinstance(parts, Node)
     assert isinstance(index, int)
-    dim = _split_dimension(parts)
     if _operator(parts) == "unbind":
-        return graph.call_function(aten.select_scatter.default, (base, value, dim, index))
-    sizes = [part.shape[dim] for part in parts.meta["val"]]
-    start = sum(sizes[:index])
-    return graph.call_function(aten.slice_scatter.default, (base, value, dim, start, start + sizes[index]))
+        return graph.call_function(aten.select_scatter.default, (base, value, _split_dimension(parts), index))
+    again = graph.node_copy(parts, lambda operand: base if operand is parts.args[0] else operand)
+    pieces = []
+    for i, fake in enumerate(parts.meta["val"]):
+        piece = value if i == index else graph.call_function(operator.getitem, (again, i))
+        piece.meta = {**view.meta, "val": fake}
+        pieces.append(piece)
+    return graph.call_function(aten.cat.default, (pieces, _split_dimension(parts)))

@@ -1,5 +1,6 @@
 """The page in a real browser: offline, without an error, every chart drawn, and a click that highlights."""
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from playwright.sync_api import Page as Tab
 
 import report_sample
-from skiplab.report import Page, model_page, study_page
+from skiplab.report import model_page, study_page
 
 CHROMIUM = os.environ.get("SKIPLAB_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
@@ -26,7 +27,7 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
 class Opened:
     """A page in a tab, with everything that it complained about or asked for."""
 
-    def __init__(self, tab: Tab, page: Page, folder: Path) -> None:
+    def __init__(self, tab: Tab, html: str, folder: Path) -> None:
         self.tab = tab
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -34,7 +35,7 @@ class Opened:
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         tab.on("request", lambda request: self.requests.append(request.url))
         file = folder / "page.html"
-        file.write_text(page.html())
+        file.write_text(html)
         tab.set_viewport_size({"width": 1280, "height": 900})
         tab.goto(file.as_uri())
         charts, drawn = (
@@ -56,10 +57,15 @@ class Opened:
         return self.tab.locator("path[stroke-width='4']").count()
 
 
+@functools.cache
+def study_html() -> str:
+    verdicts = ["plain is <worse> & deeper"]
+    return study_page("Does it train?", verdicts, report_sample.study(), {"seeds": [0, 1]}).html()
+
+
 @pytest.fixture
 def study(page: Tab, tmp_path: Path) -> Opened:
-    made = study_page("Does it train?", ["plain is <worse> & deeper"], report_sample.study(), {"seeds": [0, 1]})
-    return Opened(page, made, tmp_path)
+    return Opened(page, study_html(), tmp_path)
 
 
 def test_it_is_offline_and_without_errors(study: Opened) -> None:
@@ -88,9 +94,9 @@ def test_a_click_on_a_skip_highlights_it_in_all_charts(study: Opened) -> None:
     chosen = (first.get_attribute("aria-label") or "").split("skip: ")[1].split(";")[0]
     first.click(force=True)
     study.tab.wait_for_timeout(200)
-    # post- and pre-activation have the skip of that name, each with a lesion and a contribution
+    # post- and pre-activation have the skip of that name, each with a lesion, a contribution and a gradient
     lit = study.bars("skip: ", highlighted=True)
-    assert len(lit) == 4
+    assert len(lit) == 6
     assert {label.split("skip: ")[1].split(";")[0] for label in lit} == {chosen}
     assert study.bold_arcs() == 2
 
@@ -105,7 +111,7 @@ def test_a_click_on_an_arc_does_the_same(study: Opened) -> None:
     )
     study.tab.mouse.click(x, y)
     study.tab.wait_for_timeout(200)
-    assert len(study.bars("skip: ", highlighted=True)) == 4
+    assert len(study.bars("skip: ", highlighted=True)) == 6
     assert study.bold_arcs() == 2
 
 
@@ -122,7 +128,7 @@ def test_the_depth_is_chosen_from_a_list(study: Opened) -> None:
 @pytest.mark.parametrize("make", [report_sample.unet, report_sample.dense])
 def test_the_page_of_one_model(make: Any, page: Tab, tmp_path: Path) -> None:
     tables = _model_tables(make())
-    opened = Opened(page, model_page("net", ["two skips"], tables, {"difference": 0.0}), tmp_path)
+    opened = Opened(page, model_page("net", ["two skips"], tables, {"difference": 0.0}).html(), tmp_path)
     assert opened.complaints == []
     assert opened.tab.locator("path[stroke-width='9']").count() == len(tables["skips"])
 
@@ -130,7 +136,7 @@ def test_the_page_of_one_model(make: Any, page: Tab, tmp_path: Path) -> None:
 def test_the_page_of_a_model_without_skips(page: Tab, tmp_path: Path) -> None:
     tables = _model_tables(report_sample.unet())
     tables["skips"] = tables["skips"].iloc[:0]
-    opened = Opened(page, model_page("net", [], tables, {}), tmp_path)
+    opened = Opened(page, model_page("net", [], tables, {}).html(), tmp_path)
     assert opened.complaints == []
     assert "no skip connections" in opened.tab.inner_text("body")
 
@@ -138,7 +144,9 @@ def test_the_page_of_a_model_without_skips(page: Tab, tmp_path: Path) -> None:
 def test_data_cannot_end_the_script(page: Tab, tmp_path: Path) -> None:
     tables = _model_tables(report_sample.unet())
     tables["spine"]["name"] = "</script><b>out</b>"
-    opened = Opened(page, model_page("</script><b>out</b>", ["</script>"], tables, {"</script>": "</pre>"}), tmp_path)
+    opened = Opened(
+        page, model_page("</script><b>out</b>", ["</script>"], tables, {"</script>": "</pre>"}).html(), tmp_path
+    )
     assert opened.complaints == []
     assert opened.tab.locator("main b").count() == 0
 

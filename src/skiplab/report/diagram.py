@@ -132,6 +132,8 @@ def _dash(record: pd.DataFrame, legend: bool) -> alt.StrokeDash:
     """By the shortcut's kind."""
     dashes = _present(record, _DASHES)
     scale = alt.Scale(domain=list(dashes), range=list(dashes.values()))
+    if "loss_change" not in record:
+        return alt.StrokeDash("shortcut:N", scale=scale, legend=None)  # the colours' legend says it already
     shown = alt.Legend(title="shortcut", orient="top", symbolType="stroke", symbolSize=400, symbolStrokeWidth=2)
     return alt.StrokeDash("shortcut:N", scale=scale, legend=shown if legend else None)
 

@@ -19,6 +19,7 @@ def skip_charts(
     skips: pd.DataFrame,
     lesion: pd.DataFrame | None = None,
     contribution: pd.DataFrame | None = None,
+    gradient: pd.DataFrame | None = None,
 ) -> alt.VConcatChart:
     """Each network's arc diagram, and below it what was measured of its skips; one selection links them all.
 
@@ -29,15 +30,16 @@ def skip_charts(
       fork_order, merge_order, fork_resolution, merge_resolution
     - lesion: variant, depth, seed, id, order, loss_change (nats), error_change (fraction)
     - contribution: variant, depth, seed, id, ratio (‖F(x)‖/‖x‖, dimensionless), cosine (−1 to 1)
+    - gradient: variant, depth, seed, id, gradient_norm (of the loss by the merge's value)
 
     Arcs have the colour of the loss change, or of their shortcut's kind where no lesion was measured. A click on
     empty space clears the selection; the depth begins with the deepest.
     """
     choices = depths(spine, skips)
-    record = skip_records(skips, lesion, contribution)
+    record = skip_records(skips, lesion, contribution, gradient)
     pick = alt.selection_point(name="pick", fields=["id"])
     linked = Linked(pick, record, arc_points(spine, skips), choices)
-    measured = [(frame, column) for frame, column in ((lesion, "loss_change"), (contribution, "ratio"))]
+    measured = ((lesion, "loss_change"), (contribution, "ratio"), (gradient, "gradient_norm"))
     groups: list[Any] = []
     legends: set[str] = set()  # what has its legend already
     for name in variants(spine, skips):

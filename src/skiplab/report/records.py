@@ -18,12 +18,16 @@ MEASURED = {
     "error_change": "error change",
     "ratio": "‖F(x)‖ / ‖x‖",
     "cosine": "cosine",
+    "gradient_norm": "‖∂loss/∂merge‖",
 }
 _OWN = ["variant", "depth", "id"]
 
 
 def skip_records(
-    skips: pd.DataFrame, lesion: pd.DataFrame | None = None, contribution: pd.DataFrame | None = None
+    skips: pd.DataFrame,
+    lesion: pd.DataFrame | None = None,
+    contribution: pd.DataFrame | None = None,
+    gradient: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The skips with `key` (row number), `rank` (1 = first from the input) and, for every measured column,
     its mean over the seeds with a finite value, `<column>_lost` (seeds without one) and `<column>_text`.
@@ -40,6 +44,8 @@ def skip_records(
         record = _joined(record, lesion, ["loss_change", "error_change"])
     if contribution is not None:
         record = _joined(record, contribution, ["ratio", "cosine"])
+    if gradient is not None:
+        record = _joined(record, gradient, ["gradient_norm"])
     return record
 
 

@@ -1,5 +1,6 @@
 """From DataFrames to the small JSON rows that a chart carries inside itself."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,11 +12,14 @@ import pandas as pd
 def inline(frame: pd.DataFrame, digits: int = 4) -> alt.InlineData:
     """The frame as data inside the chart: floats to `digits` significant digits, NaN and infinity as null.
 
-    Given to Altair as inline data, no global transformer or row limit has a say in it.
+    The rows are one string of JSON, which Vega parses: Altair copies and validates every row of a list several
+    times over, and given inline no global transformer or row limit has a say in it.
     """
     names = [str(column) for column in frame.columns]
     cells = (zip(names, row, strict=True) for row in frame.itertuples(index=False, name=None))
-    return alt.InlineData(values=[{name: cell(value, digits) for name, value in row} for row in cells])
+    rows = [{name: cell(value, digits) for name, value in row} for row in cells]
+    text = json.dumps(rows, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return alt.InlineData(values=text, format=alt.JsonDataFormat(type="json"))
 
 
 def cell(value: Any, digits: int = 4) -> str | int | float | bool | None:

@@ -64,11 +64,14 @@ def study_page(title: str, verdicts: Sequence[str], tables: Tables, facts: Mappi
 
 
 def _skips(tables: Tables) -> Section:
+    merges = tables.get("merge_gradient")
+    gradient = None if merges is None else merges[merges["when"] == "initialisation"]
     return Section(
         "Skip connections",
         "From left to right the network as it runs, by resolution; each arc is a skip connection over what it skips. "
         "Below each network, what its loss rises by when one branch is deleted without retraining, and how large "
-        "the branch's output is beside the signal that it is added to.",
-        skip_charts(tables["spine"], tables["skips"], tables.get("lesion"), tables.get("contribution")),
+        "the branch's output is beside the signal that it is added to; last, the size of the loss's gradient at the "
+        "merge, before training.",
+        skip_charts(tables["spine"], tables["skips"], tables.get("lesion"), tables.get("contribution"), gradient),
         "skips",
     )

@@ -36,7 +36,7 @@ WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty laye
 STRUCTURE = ("skips", "spine", "census", "histogram", "witness")  # the same for every seed
 
 
-RECIPE = Recipe(epochs=12, batch_size=128, learning_rate=0.1)
+RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,17 @@ def run(grid: Grid, store: Path, workers: int, listener: Listener, *, fresh: boo
     cells = _cells(grid)
     folders = run_grid(cells, work, store, workers, listener, fresh=fresh)
     tables = collect(cells, folders, STRUCTURE)
-    tables["gradient"] = tables["gradient"].query("what == 'weight'").rename(columns={"name": "layer"})
-    tables = {"summary": summary(tables), **tables}
+    tables = {"summary": summary(tables), **_split_gradient(tables)}
     settings = {"variants": {k: dict(v) for k, v in VARIANTS.items()}, "width": WIDTH, **asdict(grid)}
     return Result("depth", QUESTION, tuple(verdicts(tables)), tables, settings, versions())
+
+
+def _split_gradient(tables: Tables) -> Tables:
+    """The gradient of weight layers and that at merges are measured together, and shown apart."""
+    gradient = tables["gradient"]
+    layers = gradient[gradient["what"] == "weight"].rename(columns={"name": "layer"})
+    merges = gradient[gradient["what"] == "skip"].rename(columns={"name": "id"})
+    return {**tables, "gradient": layers.drop(columns="what"), "merge_gradient": merges.drop(columns="what")}
 
 
 def work(settings: dict[str, Any], folder: Path, report: Report) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from skiplab.files import write_json
 
@@ -50,6 +50,7 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@runtime_checkable
 class Listener(Protocol):
     """What a grid tells while it runs."""
 

@@ -123,11 +123,16 @@ def times(ratio: Interval) -> str:
         return "not comparable to"
     factor = ratio.mean if ratio.mean >= 1 else 1 / ratio.mean
     word = "larger" if ratio.mean >= 1 else "smaller"
-    number = f"{factor:,.0f}" if factor >= 10 else f"{factor:.1f}"
+    number = _short(factor)
     if not ratio.known:
         return f"{number} times {word} (on a single seed) than"
     low, high = sorted((ratio.low, ratio.high)) if ratio.mean >= 1 else sorted((1 / ratio.low, 1 / ratio.high))
-    interval = f"95 % interval {low:,.2g} to {high:,.2g}" if high < 1000 else f"95 % interval {low:,.0f} to {high:,.0f}"
+    interval = f"95 % interval {_short(low)} to {_short(high)}"
     if not ratio.excludes(1):
         return f"not shown to differ ({number} times {word}; {interval}, includes 1) from"
     return f"{number} times {word} ({interval}) than"
+
+
+def _short(number: float) -> str:
+    """Two significant digits below 100, whole numbers above."""
+    return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"

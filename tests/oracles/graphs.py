@@ -1,0 +1,91 @@
+"""Programs made of ops alone, without a network: for what reads the data flow and nothing else."""
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+from torch.fx import Graph, GraphModule
+from torch.utils import _pytree as pytree
+
+from skiplab.ops import Kind
+from skiplab.program import Op, Program
+
+FULL, NARROW = (None, 4), (None, 1)
+Plan = list[tuple[Kind, str, tuple[int, ...]]]  # kind, target, operands; the first is the input
+
+UNARY: tuple[tuple[Kind, str], ...] = (
+    ("weight", "linear"),
+    ("weight", "linear"),  # twice, as they decide most
+    ("activation", "relu"),
+    ("activation", "softmax"),
+    ("view", "permute"),
+    ("resample", "slice"),
+    ("resample", "mean"),
+    ("batch_norm", "batch_norm"),
+    ("norm", "layer_norm"),
+    ("recurrent", "lstm"),
+    ("expand", "expand"),
+)
+JOINING: tuple[tuple[Kind, str], ...] = (("merge", "add"), ("merge", "cat"), ("product", "mul"))
+
+
+def program(plan: Plan, outputs: tuple[int, ...] = (-1,)) -> Program:
+    """The program of a plan, whose last op is its output."""
+    ops: list[Op] = []
+    for index, (kind, target, operands) in enumerate(plan):
+        widths = [ops[i].shape for i in operands]
+        shape = NARROW if target == "mean" else FULL
+        if widths and set(widths) == {NARROW} and target not in ("cat", "expand"):
+            shape = NARROW
+        ops.append(Op(index, f"op{index}", target, kind, operands, "", None, shape))
+    spec = pytree.tree_structure(())
+    return Program(
+        graph=GraphModule(nn.Module(), Graph()),
+        ops=tuple(ops),
+        outputs=tuple(range(len(ops))[i] for i in outputs),
+        tensors={},
+        parameters={},
+        inputs=(),
+        example=((torch.zeros(1),), {}),
+        specs=(spec, spec),
+        name="Plan",
+        training=False,
+        dynamic_batch=True,
+        difference=0.0,
+    )
+
+
+@st.composite
+def plans(draw: st.DrawFn, most: int = 12) -> Plan:
+    """Random data flows: mostly chains with some joining, in which recent values are likelier operands."""
+    plan: Plan = [("input", "input", ())]
+    for _ in range(draw(st.integers(1, most))):
+        last = len(plan) - 1
+        near = st.integers(0, last).map(lambda back, last=last: last - back)
+        operand = st.one_of(st.just(last), near)
+        if draw(st.integers(0, 2)):
+            kind, target = draw(st.sampled_from(UNARY))
+            plan.append((kind, target, (draw(operand),)))
+        else:
+            kind, target = draw(st.sampled_from(JOINING))
+            others = draw(st.lists(near, min_size=1, max_size=2))
+            plan.append((kind, target, (draw(operand), *others)))
+    return plan
+
+
+@st.composite
+def layered_plans(draw: st.DrawFn, most: int = 7) -> Plan:
+    """Data flows without products, in which a weight layer stands before each operand of an addition."""
+    plan: Plan = [("input", "input", ())]
+    stages = [0]
+    for _ in range(draw(st.integers(1, most))):
+        operands = draw(st.lists(st.sampled_from(stages), min_size=1, max_size=3))
+        ends = []
+        for operand in operands:
+            plan.append(("weight", "linear", (operand,)))
+            if draw(st.booleans()):
+                plan.append(("activation", "relu", (len(plan) - 1,)))
+            ends.append(len(plan) - 1)
+        if len(ends) > 1:
+            plan.append(("merge", draw(st.sampled_from(["add", "cat"])), tuple(ends)))
+        stages.append(len(plan) - 1)
+    return plan
