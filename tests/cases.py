@@ -121,7 +121,7 @@ def state(model: nn.Module) -> dict[str, Any]:
 
 
 def _bits(tensor: Tensor) -> int:
-    return 0 if tensor.is_meta else zlib.crc32(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return 0 if tensor.is_meta else zlib.crc32(tensor.detach().numpy().tobytes())
 
 
 def floats(*shapes: tuple[int, ...]) -> Callable[[], Inputs]:
@@ -249,9 +249,7 @@ TIMM = [
     Case("timm_convnext", timm("convnext_atto"), images(32), add(2 + 2 + 6 + 2), residual(12, 0, 1)),
     Case("timm_vit", timm("vit_tiny_patch16_224", img_size=32), images(32), add(24), residual(24, 0, 1)),
     # Two heads, of which the mean is returned.
-    Case(
-        "timm_deit", timm("deit_tiny_distilled_patch16_224", img_size=32), images(32), add(24), (2 * 2**24, 0, 24)
-    ),
+    Case("timm_deit", timm("deit_tiny_distilled_patch16_224", img_size=32), images(32), add(24), (2 * 2**24, 0, 24)),
     Case("timm_mixer", timm("mixer_s32_224", img_size=64), images(64), add(2 * 8), residual(16, 0, 1)),
     # 22 blocks of 3 branches, of which the 5 that change the resolution lack the identity.
     Case("timm_repvgg", timm("repvgg_a0"), images(32), census=(3**17 * 2**5, 22, 22), apart=17),
@@ -344,9 +342,7 @@ BY_HAND = [
     Case("repvgg", RepVgg, IMAGE, census=(3, 1, 1), apart=1),
     Case("out_of_place", lambda: BasicBlock(inplace=False), IMAGE, add(1), residual(1, 1, 1)),
     Case("in_place", lambda: BasicBlock(inplace=True), IMAGE, add(1), residual(1, 1, 1)),
-    Case(
-        "called_twice", lambda: Net(lambda net, x: net.b(net.b(x)), b=Block()), VECTOR, add(2), residual(2, 0, 1)
-    ),
+    Case("called_twice", lambda: Net(lambda net, x: net.b(net.b(x)), b=Block()), VECTOR, add(2), residual(2, 0, 1)),
     Case("checkpoint", lambda: Checkpointed(reentrant=False), VECTOR, add(2), residual(2, 0, 1)),
     Case("checkpoint_reentrant", lambda: Checkpointed(reentrant=True), VECTOR, add(2), residual(2, 0, 1)),
     Case("frozen", Frozen, VECTOR, add(2), residual(2, 0, 1)),
@@ -516,9 +512,7 @@ WRONG: dict[str, tuple[Case, str]] = {
         (
             Case(
                 "gated_lerp",
-                lambda: Net(
-                    lambda net, x: torch.lerp(x, net.f(x), torch.sigmoid(net.g(x))), f=heavy(), g=linear()
-                ),
+                lambda: Net(lambda net, x: torch.lerp(x, net.f(x), torch.sigmoid(net.g(x))), f=heavy(), g=linear()),
                 VECTOR,
                 {"gated/gated": 1},
             ),
@@ -532,8 +526,7 @@ WRONG: dict[str, tuple[Case, str]] = {
 }
 
 CASES: dict[str, Case] = {
-    case.name: case
-    for case in [*TORCHVISION, *TIMM, *TRANSFORMERS, *BY_HAND, *OURS, *(c for c, _ in WRONG.values())]
+    case.name: case for case in [*TORCHVISION, *TIMM, *TRANSFORMERS, *BY_HAND, *OURS, *(c for c, _ in WRONG.values())]
 }
 RIGHT = [name for name in CASES if name not in WRONG]
 NUMERIC = [name for name in RIGHT if not CASES[name].meta]

@@ -171,6 +171,12 @@ def test_random_numbers_go_on_as_if_nothing_had_happened() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_nothing_is_seeded_for_a_cuda_to_come() -> None:
+    waiting = len(torch.cuda._queued_calls)
+    skiplab.capture(Block(), (torch.randn(3, 8),))
+    assert len(torch.cuda._queued_calls) == waiting
+
+
 def test_failing_captures_leave_the_model_alone_too() -> None:
     x = torch.randn(3, 8)
     for model in (nn.Sequential(linear(), DataDependent()), Raising()):

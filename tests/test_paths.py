@@ -94,7 +94,9 @@ def test_numbers_larger_than_any_machine_word() -> None:
     plan: graphs.Plan = [("input", "input", ())]
     for _ in range(blocks):
         x = len(plan) - 1
-        plan += [("weight", "linear", (x,)), ("activation", "relu", (x + 1,)), ("weight", "linear", (x + 2,))]
+        plan.append(("weight", "linear", (x,)))
+        plan.append(("activation", "relu", (x + 1,)))
+        plan.append(("weight", "linear", (x + 2,)))
         plan.append(("merge", "add", (x, x + 3)))
     census = skiplab.census(graphs.program(plan))
     assert census.paths == 2**blocks

@@ -18,7 +18,7 @@ from skiplab.program import Program
 aten = torch.ops.aten
 
 
-def kinds(function: Callable[[nn.Module, Tensor], Any], x: Tensor | None = None, **modules: nn.Module) -> list[str]:
+def kinds(function: Callable[[Any, Tensor], Any], x: Tensor | None = None, **modules: nn.Module) -> list[str]:
     """Kinds of the ops of a network after its input, in order."""
     program = skiplab.capture(Net(function, **modules), (torch.randn(3, 8) if x is None else x,))
     return [op.kind for op in program.ops[1:]]

@@ -18,7 +18,7 @@ from oracles import finder, graphs
 from skiplab import Skip, Skips
 from skiplab.errors import SelectionError, StaleSkip
 from skiplab.program import Program
-from skiplab.skips import merge_at
+from skiplab.merges import merge_at
 
 
 def as_found(program: Program, skip: Skip) -> finder.Found:
@@ -211,7 +211,7 @@ def test_table_has_a_column_for_each_attribute() -> None:
     skips = captured("resnet18").skips
     table = skips.table()
     assert list(table) == [field.name for field in dataclasses.fields(Skip)]
-    assert [Skip(**row) for row in table.to_dict("records")] == list(skips)
+    assert table.to_dict("records") == [dataclasses.asdict(skip) for skip in skips]
     assert list(Skips(()).table()) == list(table)
     assert "layer4.1" in skips._repr_html_()
 

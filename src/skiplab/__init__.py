@@ -12,12 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import errors, measure, models, report, study
-    from .export import capture
-    from .paths import Census, census
-    from .program import Op, Program
-    from .skips import Skip, Skips, find
-    from .train import Recipe, Run, fit
+    from skiplab import errors, measure, models, report, study
+    from skiplab.export import capture
+    from skiplab.finder import find
+    from skiplab.paths import Census, census
+    from skiplab.program import Op, Program
+    from skiplab.skips import Skip, Skips
+    from skiplab.train import Recipe, Run, fit
 
 __version__ = "0.1.0"
 
@@ -29,7 +30,7 @@ _HOME = {
     "Program": "program",
     "Skip": "skips",
     "Skips": "skips",
-    "find": "skips",
+    "find": "finder",
     "Recipe": "train",
     "Run": "train",
     "fit": "train",

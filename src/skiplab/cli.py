@@ -221,9 +221,9 @@ class _Found:
         import torch
 
         from skiplab.export import capture
+        from skiplab.finder import find
         from skiplab.paths import COUNTED, NONLINEAR, census
         from skiplab.resolve import resolve
-        from skiplab.skips import find
 
         torch.manual_seed(seed)
         resolved = resolve(model, inputs or (), options, weights, trust)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from .functional import viewed_operand
-from .program import Program
+from skiplab.functional import viewed_operand
+from skiplab.program import Program
 
 Patch = Callable[[Tensor], Tensor]
 Edge = tuple[str, str]  # (reader, operand): the value of `operand` as `reader` gets it

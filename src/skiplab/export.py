@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from .errors import CaptureError, ModelError
-from .execute import run
-from .program import Program, from_exported
+from skiplab.errors import CaptureError, ModelError
+from skiplab.execute import run
+from skiplab.program import Program, from_exported
 
 _ADVICE = (
     ("data-dependent", "the shape or path depends on the data's values: take that decision out of `forward`"),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from .functional import fake_value
+from skiplab.functional import fake_value
 
 aten = torch.ops.aten
 Call = Callable[..., Any]  # (operator, operands) -> the node of a new call

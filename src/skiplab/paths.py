@@ -14,9 +14,9 @@ is a shift, to merge is an addition.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .errors import UsageError
-from .ops import WEIGHT_LAYERS, Kind
-from .program import Op, Program
+from skiplab.errors import UsageError
+from skiplab.ops import WEIGHT_LAYERS, Kind
+from skiplab.program import Op, Program
 
 NONLINEAR: tuple[Kind, ...] = ("activation", "max_pool", "product", "recurrent", "other")
 COUNTED: tuple[Kind, ...] = (*NONLINEAR, "norm")

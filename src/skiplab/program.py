@@ -14,11 +14,11 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from . import ops
-from .errors import UsageError
-from .functional import functionalise
-from .fused import inline, unfold
-from .ops import Kind
+from skiplab import ops
+from skiplab.errors import UsageError
+from skiplab.functional import functionalise
+from skiplab.fused import inline, unfold
+from skiplab.ops import Kind
 
 # Frames of torch's own Python that stand between an operator and the line that asked for it.
 _TORCH = Path(torch.__file__).parent

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DataError, UsageError
-from ..program import Program
+from skiplab.errors import DataError, UsageError
+from skiplab.program import Program
 
 Batch = tuple[Any, Any]  # (inputs, target); inputs are a tensor, or a tuple of the model's arguments
 Loss = Callable[[Any, Any], Tensor]  # (output, target) -> the batch's mean, a scalar

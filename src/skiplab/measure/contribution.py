@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..execute import Edge, Execution
-from ..program import Program
-from ..skips import Skip, Skips, merge_at
-from .batches import Batch, checked
+from skiplab.execute import Edge, Execution
+from skiplab.measure.batches import Batch, checked
+from skiplab.merges import merge_at
+from skiplab.program import Program
+from skiplab.skips import Skip, Skips
 
 
 def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.DataFrame:

@@ -7,11 +7,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..execute import Execution
-from ..ops import WEIGHT_LAYERS
-from ..program import Program
-from ..skips import Skips
-from .batches import Batch, Loss, checked, finite
+from skiplab.execute import Execution
+from skiplab.measure.batches import Batch, Loss, checked, finite
+from skiplab.ops import WEIGHT_LAYERS
+from skiplab.program import Program
+from skiplab.skips import Skips
 
 
 def gradient(program: Program, skips: Skips, batches: Iterable[Batch], loss: Loss) -> pd.DataFrame:

@@ -6,10 +6,11 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from ..execute import Edge, Execution, Patch
-from ..program import Program
-from ..skips import Skip, Skips, merge_at
-from .batches import Batch, Loss, checked, finite
+from skiplab.execute import Edge, Execution, Patch
+from skiplab.measure.batches import Batch, Loss, checked, finite
+from skiplab.merges import merge_at
+from skiplab.program import Program
+from skiplab.skips import Skip, Skips
 
 Part = Literal["branch", "shortcut"]
 

@@ -14,9 +14,10 @@ from skiplab.data import DataSet, batches
 from skiplab.errors import DivergedError
 from skiplab.export import capture
 from skiplab.files import replacing
+from skiplab.finder import find
 from skiplab.paths import Census, census
 from skiplab.program import Program
-from skiplab.skips import Skips, find
+from skiplab.skips import Skips
 from skiplab.train import Recipe, Run, fit
 
 Tables = dict[str, pd.DataFrame]
