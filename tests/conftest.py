@@ -8,12 +8,12 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, 
 from beartype import BeartypeConf
 from beartype.claw import beartype_package
 
-# The command line names types that it imports only once a command runs.
-CONF = BeartypeConf(is_pep484_tower=True, claw_skip_package_names=("skiplab.cli",))
+# The command line names types that it imports only once a command runs; a recipe checks its own values.
+CONF = BeartypeConf(is_pep484_tower=True, claw_skip_package_names=("skiplab.cli", "skiplab.recipe"))
 beartype_package("skiplab", conf=CONF)  # checks the package's annotations in every call; before anything imports it
 
-import torch
+import torch  # noqa: E402
 
-import torchvision_shim  # noqa: F401
+import torchvision_shim  # noqa: E402, F401
 
 torch.set_num_threads(1)  # test cases are small, and more threads only wait for each other

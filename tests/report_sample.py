@@ -33,7 +33,7 @@ def study(depths=DEPTHS, seeds=SEEDS, names=VARIANTS) -> dict[str, pd.DataFrame]
 
 def unet(levels: int = 4, size: int = 256) -> dict[str, pd.DataFrame]:
     """A U-Net: two convolutions a level, a long concatenating skip from every level to its mirror image."""
-    spine, skips, forks, order = [], [], {}, 0
+    spine, skips, forks, order, last = [], [], {}, 0, 0
 
     def add(name: str, kind: str, resolution: float) -> int:
         nonlocal order
@@ -180,7 +180,11 @@ def _summary(runs: pd.DataFrame, skips: pd.DataFrame) -> pd.DataFrame:
         for measure in ("train_error", "test_error"):
             mean, half = kept[measure].mean(), 2.2 * kept[measure].std()
             row |= {measure: mean, f"{measure}_low": mean - half, f"{measure}_high": mean + half}
-        row |= {"parameters": depth * 13_580, "skips": count, "fewest": 1 if name == "pre-activation" else depth // 2}
+        row |= {
+            "parameters": int(str(depth)) * 13_580,
+            "skips": count,
+            "fewest": 1 if name == "pre-activation" else int(str(depth)) // 2,
+        }
         rows.append(row | {"paths": str(2**count)})
     return pd.DataFrame(rows)
 

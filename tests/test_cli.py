@@ -92,9 +92,7 @@ def test_help_and_version_need_no_torch() -> None:
         "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'LIGHT')); c.main()"
     )
     for flag in ("--help", "--version"):
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(flag)], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", code.format(flag)], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert done.stdout.strip().endswith("LIGHT")
 

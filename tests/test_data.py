@@ -22,7 +22,7 @@ def test_digits_are_all_there_once_and_with_their_own_labels() -> None:
     pixels = ((x - x.min()) / spacing).round().long().flatten(1)
     images, labels = load_digits(return_X_y=True)
     ours = sorted([*row, label] for row, label in zip(pixels.tolist(), y.tolist(), strict=True))
-    theirs = sorted([*row, label] for row, label in zip(images.astype(int).tolist(), labels, strict=True))
+    theirs = sorted([*row, label] for row, label in zip(np.asarray(images).astype(int).tolist(), labels, strict=True))
     assert ours == theirs
 
 

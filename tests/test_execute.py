@@ -88,7 +88,7 @@ def test_a_model_that_counts_counts_once_a_pass() -> None:
 def test_recording() -> None:
     model = Block()
     program = skiplab.capture(model, (torch.randn(3, 8),))
-    values: list[Tensor] = []
+    values: list = []
     model.branch.register_forward_hook(lambda module, args, output: values.append(output))
     x = torch.randn(3, 8)
     output = model(x)

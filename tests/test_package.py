@@ -20,7 +20,8 @@ errors
 ops functional files data recipe inputs weights
 fused builders checkpoint models
 program resolve loop
-execute train skips paths
+execute train skips paths merges
+finder
 export measure outline schema terminal
 study
 cli
@@ -101,6 +102,7 @@ def test_error_tree() -> None:
         "ModelError 3": {"CaptureError 3": {}},
         "DataError 4": {"OutputError 4": {}},
         "DivergedError 1": {},
+        "WorkerError 1": {},
     }
     defined = [c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__]
     assert all(issubclass(each, errors.SkiplabError) and each.__doc__ for each in defined)

@@ -49,6 +49,7 @@ def test_witness_is_a_path_with_the_fewest(plan: graphs.Plan) -> None:
     assert all(a.index in b.inputs for a, b in itertools.pairwise(steps))
     assert sum(op.kind in NONLINEAR for op in steps) == census.fewest.nonlinearities == census.nonlinearities.min
     assert sum(op.kind in WEIGHTS for op in steps) == census.fewest.weight_layers
+    assert census.weight_layers.min <= census.fewest.weight_layers <= census.weight_layers.max
     ways = enumeration.every_way(program, len(plan) - 1)
     keys = [tuple(sum(plan[i][0] in kinds for i in way) for kinds in (NONLINEAR, WEIGHTS)) for way in ways]
     assert (census.fewest.nonlinearities, census.fewest.weight_layers) == min(keys)

@@ -17,8 +17,8 @@ from networks import Block, Net, UNet, heavy, linear, tanh_gelu
 from oracles import finder, graphs
 from skiplab import Skip, Skips
 from skiplab.errors import SelectionError, StaleSkip
-from skiplab.program import Program
 from skiplab.merges import merge_at
+from skiplab.program import Program
 
 
 def as_found(program: Program, skip: Skip) -> finder.Found:

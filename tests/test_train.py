@@ -43,9 +43,7 @@ def network(width: int = 8) -> nn.Sequential:
     """Draws randomness while it trains, and has statistics and a frozen weight beside the trained ones."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        net = nn.Sequential(
-            nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 3)
-        )
+        net = nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 3))
     net[0].bias.requires_grad_(False)
     return net
 
@@ -184,9 +182,7 @@ def test_steps_are_the_papers() -> None:
 
 
 @given(st.integers(1, 20), st.integers(1, 30), st.floats(0, 1), st.sampled_from(["cosine", "step"]))
-def test_rates_climb_to_the_full_rate_and_then_never_rise(
-    epochs: int, steps: int, share: float, schedule: Any
-) -> None:
+def test_rates_climb_to_the_full_rate_and_then_never_rise(epochs: int, steps: int, share: float, schedule: Any) -> None:
     recipe = Recipe(epochs=epochs, schedule=schedule, warmup_epochs=share * epochs, learning_rate=0.2)
     rates = [learning_rate_at(recipe, step, steps) for step in range(epochs * steps)]
     warmup = round(share * epochs * steps)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from skiplab import __version__
-from skiplab.errors import SelectionError, SkiplabError, UsageError
+from skiplab.errors import OutputError, SelectionError, SkiplabError, UsageError
 
 if TYPE_CHECKING:
     from skiplab.study.depth import Grid
@@ -80,6 +80,8 @@ def find(
     report: Page = None,
 ) -> None:
     """List every skip connection of a network, and count its paths."""
+    if report is not None:
+        _check_page(report)
     found = _Found(model, inputs, kwargs, weights, train=train, trust=trust, seed=seed)
     if as_json:
         from skiplab.schema import find_json
@@ -113,6 +115,8 @@ def census(
     report: Page = None,
 ) -> None:
     """Count a network's paths from input to output by what lies on them."""
+    if report is not None:
+        _check_page(report)
     found = _Found(model, inputs, kwargs, weights, train=train, trust=trust, seed=seed, count_norms=count_norms)
     if as_json:
         from skiplab.schema import census_json
@@ -152,7 +156,7 @@ def study_depth(
     report: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("skiplab-depth.html"),
     out: Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")] = None,
-    workers: Annotated[int | None, typer.Option(help="Networks trained at once (default: one a core).")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Networks trained at once (default: one a core).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what has finished.")] = False,
     as_json: Json = False,
@@ -164,9 +168,16 @@ def study_depth(
     from skiplab.study.progress import Bars
 
     chosen = _depth_grid(quick, full, depths, seeds, epochs, device)
-    folders = [writable_folder(folder) for folder in (report.parent, out, runs or _runs_folder()) if folder]
-    with Bars(terminal.stderr()) as bars:
-        result = depth.run(chosen, folders[-1], workers or grid.available_workers(), bars, fresh=fresh)
+    _check_page(report)
+    if out is not None:
+        writable_folder(out)
+    store = writable_folder(runs or _runs_folder())
+    try:
+        with Bars(terminal.stderr()) as bars:
+            result = depth.run(chosen, store, workers or grid.available_workers(), bars, fresh=fresh)
+    except (KeyboardInterrupt, SystemExit):
+        _say("stopped; the same command goes on from here")
+        raise
     _write_study_page(result, report, out)
     if as_json:
         _print_json(result.to_json())
@@ -196,10 +207,22 @@ def _depth_grid(
     return replace(chosen, device=device)
 
 
+def _check_page(path: Path) -> None:
+    """Before the work rather than after it."""
+    from skiplab.files import writable_folder
+
+    if path.is_dir():
+        raise OutputError(f"--report {path} is a folder: name a file in it, such as {path / 'page.html'}")
+    writable_folder(path.parent)
+
+
 def _runs_folder() -> Path:
     """Finished runs outlive the folder in which they were asked for, as a cache does."""
     base = os.environ.get("SKIPLAB_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "skiplab" / "runs"
+
+
+_TOLERANCE = 1e-3  # of an output; kernels in another order round differently
 
 
 class _Found:
@@ -223,17 +246,23 @@ class _Found:
         from skiplab.export import capture
         from skiplab.finder import find
         from skiplab.paths import COUNTED, NONLINEAR, census
-        from skiplab.resolve import resolve
+        from skiplab.resolve import quiet, resolve
 
         torch.manual_seed(seed)
         resolved = resolve(model, inputs or (), options, weights, trust)
         self.model = model
-        self.program = capture(resolved.model, resolved.args, resolved.kwargs, train=train)
+        with quiet():
+            self.program = capture(resolved.model, resolved.args, resolved.kwargs, train=train)
         self.skips = find(self.program)
         self.census = census(self.program, count=COUNTED if count_norms else NONLINEAR)
         if self.program.unfollowed:
             names = ", ".join(self.program.unfollowed[:3])
             _say(f"note: in-place writes that could not be followed, so skips through them may be missed: {names}")
+        if not self.program.difference <= _TOLERANCE:
+            _say(
+                f"note: the captured graph's output differs from the model's by {self.program.difference:.2g} "
+                "(nan: they could not be compared), so it may not be the same network"
+            )
 
 
 def _options(kwargs: str) -> dict[str, Any]:

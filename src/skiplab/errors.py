@@ -47,3 +47,7 @@ class OutputError(DataError):
 
 class DivergedError(SkiplabError):
     """Training reached a loss that is not a finite number."""
+
+
+class WorkerError(SkiplabError):
+    """A process at work on a study was killed from outside."""

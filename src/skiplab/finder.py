@@ -168,8 +168,8 @@ def _is_foldable(program: Program, merge: Merge, region: frozenset[int]) -> bool
 
 def _activation_after(program: Program, op: Op) -> str | None:
     users = program.users[op.index]
-    while len(users) == 1:
-        user = program.ops[users[0]]
+    while len(users) == 1 and op.index not in program.outputs:
+        user = op = program.ops[users[0]]
         if user.kind == "activation":
             return user.target
         if user.kind != "view":

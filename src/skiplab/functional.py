@@ -17,8 +17,6 @@ from torch.fx import Graph, Node
 
 aten = torch.ops.aten
 
-# These change a tensor's shape, not its values: what shares its memory stays as it is.
-_SHAPE_ONLY = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
 _RESHAPES = frozenset(
     "view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous to alias view_as reshape_as "
     "_reshape_alias detach ravel positive expand_as type_as dropout feature_dropout alpha_dropout "

@@ -59,6 +59,24 @@ def _elementwise_rule(product: Any) -> Callable[..., Node]:
     return rule
 
 
+def _add(call: Call, _: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None:
+    """`add(x, y, alpha)` as an addition of a scaled value, so that the scaling is seen on the way."""
+    if alpha == 1 or not isinstance(y, Node):
+        return None
+    return call(aten.add.Tensor, x, call(aten.mul.Tensor, y, alpha))
+
+
+def _sub(call: Call, _: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None:
+    """`x − αy` as `x + (−α)y`; `rsub` has the operands the other way round."""
+    if not isinstance(x, Node) or not isinstance(y, Node) or isinstance(alpha, Node):
+        return None
+    return call(aten.add.Tensor, x, call(aten.mul.Tensor, y, -alpha))
+
+
+def _rsub(call: Call, node: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None:
+    return _sub(call, node, y, x, alpha)
+
+
 def _lerp(call: Call, _: Node, x: Node, y: Node, weight: Any) -> Node:
     if isinstance(weight, Node):
         rest = call(aten.rsub.Scalar, weight, 1)
@@ -90,6 +108,9 @@ _RULES: dict[str, Callable[..., Node | None]] = {
     "addcmul": _elementwise_rule(aten.mul.Tensor),
     "addcdiv": _elementwise_rule(aten.div.Tensor),
     "lerp": _lerp,
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
     "sum": _sum,
 }
 

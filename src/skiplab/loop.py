@@ -77,7 +77,7 @@ class Loop:
         """One pass over the training examples: the rows of its steps and its own, or up to a broken step."""
         start = time.perf_counter()
         rows = self._steps(epoch)
-        if math.isnan(rows[-1]["loss"]):
+        if math.isnan(rows[-1]["loss"]) or not self._is_finite():
             return rows
         sizes = [self.recipe.batch_size] * len(rows)
         sizes[-1] = len(self.train_split) - sum(sizes[:-1])
@@ -89,6 +89,11 @@ class Loop:
         row["test_loss"], row["test_error"] = evaluate(self.module, self.test_split, self.recipe.batch_size)
         row["seconds"] = time.perf_counter() - start
         return [*rows, row]
+
+    def _is_finite(self) -> bool:
+        """Whether the last step, whose loss was taken before it, has left the weights finite."""
+        norms = torch.stack([weight.detach().double().norm() for weight in self.module.parameters()])
+        return bool(norms.isfinite().all())
 
     def _steps(self, epoch: int) -> list[Row]:
         self.module.train()

@@ -46,7 +46,12 @@ def _flattened(program: Program, op: Op) -> Merge:
         operand, reader = stack.pop()
         below = program.ops[operand]
         chained = below.kind == "merge" and not is_concat(op.target) and not is_concat(below.target)
-        if chained and program.users[operand] == (reader,) and below.shape == op.shape:
+        if (
+            chained
+            and program.users[operand] == (reader,)
+            and operand not in program.outputs
+            and below.shape == op.shape
+        ):
             stack += [(each, operand) for each in reversed(below.inputs)]
         else:
             operands.append(operand)

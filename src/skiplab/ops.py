@@ -106,6 +106,12 @@ for _names, _kind in _TABLE:
 _IGNORED = frozenset(_VALUE_INDEPENDENT.split())
 
 _CONCAT = frozenset("cat concat concatenate stack hstack vstack dstack".split())
+# Values of one operand written between those of another: side by side, as a concatenation is.
+_INTERLEAVE = frozenset(
+    "slice_scatter select_scatter diagonal_scatter index_put _unsafe_index_put index_copy scatter where "
+    "masked_scatter".split()
+)
+_SCATTERED_ADD = frozenset("index_add scatter_add".split())
 _DIVISION = frozenset("div divide true_divide".split())
 _SCALES = _DIVISION | {"mul", "multiply"}
 
@@ -125,7 +131,7 @@ def is_value_independent(name: str) -> bool:
 
 def is_concat(name: str) -> bool:
     """Whether a merge joins its operands side by side instead of adding them."""
-    return name in _CONCAT
+    return name in _CONCAT or name in _INTERLEAVE
 
 
 def classify(name: str, data: tuple[int, ...], *, learned: bool, float_steered: bool) -> Kind:
@@ -150,4 +156,6 @@ def classify(name: str, data: tuple[int, ...], *, learned: bool, float_steered: 
     if kind == "merge" and len(data) == 1:
         # Adding a constant shifts the values; concatenating one pads them.
         kind = "resample" if is_concat(name) or name == "rsub" else "view"
+    if len(data) > 1 and name in _INTERLEAVE | _SCATTERED_ADD and not float_steered:
+        return "merge"
     return "activation" if float_steered and kind in ("view", "resample", "expand") else kind

@@ -11,17 +11,16 @@ integer whose k-th group of bits holds the number of paths with k nonlinearities
 is a shift, to merge is an addition.
 """
 
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from skiplab.errors import UsageError
 from skiplab.ops import WEIGHT_LAYERS, Kind
-from skiplab.program import Op, Program
+from skiplab.program import Program
 
 NONLINEAR: tuple[Kind, ...] = ("activation", "max_pool", "product", "recurrent", "other")
 COUNTED: tuple[Kind, ...] = (*NONLINEAR, "norm")
-
-Weight = Callable[[Op], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +105,10 @@ def census(program: Program, *, count: Iterable[Kind] = NONLINEAR, output: int =
         raise UsageError(f"output={output}: {program.name} has {len(program.outputs)} outputs that carry data")
     counted = frozenset(count)
     end = program.outputs[output]
-    routes = _routes(program)
-
-    def histogram(kinds: frozenset[Kind]) -> dict[int, int]:
-        return _distribution(program, routes, end, lambda op: int(op.kind in kinds))
-
-    total, weights = histogram(counted), histogram(frozenset(WEIGHT_LAYERS))
-    by_kind = {kind: _range(histogram(frozenset({kind}))) for kind in COUNTED}
+    groups = [counted, frozenset(WEIGHT_LAYERS), *(frozenset[Kind]({kind}) for kind in COUNTED)]
+    sources = _sources(program, end, groups)
+    total, weights, *kinds = (_distribution(sources, end, place) for place in range(len(groups)))
+    by_kind = {kind: _range(each) for kind, each in zip(COUNTED, kinds, strict=True)}
     spread = _range(total)
     return Census(
         paths=sum(total.values()),
@@ -129,17 +125,10 @@ def _range(histogram: dict[int, int]) -> Range:
     return Range(min(histogram), max(histogram))
 
 
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """How a merge is reached: the ops that start its ways, one entry a way."""
-
-    ways: tuple[tuple[int, ...], ...]
-
-
-def _routes(program: Program) -> dict[int, _Route]:
+def _ways(program: Program) -> dict[int, list[list[int]]]:
     """For each merge at which ways meet, its operands grouped into ways."""
     anchors = _anchors(program)
-    routes = {}
+    ways = {}
     for op in program.ops:
         if op.kind != "merge":
             continue
@@ -147,8 +136,8 @@ def _routes(program: Program) -> dict[int, _Route]:
         for operand in op.inputs:
             groups.setdefault(anchors[operand], []).append(operand)
         if len(groups) > 1:
-            routes[op.index] = _Route(tuple(tuple(group) for group in groups.values()))
-    return routes
+            ways[op.index] = list(groups.values())
+    return ways
 
 
 def _anchors(program: Program) -> list[frozenset[int]]:
@@ -166,12 +155,13 @@ def _anchors(program: Program) -> list[frozenset[int]]:
     return anchors
 
 
-def _distribution(program: Program, routes: dict[int, _Route], end: int, weight: Weight) -> dict[int, int]:
-    """Number of paths by their total weight."""
-    sources = _sources(program, routes, end, weight)
-    counts = _fold(sources, end, lambda below, _: sum(below))
+def _distribution(sources: "Sources", end: int, place: int) -> dict[int, int]:
+    """Number of paths by how much of the group of kinds at `place` lies on them."""
+    counts = _fold(sources, end, lambda below, _: sum(below), place)
     bits = counts.bit_length() + 1
-    packed = _fold(sources, end, lambda below, steps: sum(v << (bits * s) for v, s in zip(below, steps, strict=True)))
+    packed = _fold(
+        sources, end, lambda below, steps: sum(v << (bits * s) for v, s in zip(below, steps, strict=True)), place
+    )
     mask = (1 << bits) - 1
     histogram, k = {}, 0
     size = packed.bit_length()
@@ -186,51 +176,54 @@ def _distribution(program: Program, routes: dict[int, _Route], end: int, weight:
     return histogram
 
 
-Sources = dict[int, list[list[tuple[int, int]]]]
+Counts = tuple[int, ...]  # ops of each group of kinds on a way; compared in order, so the first group decides
+Sources = dict[int, list[tuple[int, Counts]]]
 
 
-def _sources(program: Program, routes: dict[int, _Route], end: int, weight: Weight) -> Sources:
-    """The graph of merges alone: node -> ways -> (merge or input before it, least weight in between)."""
-    reach: list[dict[int, int]] = []
+def _sources(program: Program, end: int, groups: list[frozenset[Kind]]) -> Sources:
+    """The graph of merges alone: node -> (merge or input before it, what lies in between on the lightest way)."""
+    ways = _ways(program)
+    steps = {kind: tuple(int(kind in group) for group in groups) for kind in {op.kind for op in program.ops}}
+    reach: list[dict[int, Counts]] = []
     sources: Sources = {}
     for op in program.ops[: end + 1]:
-        own = weight(op)
-        route = routes.get(op.index)
-        if route is not None:
-            sources[op.index] = [list(_union(reach, way).items()) for way in route.ways]
-            reach.append({op.index: own})
+        own = steps[op.kind]
+        if op.index in ways:
+            sources[op.index] = [edge for way in ways[op.index] for edge in _union(reach, way).items()]
         elif not op.inputs:
             sources[op.index] = []
+        if op.index in sources:
             reach.append({op.index: own})
-        else:
-            below = reach[op.inputs[0]] if len(op.inputs) == 1 else _union(reach, op.inputs)
-            reach.append({start: w + own for start, w in below.items()} if own else below)
-    if end not in routes:
-        sources[end] = [list(reach[end].items())] if program.ops[end].inputs else []
+            continue
+        below = reach[op.inputs[0]] if len(op.inputs) == 1 else _union(reach, op.inputs)
+        reach.append({start: _plus(on, own) for start, on in below.items()} if any(own) else below)
+    if end not in sources:
+        sources[end] = list(reach[end].items())
     return sources
 
 
-def _union(reach: list[dict[int, int]], operands: Iterable[int]) -> dict[int, int]:
-    merged: dict[int, int] = {}
+def _plus(a: Counts, b: Counts) -> Counts:
+    return tuple(map(operator.add, a, b))
+
+
+def _union(reach: list[dict[int, Counts]], operands: Iterable[int]) -> dict[int, Counts]:
+    merged: dict[int, Counts] = {}
     for operand in operands:
-        for start, w in reach[operand].items():
-            merged[start] = min(w, merged.get(start, w))
+        for start, on in reach[operand].items():
+            merged[start] = min(on, merged.get(start, on))
     return merged
 
 
-def _fold(sources: Sources, end: int, combine: Callable[[list[int], list[int]], int]) -> int:
+def _fold(sources: Sources, end: int, combine: Callable[[list[int], list[int]], int], place: int) -> int:
     """Evaluates the graph of merges in order; a value is dropped after its last reader."""
-    last = {start: node for node, ways in sources.items() for way in ways for start, _ in way}
+    last = {start: node for node, edges in sources.items() for start, _ in edges}
     values: dict[int, int] = {}
     for node in sorted(sources):
-        edges = [edge for way in sources[node] for edge in way]
-        if edges:
-            values[node] = combine([values[s] for s, _ in edges], [w for _, w in edges])
-            for start, _ in edges:
-                if last[start] == node:
-                    values.pop(start, None)
-        else:
-            values[node] = 1
+        edges = sources[node]
+        values[node] = combine([values[s] for s, _ in edges], [on[place] for _, on in edges]) if edges else 1
+        for start, _ in edges:
+            if last[start] == node:
+                values.pop(start, None)
     return values[end]
 
 

@@ -68,7 +68,7 @@ def resolve(
         weights: a safetensors file or a pickled state dict, loaded strictly.
         trust: allow reading a `.pt2` file, which can run code of whoever made it.
     """
-    with _quiet():
+    with quiet():
         model, declared = _build(spec, dict(options or {}), trust)
     if weights is not None:
         load_weights(model, weights)
@@ -138,15 +138,14 @@ def _from_package(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _importable(folder: Path, what: str) -> Iterator[None]:
-    """The folder leads the search for modules; whatever an import raises is a ModelError."""
+    """The folder leads the search for modules, as for a script; whatever an import raises is a ModelError."""
     entry = str(folder.resolve())
-    sys.path.insert(0, entry)
+    if entry not in sys.path:
+        sys.path.insert(0, entry)  # and stays: what builds the model may import its neighbours only when called
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"{what} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(entry)
 
 
 def _exported(path: Path, trust: bool) -> Built:
@@ -172,8 +171,8 @@ def _there(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Libraries and users' files greet on stdout, which is for data."""
+def quiet() -> Iterator[None]:
+    """Libraries and users' code print on stdout, which is for data, and warn."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from skiplab.ops import WEIGHT_LAYERS
+from skiplab.paths import COUNTED, NONLINEAR
 from skiplab.program import Program
 
 Ops = tuple[int, ...]
@@ -19,36 +21,39 @@ def histogram(program: Program, end: int, kinds: tuple[str, ...]) -> Counter[int
     """Number of paths by how many ops of these kinds lie on them.
 
     A path chooses one of the operands' ways wherever ways meet. Between two such places, or an input, several
-    ways are one, for which the one with the fewest such ops stands.
+    ways are one, for which the one with the fewest nonlinearities stands; among equals, the one with the fewest
+    weight layers, and then with the fewest of each kind, in order.
     """
-    return Counter(_totals(program, end, kinds))
+    return Counter(sum(program.ops[i].kind in kinds for i in path) for path in _paths(program, end))
 
 
-def _totals(program: Program, end: int, kinds: tuple[str, ...]) -> list[int]:
+def _paths(program: Program, end: int) -> list[Ops]:
     op = program.ops[end]
-    own = int(op.kind in kinds)
     if not op.inputs:
-        return [own]
+        return [(end,)]
     groups = _ways_in(program, end) if _meets(program, end) else [list(op.inputs)]
-    totals = []
+    paths = []
     for group in groups:
-        least: dict[int, int] = {}
+        lightest: dict[int, Ops] = {}
         for operand in group:
-            for start, between in _back(program, operand, kinds):
-                least[start] = min(between, least.get(start, between))
-        totals += [
-            own + between + total for start, between in least.items() for total in _totals(program, start, kinds)
-        ]
-    return totals
+            for start, between in _back(program, operand):
+                ways = [between, *([lightest[start]] if start in lightest else [])]
+                lightest[start] = min(ways, key=lambda way: _load(program, way))
+        paths += [(*path, *between, end) for start, between in lightest.items() for path in _paths(program, start)]
+    return paths
 
 
-def _back(program: Program, index: int, kinds: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Where the ways to an op begin, with the ops of these kinds on each, the beginning's own left out."""
+def _load(program: Program, way: Ops) -> Ops:
+    groups = [NONLINEAR, WEIGHT_LAYERS, *((kind,) for kind in COUNTED)]
+    return tuple(sum(program.ops[i].kind in kinds for i in way) for kinds in groups)
+
+
+def _back(program: Program, index: int) -> list[tuple[int, Ops]]:
+    """Where the ways to an op begin, with the ops on each, the beginning's own left out."""
     op = program.ops[index]
     if not op.inputs or _meets(program, index):
-        return [(index, 0)]
-    own = int(op.kind in kinds)
-    return [(start, own + between) for below in op.inputs for start, between in _back(program, below, kinds)]
+        return [(index, ())]
+    return [(start, (*between, index)) for below in op.inputs for start, between in _back(program, below)]
 
 
 def _meets(program: Program, index: int) -> bool:

@@ -55,7 +55,8 @@ def test_bars_are_the_means_of_their_own_variant() -> None:
     drawn = [label.replace("−", "-") for label in labels if "loss change" in label]
     lesion = TABLES["lesion"]
     deep = lesion[lesion["depth"] == max(report_sample.DEPTHS)].replace([float("inf"), -float("inf")], float("nan"))
-    for (_, skip), value in deep.groupby(["variant", "id"])["loss_change"].mean().items():
+    means = deep.groupby(["variant", "id"])["loss_change"].mean().reset_index()
+    for skip, value in zip(means["id"], means["loss_change"], strict=True):
         assert any(f"loss change: {cell(value)};" in label and f"skip: {skip}" in label for label in drawn)
 
 

@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import grid_work
 import pytest
 
+import grid_work
 from skiplab.errors import DataError
-from skiplab.study.grid import Cell, run_grid, silent
+from skiplab.study.grid import Cell, Silent, run_grid
 
 
 def cells(count: int, **config: object) -> list[Cell]:
@@ -25,15 +25,15 @@ def runs(folder: Path) -> int:
 
 
 def test_results_and_that_nothing_runs_twice(tmp_path: Path) -> None:
-    first = run_grid(cells(3), grid_work.note, tmp_path, 2, silent())
-    again = run_grid(cells(4), grid_work.note, tmp_path, 2, silent())
+    first = run_grid(cells(3), grid_work.note, tmp_path, 2, Silent())
+    again = run_grid(cells(4), grid_work.note, tmp_path, 2, Silent())
     assert [(folder / "result").read_text() for folder in again.values()] == ["0", "1", "4", "9"]
     assert [runs(folder) for folder in first.values()] == [1, 1, 1]
 
 
 def test_fresh_runs_again(tmp_path: Path) -> None:
-    run_grid(cells(1), grid_work.note, tmp_path, 1, silent())
-    folders = run_grid(cells(1), grid_work.note, tmp_path, 1, silent(), fresh=True)
+    run_grid(cells(1), grid_work.note, tmp_path, 1, Silent())
+    folders = run_grid(cells(1), grid_work.note, tmp_path, 1, Silent(), fresh=True)
     assert runs(folders["cell 0"]) == 1
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -48,7 +48,7 @@ def test_another_config_or_code_is_another_cell(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot do 0"):
-        run_grid(cells(1), grid_work.fail, tmp_path, 1, silent())
+        run_grid(cells(1), grid_work.fail, tmp_path, 1, Silent())
 
 
 class Stopper:
@@ -63,7 +63,7 @@ class Stopper:
 def test_an_interrupt_keeps_what_has_finished(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_grid(cells(3, steps=20, seconds=0.02), grid_work.note, tmp_path, 1, Stopper())
-    folders = run_grid(cells(3, steps=20, seconds=0.02), grid_work.note, tmp_path, 2, silent())
+    folders = run_grid(cells(3, steps=20, seconds=0.02), grid_work.note, tmp_path, 2, Silent())
     assert runs(folders["cell 0"]) == 1
     assert [(folder / "result").read_text() for folder in folders.values()] == ["0", "1", "4"]
 
@@ -73,10 +73,10 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         import grid_work
-        from skiplab.study.grid import Cell, run_grid, silent
+        from skiplab.study.grid import Cell, Silent, run_grid
         if __name__ == "__main__":
             run_grid([Cell("slow", {"value": 1, "steps": 500, "seconds": 0.1})], grid_work.note,
-                     Path(sys.argv[1]), 1, silent())
+                     Path(sys.argv[1]), 1, Silent())
     """)
     file = tmp_path / "main.py"
     file.write_text(script)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
+from skiplab.errors import UsageError
 from skiplab.execute import Edge, Execution, Patch
 from skiplab.measure.batches import Batch, Loss, checked, finite
 from skiplab.merges import merge_at
@@ -42,6 +43,11 @@ def lesion(
         samples. A lesioned network may overflow: its loss is then inf or NaN, and stays so.
     """
     skips.check(program)
+    if program.training:
+        raise UsageError(
+            f"lesions need batch norm to use its statistics, and {program.name} was captured as training graph: "
+            "capture it without train=True"
+        )
     edges = {skip.id: lesion_edges(program, skip, part) for skip in skips}
     order = sorted(skips, key=lambda skip: _start(program, edges[skip.id]))
     functions = [loss] if metric is None else [loss, metric]

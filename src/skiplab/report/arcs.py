@@ -20,17 +20,17 @@ def arc_points(spine: pd.DataFrame, skips: pd.DataFrame) -> pd.DataFrame:
     """
     count = max(8, min(_POINTS, _BUDGET // max(len(skips), 1)))
     grounds = {name: _Ground(part) for name, part in spine.groupby(["variant", "depth"])}
-    twins: dict[tuple, int] = {}
+    stacked: dict[tuple, int] = {}
     rows = []
-    for key, skip in enumerate(skips.itertuples(index=False)):
-        ground = grounds.get((skip.variant, skip.depth))
-        ends = [(skip.fork_order, skip.fork_resolution), (skip.merge_order, skip.merge_resolution)]
-        places = [(float(order), log2(resolution)) for order, resolution in ends]
+    for key, skip in enumerate(skips.to_dict("records")):
+        ground = grounds.get((skip["variant"], skip["depth"]))
+        ends = [(skip[f"{end}_order"], skip[f"{end}_resolution"]) for end in ("fork", "merge")]
+        places = [(float(order), log2(float(resolution))) for order, resolution in ends]
         if ground is None or not all(math.isfinite(number) for place in places for number in place):
             continue
-        same = (skip.variant, skip.depth, *places)
-        twins[same] = twins.get(same, -1) + 1
-        rise = ground.rise(places[0], places[1]) * (1 + 0.3 * twins[same])
+        same = (skip["variant"], skip["depth"], *places)
+        stacked[same] = stacked.get(same, -1) + 1
+        rise = ground.rise(places[0], places[1]) * (1 + 0.3 * stacked[same])
         rows += [(key, step, *point) for step, point in enumerate(half_ellipse(places, rise, count))]
     return pd.DataFrame(rows, columns=["key", "step", "x", "y"])
 

@@ -9,13 +9,13 @@ from skiplab.report.arcs import WIDTH
 from skiplab.report.diagram import CHOSEN, Linked
 from skiplab.report.records import MEASURED
 from skiplab.report.rows import by_depth, finite, inline
-from skiplab.report.theme import ABOVE, ALARM, BELOW, FAINT, INK, ZERO, measured_scale
+from skiplab.report.theme import ABOVE, ALARM, BELOW, FAINT, INK, ZERO, AnyChart, measured_scale
 
 _OWN = ["variant", "depth", "id"]
 _HEIGHT = 95
 
 
-def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend: bool) -> alt.LayerChart:
+def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend: bool) -> AnyChart:
     """One variant's skips, from input to output, by `column`; the vertical scale is shared by all variants.
 
     `seeds` holds all variants' measurements (variant, depth, seed, id, `column`). A cross at the top marks a skip

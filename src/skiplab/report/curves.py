@@ -58,7 +58,7 @@ def error_by_depth(runs: pd.DataFrame, summary: pd.DataFrame) -> AnyChart:
     return dress(alt.hconcat(*panels, spacing=30))
 
 
-def _errors(runs: pd.DataFrame, summary: pd.DataFrame, column: str, title: str) -> alt.LayerChart:
+def _errors(runs: pd.DataFrame, summary: pd.DataFrame, column: str, title: str) -> AnyChart:
     choices = depths(runs)
     offset = alt.XOffset("variant:N", sort=variants(runs))
     x = alt.X("depth:O", title="weight layers", sort=choices, axis=alt.Axis(labelAngle=0, grid=False))
@@ -111,7 +111,7 @@ def gradient_by_layer(gradient: pd.DataFrame) -> AnyChart:
     return dress(alt.hconcat(*panels, spacing=30).resolve_scale(y="shared").add_params(depth_choice(choices)))
 
 
-def _gradients(frame: pd.DataFrame, title: str) -> alt.LayerChart:
+def _gradients(frame: pd.DataFrame, title: str) -> AnyChart:
     base = (
         alt.Chart(inline(frame), title=title)
         .transform_filter("datum.depth == depth")

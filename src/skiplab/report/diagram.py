@@ -11,7 +11,7 @@ import pandas as pd
 from skiplab.report.arcs import HEIGHT, WIDTH, log2
 from skiplab.report.records import FACTS, MEASURED
 from skiplab.report.rows import inline, variants
-from skiplab.report.theme import FAINT, INK, MUTED, measured_scale
+from skiplab.report.theme import FAINT, INK, MUTED, AnyChart, measured_scale
 
 CHOSEN = "datum.depth == depth"
 _DASHES = {"identity": [1, 0], "resample": [7, 3], "projection": [2, 2], "gated": [9, 3, 2, 3]}
@@ -43,7 +43,7 @@ class Linked:
         return alt.TopLevelSelectionParameter(name=self.pick.name, select=select, views=views)
 
 
-def diagram(linked: Linked, variant: str, spine: pd.DataFrame, legend: bool) -> alt.LayerChart:
+def diagram(linked: Linked, variant: str, spine: pd.DataFrame, legend: bool) -> AnyChart:
     """One variant's arc diagram. x: order of the operations. y: resolution in octaves, the highest on top."""
     record = linked.of(variant)
     points = linked.points[linked.points["key"].isin(record["key"])]

@@ -1,7 +1,7 @@
 """The charts that know skips, in one specification: a click on a skip highlights it in all of them."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
 import pandas as pd
@@ -52,7 +52,7 @@ def skip_charts(
     whole = alt.vconcat(*groups, spacing=24).resolve_scale(color="independent", strokeDash="independent")
     whole = whole.add_params(depth_choice(choices))
     if views := list(_named(whole)):
-        whole.params = [*whole.params, linked.selection(views)]
+        whole.params = [*cast("list[Any]", whole.params), linked.selection(views)]
     return dress(whole)
 
 

@@ -86,8 +86,8 @@ class Page:
             facts=facts,
             style=_STYLE,
             library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if specs else "",
-            # A closing tag inside the data must not end the script.
-            specs=json.dumps(specs, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/"),
+            # No tag or comment inside the data must end the script.
+            specs=json.dumps(specs, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
         )
 
     def charts(self) -> dict[str, AnyChart]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import altair as alt
 
 Dressable = TypeVar("Dressable", alt.Chart, alt.LayerChart, alt.VConcatChart, alt.HConcatChart)
-AnyChart = alt.Chart | alt.LayerChart | alt.VConcatChart | alt.HConcatChart
+AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart | alt.HConcatChart
 
 INK = "#24292f"
 MUTED = "#6e7781"

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from skiplab import measure, outline
 from skiplab.data import DataSet, batches
-from skiplab.errors import DivergedError
+from skiplab.errors import DataError, DivergedError
 from skiplab.export import capture
 from skiplab.files import replacing
 from skiplab.finder import find
@@ -67,7 +67,12 @@ def save(tables: Tables, folder: Path) -> None:
 
 def load(folder: Path) -> Tables:
     """What `save` has written."""
-    return {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
+    try:
+        return {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the finished run in {folder} is damaged ({error}): delete that folder, or use --fresh"
+        ) from error
 
 
 def _structure(program: Program) -> Tables:
@@ -95,7 +100,7 @@ def _census_row(paths: Census, skips: Skips) -> pd.DataFrame:
 
 def _trained(run: Run, data: DataSet) -> Tables:
     x, y = next(batches(data.train, SAMPLES))
-    program = capture(run.model, (x,))
+    program = capture(run.model.cpu(), (x,))
     skips = find(program)
     gradient = measure.gradient(program, skips, [(x, y)], F.cross_entropy).assign(when="trained")
     test = list(batches(data.test, SAMPLES))

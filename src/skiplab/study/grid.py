@@ -15,13 +15,21 @@ import queue
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from skiplab.files import write_json
+from skiplab.errors import WorkerError
+from skiplab.files import write_json, writing_to
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises when told to stop
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
@@ -96,7 +104,7 @@ def run_grid(
     folders = {cell.label: store / cell.key for cell in cells}
     if fresh:
         for folder in folders.values():
-            shutil.rmtree(folder, ignore_errors=True)
+            _forget(folder)
     finished = [cell for cell in cells if (folders[cell.label] / _DONE).exists()]
     listener.begin(cells, finished)
     todo = [cell for cell in cells if cell not in finished]
@@ -121,6 +129,11 @@ def _run(todo: list[Cell], work: Work, folders: dict[str, Path], workers: int, l
             raise
 
 
+def _forget(folder: Path) -> None:
+    with writing_to(folder), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
 def _watch(jobs: dict[Future, Cell], todo: list[Cell], events: Any, listener: Listener) -> None:
     pending = dict(jobs)
     while pending:
@@ -129,7 +142,13 @@ def _watch(jobs: dict[Future, Cell], todo: list[Cell], events: Any, listener: Li
             listener.advance(todo[index], share, text)
         for job in [job for job in pending if job.done()]:
             cell = pending.pop(job)
-            job.result()
+            try:
+                job.result()
+            except BrokenProcessPool:
+                raise WorkerError(
+                    f"a process was killed while {cell.label} was at work, as happens when memory runs out: run the "
+                    "same command again to go on from here, with fewer processes (--workers 1)"
+                ) from None
             listener.finish(cell)
 
 
@@ -165,8 +184,27 @@ def _work_on(work: Work, index: int, config: dict[str, Any], folder: Path) -> No
 
     report(0.0, "starting")
     folder.mkdir(parents=True, exist_ok=True)
-    work(config, folder, report)
-    write_json(folder / _DONE, config)
+    with _alone(folder, report):
+        if not (folder / _DONE).exists():
+            work(config, folder, report)
+            write_json(folder / _DONE, config)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, report: Report) -> Iterator[None]:
+    """Waits while another command works on the same cell. The system drops the lock of a process that dies."""
+    if fcntl is None:
+        yield
+        return
+    with (folder / "lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                report(0.0, "waiting for another command that trains it")
+                time.sleep(0.5)
+        yield
 
 
 def available_workers() -> int:
@@ -174,12 +212,9 @@ def available_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def silent() -> Listener:
+class Silent:
     """A listener that says nothing."""
-    return _Silent()
 
-
-class _Silent:
-    def begin(self, cells: Iterable[Cell], finished: Iterable[Cell]) -> None: ...
+    def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None: ...
     def advance(self, cell: Cell, share: float, text: str) -> None: ...
     def finish(self, cell: Cell) -> None: ...

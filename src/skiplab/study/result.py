@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.files import replacing, write_json
-from skiplab.study.examine import Tables, load
+from skiplab.files import write_json
+from skiplab.study.examine import Tables, load, save
 from skiplab.study.grid import Cell, code_version
 
 SCHEMA = "skiplab.study/1"
@@ -52,9 +52,7 @@ class Result:
 
     def save(self, folder: Path) -> None:
         """Each table as Parquet, and config, versions and verdicts as JSON."""
-        for name, table in self.tables.items():
-            with replacing(folder / f"{name}.parquet") as path:
-                table.to_parquet(path, index=False)
+        save(self.tables, folder)
         summary = {key: value for key, value in self.to_json().items() if key != "tables"}
         write_json(folder / "config.json", summary)
 

@@ -51,8 +51,10 @@ def paired(a: pd.Series, b: pd.Series) -> Interval:
 
 
 def paired_ratio(a: pd.Series, b: pd.Series) -> Interval:
-    """Geometric mean of a / b over the seeds that both have, with the interval of its logarithm."""
+    """Geometric mean of a / b over the seeds in which both are positive, with the interval of its logarithm."""
     a, b = a.align(b, join="inner")
     positive = (a > 0) & (b > 0)
     logs = student(np.log(a[positive].to_numpy(float)) - np.log(b[positive].to_numpy(float)))
-    return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high), logs.count)
+    with np.errstate(over="ignore"):  # an interval may reach beyond all numbers
+        low, mean, high = np.exp([logs.low, logs.mean, logs.high]).tolist()
+    return Interval(mean, low, high, logs.count)

@@ -84,23 +84,25 @@ def _lesions(tables: Tables, variant: str, depth: int) -> Iterator[str]:
         return
     by_block = chosen.groupby("id", sort=False)["error_change"].mean()
     mean = student(chosen.groupby("seed")["error_change"].mean())
-    yield (
-        f"Deleting one branch of the trained {variant}-{depth} raises its test error by {points(mean)} on average "
-        f"over its {len(by_block)} blocks, most at `{by_block.idxmax()}` ({100 * by_block.max():.1f})."
-    )
+    doing = f"Deleting one branch of the trained {variant}-{depth}"
+    where = f"on average over its {len(by_block)} blocks, most at `{by_block.idxmax()}` ({100 * by_block.max():+.1f})."
+    if mean.known and not mean.excludes(0):
+        yield f"{doing} is not shown to change its test error ({points(mean)}, includes zero) {where}"
+    else:
+        yield f"{doing} changes its test error by {points(mean)} {where}"
 
 
 def percent(value: Interval) -> str:
     """ "41.2 % ± 6.0": a share as a percentage with half its interval."""
+    if math.isnan(value.mean):
+        return "no"
     return f"{100 * value.mean:.1f} %" + (f" ± {100 * value.half:.1f}" if value.known else "")
 
 
 def points(value: Interval) -> str:
     """A difference of shares in percentage points, with its interval."""
-    text = f"{100 * value.mean:.1f} points"
-    if not value.known:
-        return text
-    return f"{text} (95 % interval {100 * value.low:.1f} to {100 * value.high:.1f})"
+    text = f"{100 * value.mean:+.1f} points"
+    return f"{text} (95 % interval {100 * value.low:+.1f} to {100 * value.high:+.1f})" if value.known else text
 
 
 def difference(change: Interval) -> str:
