@@ -17,6 +17,8 @@ from torch.fx import Graph, Node
 
 aten = torch.ops.aten
 
+# These change a tensor's shape, not its values: what shares its memory stays as it is.
+_SHAPE_ONLY = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
 _RESHAPES = frozenset(
     "view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous to alias view_as reshape_as "
     "_reshape_alias detach ravel positive expand_as type_as dropout feature_dropout alpha_dropout "
@@ -95,6 +97,8 @@ class _Functionaliser:
         if target is None or not all(_can_scatter(view) for view, _ in chain):
             return False
         shape_only = _operator(node) in _SHAPE_ONLY
+        if shape_only and (written in self.base or written in self.base.values()):
+            return False  # its views could not be taken again from a base of another shape
         before = {base: self.current(base) for _, base in chain}
         dtype = node.meta["val"].dtype
         node.args, node.target = _all_arguments(node), target
@@ -223,6 +227,8 @@ def _split_dimension(parts: Node) -> int:
 def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
     """The base with `value` written where `view` looked: the view's inverse."""
     name, rest = _operator(view), view.args[1:]
+    if name == "slice" and _sizes(view) == _sizes(base):
+        return value  # `x[:, 0]` is a slice of all rows, and then of one column
     if name in _SCATTERS:
         return graph.call_function(_SCATTERS[name], (base, value, *rest))
     if name in _OWN_INVERSE:
@@ -242,6 +248,11 @@ def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
     if name == "getitem":
         return _scatter_part(graph, view, base, value)
     return graph.call_function(aten.reshape_as.default, (value, base))
+
+
+def _sizes(node: Node) -> list[str]:
+    """As text: to compare symbolic sizes themselves would bind them."""
+    return [str(size) for size in node.meta["val"].shape]
 
 
 def _scatter_part(graph: Graph, view: Node, base: Node, value: Node) -> Node:
