@@ -371,6 +371,7 @@ BY_HAND = [
     ),
     # A sum in other words
     Case("sub", lambda: around(lambda x, f: x - f), VECTOR, add(1), residual(1, 0, 1)),
+    Case("negated", lambda: around(lambda x, f: f - x), VECTOR, add(resample=1), residual(1, 0, 1)),
     Case("rsub", lambda: around(lambda x, f: torch.rsub(f, x, alpha=2)), VECTOR, add(1), residual(1, 0, 1)),
     Case("add_", lambda: around(lambda x, f: f.add_(x)), VECTOR, add(1), residual(1, 0, 1)),
     Case("sum", lambda: around(lambda x, f: sum([x, f])), VECTOR, add(1), residual(1, 0, 1)),

@@ -8,8 +8,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, 
 from beartype import BeartypeConf
 from beartype.claw import beartype_package
 
-# The command line names types that it imports only once a command runs; a recipe checks its own values.
-CONF = BeartypeConf(is_pep484_tower=True, claw_skip_package_names=("skiplab.cli", "skiplab.recipe"))
+# The command line names types that it imports only once a command runs; recipes and models
+# check their own options, with errors that say how to mend them.
+CONF = BeartypeConf(is_pep484_tower=True, claw_skip_package_names=("skiplab.cli", "skiplab.recipe", "skiplab.models"))
 beartype_package("skiplab", conf=CONF)  # checks the package's annotations in every call; before anything imports it
 
 import torch  # noqa: E402

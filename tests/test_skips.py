@@ -45,6 +45,16 @@ def test_finds_what_the_definition_says(plan: graphs.Plan) -> None:
     assert {program.by_name[each.merge].index for each in skips.apart} == foldable
 
 
+@settings(max_examples=400, deadline=None)
+@given(graphs.plans(most=16))
+def test_parent_is_the_innermost_skip_around(plan: graphs.Plan) -> None:
+    program = graphs.program(plan)
+    skips = {skip.id: as_found(program, skip) for skip in skiplab.find(program)}
+    for skip in skiplab.find(program):
+        outer = finder.around(program, skips[skip.id], set(skips.values()))
+        assert (skips[skip.parent] in outer) if skip.parent else not outer
+
+
 @pytest.mark.parametrize(
     "name", ["masked", "unet", "dense_block", "res2net", "in_place", "parallel", "fusion", "twice"]
 )

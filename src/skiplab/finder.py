@@ -40,7 +40,8 @@ def _at_merge(program: Program, merge: Merge) -> Iterator[tuple[Skip, frozenset[
         if merge.operands[position] in merge.operands[:position]:
             continue  # the same value added twice is one shortcut
         for fork, weights, shortcut in walk:
-            if heaviest.get(fork, _NOTHING).beside(position) > weights:
+            # Its walk is the only way from a fork to the operand, so whatever is heavier is another operand's.
+            if heaviest.get(fork, -1) > weights:
                 yield _skip(program, merge, position, (fork, weights, shortcut))
                 break
 
@@ -75,49 +76,16 @@ def _walk(program: Program, operand: int) -> tuple[tuple[int, int, Shortcut], ..
         op = program.ops[op.inputs[0]]
 
 
-class _Reach:
-    """Most weight layers on a way from a value to each operand of a merge, as the two best operands."""
-
-    __slots__ = ("best", "position", "second")
-
-    def __init__(self) -> None:
-        self.best, self.position, self.second = -1, -1, -1
-
-    def beside(self, position: int) -> int:
-        """The most over all operands but that one; -1 when no other depends on the value."""
-        return self.second if position == self.position else self.best
-
-    def improve(self, weights: int, position: int) -> None:
-        if position == self.position:
-            self.best = max(self.best, weights)
-        elif weights > self.best:
-            self.best, self.position, self.second = weights, position, self.best
-        else:
-            self.second = max(self.second, weights)
-
-
-_NOTHING = _Reach()
-
-
-def _heaviest(program: Program, merge: Merge, candidates: set[int]) -> dict[int, _Reach]:
+def _heaviest(program: Program, merge: Merge, candidates: set[int]) -> dict[int, int]:
     """For each candidate, the most weight layers on its ways to the merge's operands: one pass backwards."""
-    reach: dict[int, _Reach] = defaultdict(_Reach)
-    for position, operand in enumerate(merge.operands):
-        reach[operand].improve(0, position)
-    lowest = min(candidates)
-    for index in range(max(merge.operands), lowest, -1):
-        here = reach.get(index)
-        if here is None:
-            continue
-        op = program.ops[index]
-        step = op.kind in WEIGHT_LAYERS
-        for operand in op.inputs:
-            if operand >= lowest:
-                there = reach[operand]
-                there.improve(here.best + step, here.position)
-                if here.second >= 0:
-                    there.improve(here.second + step, -2)
-    return reach
+    most = dict.fromkeys(merge.operands, 0)
+    for index in range(max(merge.operands), min(candidates), -1):
+        if index in most:
+            op = program.ops[index]
+            weights = most[index] + (op.kind in WEIGHT_LAYERS)
+            for operand in op.inputs:
+                most[operand] = max(weights, most.get(operand, -1))
+    return most
 
 
 def _skip(

@@ -29,10 +29,7 @@ def skips(program: Program) -> tuple[set[Found], set[int]]:
         if merge.kind != "merge" or is_inner(program, merge) or is_attention_score(program, merge):
             continue
         for skip in skips_at(program, merge):
-            region = {
-                i for o in operands(program, merge) - {skip.operand} for w in ways(program, skip.fork, o) for i in w[1:]
-            }
-            if skip.combine == "add" and all(program.ops[i].kind in LINEAR for i in region):
+            if skip.combine == "add" and all(program.ops[i].kind in LINEAR for i in beside(program, skip)):
                 foldable.add(merge.index)
             else:
                 found.add(skip)
@@ -51,6 +48,22 @@ def skips_at(program: Program, merge: Op) -> Iterator[Found]:
                 branch, longest = frozenset(heavier), max(heavier.values())
                 yield Found(combine, shortcut, fork, merge.index, operand, weights, branch, longest)
                 break
+
+
+def beside(program: Program, skip: Found) -> set[int]:
+    """The ops on the ways from a skip's fork to the merge's other operands."""
+    others = operands(program, program.ops[skip.merge]) - {skip.operand}
+    return {i for o in others for way in ways(program, skip.fork, o) for i in way[1:]}
+
+
+def around(program: Program, skip: Found, found: set[Found]) -> set[Found]:
+    """The innermost of the skips on whose branch this one lies; several where they are of one size."""
+    outer = {
+        other: len(beside(program, other))
+        for other in found
+        if skip.merge in beside(program, other) and (skip.fork in beside(program, other) or skip.fork == other.fork)
+    }
+    return {other for other in outer if outer[other] == min(outer.values())}
 
 
 def is_inner(program: Program, op: Op) -> bool:

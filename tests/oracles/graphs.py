@@ -25,6 +25,7 @@ UNARY: tuple[tuple[Kind, str], ...] = (
     ("recurrent", "lstm"),
     ("expand", "expand"),
 )
+LIGHT = tuple(choice for choice in UNARY if choice[0] in ("weight", "view", "resample", "batch_norm"))
 JOINING: tuple[tuple[Kind, str], ...] = (("merge", "add"), ("merge", "cat"), ("product", "mul"))
 
 
@@ -56,19 +57,30 @@ def program(plan: Plan, outputs: tuple[int, ...] = (-1,)) -> Program:
 
 @st.composite
 def plans(draw: st.DrawFn, most: int = 12) -> Plan:
-    """Random data flows: mostly chains with some joining, in which recent values are likelier operands."""
+    """Random data flows: chains, joints of recent values, and blocks with a light and a heavy way."""
     plan: Plan = [("input", "input", ())]
-    for _ in range(draw(st.integers(1, most))):
+
+    def chain(start: int, choices: tuple[tuple[Kind, str], ...], longest: int) -> int:
+        for kind, target in draw(st.lists(st.sampled_from(choices), max_size=longest)):
+            plan.append((kind, target, (start,)))
+            start = len(plan) - 1
+        return start
+
+    while len(plan) <= most:
         last = len(plan) - 1
         near = st.integers(0, last).map(lambda back, last=last: last - back)
-        operand = st.one_of(st.just(last), near)
-        if draw(st.integers(0, 2)):
-            kind, target = draw(st.sampled_from(UNARY))
-            plan.append((kind, target, (draw(operand),)))
-        else:
+        form = draw(st.sampled_from(["end", "chain", "joint", "block", "block", "block"]))
+        if form == "chain":
+            chain(draw(near), UNARY, 3)
+        elif form == "joint":
             kind, target = draw(st.sampled_from(JOINING))
-            others = draw(st.lists(near, min_size=1, max_size=2))
-            plan.append((kind, target, (draw(operand), *others)))
+            plan.append((kind, target, tuple(draw(st.lists(near, min_size=2, max_size=3)))))
+        elif form == "block":
+            fork = draw(near)
+            ways = [chain(fork, LIGHT, 3), *(chain(fork, UNARY, 4) for _ in range(draw(st.integers(1, 2))))]
+            plan.append(("merge", draw(st.sampled_from(["add", "add", "cat"])), tuple(draw(st.permutations(ways)))))
+        else:
+            break
     return plan
 
 
