@@ -169,6 +169,30 @@ def test_nested_skips_know_their_parent() -> None:
     assert sorted(parent is None for parent in around.values()) == [False, False, False, True]
 
 
+def test_the_parent_is_the_next_one_out() -> None:
+    def function(net: Any, x: Tensor) -> Tensor:
+        a = torch.tanh(net.p(x))
+        b = torch.tanh(net.h(a))
+        middle = a + net.q(b + net.f(b))
+        return x + net.g(middle)
+
+    net = Net(function, f=heavy(), g=heavy(), p=linear(), h=linear(), q=linear())
+    skips = skiplab.find(skiplab.capture(net, (torch.randn(3, 8),)))
+    assert [(skip.id, skip.parent) for skip in skips] == [
+        ("forward#1", "forward#2"),
+        ("forward#2", "forward#3"),
+        ("forward#3", None),
+    ]
+
+
+def test_a_sum_that_is_returned_is_a_merge_of_its_own() -> None:
+    net = Net(lambda net, x: (y := x + net.f(x), y + net.g(x)), f=heavy(), g=heavy())
+    program = skiplab.capture(net, (torch.randn(3, 8),))
+    (skip,) = skiplab.find(program)
+    assert program.by_name[skip.merge].index == program.outputs[0]
+    assert len(skip.branch) == 1
+
+
 def test_unique_ids_in_order_of_the_merges() -> None:
     for name in ("resnet18", "pre_norm", "dense_block", "called_twice", "block"):
         case = captured(name)
