@@ -4,6 +4,7 @@ import math
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,19 +74,20 @@ def test_readers_never_see_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert order == [f".a.{os.getpid()}.tmp", "replace", tmp_path.name]
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """The operating system refuses files above 1,000 bytes."""
+    """The operating system refuses files above 1,000 bytes, those that the test runner writes included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_refused_write_keeps_the_old_file(tmp_path: Path) -> None:
     files.write_text(tmp_path / "a", "old")
-    with pytest.raises(OutputError, match=rf"cannot write {tmp_path}/a: .*large; write elsewhere"):
+    with pytest.raises(OutputError, match=rf"cannot write {tmp_path}/a: .*large; write elsewhere"), small_files():
         files.write_text(tmp_path / "a", "x" * 5000)
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]

@@ -19,6 +19,7 @@ VIEWS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "slice": lambda t, n: t[..., n % 2 :],
     "stride": lambda t, n: t[..., :: 1 + n % 2],
     "negative_slice": lambda t, n: t.narrow(-1, max(0, t.shape[-1] - 2), min(2, t.shape[-1])),
+    "last": lambda t, n: t.narrow(-1, -1, 1),
     "rows": lambda t, n: t[n % 2 :],
     "select": lambda t, n: t.select(-1, n % t.shape[-1]) if t.ndim > 1 else t,
     "none": lambda t, n: t.unsqueeze(n % (t.ndim + 1)) if t.ndim < 4 else t,
@@ -200,6 +201,16 @@ def test_changing_the_shape_in_place() -> None:
         return y, z
 
     assert check(written(function), torch.randn(3, 4)).unfollowed == ()
+
+
+def test_changing_the_shape_in_place_under_a_view_is_reported_and_still_right() -> None:
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        y = x * 1
+        view = y.view(-1)
+        y.unsqueeze_(0)
+        return view, y
+
+    assert check(written(function), torch.randn(3, 4)).unfollowed == ("unsqueeze_",)
 
 
 def test_random_numbers_in_place() -> None:

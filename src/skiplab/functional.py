@@ -17,7 +17,7 @@ from torch.fx import Graph, Node
 
 aten = torch.ops.aten
 
-# These change a tensor's shape, not its values: what shares its memory stays as it is.
+# These change a tensor's shape, not its values.
 _SHAPE_ONLY = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
 _RESHAPES = frozenset(
     "view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous to alias view_as reshape_as "
@@ -96,19 +96,17 @@ class _Functionaliser:
         target, chain = _functional_target(node), self._chain(written)
         if target is None or not all(_can_scatter(view) for view, _ in chain):
             return False
-        shape_only = _operator(node) in _SHAPE_ONLY
-        if shape_only and (written in self.base or written in self.base.values()):
+        if _operator(node) in _SHAPE_ONLY and (written in self.base or written in self.base.values()):
             return False  # its views could not be taken again from a base of another shape
         before = {base: self.current(base) for _, base in chain}
         dtype = node.meta["val"].dtype
         node.args, node.target = _all_arguments(node), target
         value = self._cast(node, dtype)
-        if not shape_only:
-            root = self.root(written)
-            self.version[root] = self.version.get(root, 0) + 1
+        root = self.root(written)
+        self.version[root] = self.version.get(root, 0) + 1
         self._hold(written, value)
         after = value.next
-        for view, base in () if shape_only else chain:
+        for view, base in chain:
             with self.graph.inserting_before(after):
                 value = _scatter(self.graph, view, before[base], value)
             value.meta = {**node.meta, "val": before[base].meta.get("val")}
