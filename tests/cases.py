@@ -128,6 +128,10 @@ def floats(*shapes: tuple[int, ...]) -> Callable[[], Inputs]:
     return lambda: (tuple(torch.randn(shape) for shape in shapes), {})
 
 
+def mean(x: Tensor) -> Tensor:
+    return x.mean(-1, keepdim=True)
+
+
 def images(size: int, channels: int = 3) -> Callable[[], Inputs]:
     return floats((2, channels, size, size))
 
@@ -439,6 +443,14 @@ BY_HAND = [
         add(1),
         residual(1, 1, 1),
     ),
+    # A sum of means that is itself added to something larger is a merge of its own.
+    Case(
+        "narrow_sum",
+        lambda: Net(lambda net, x: mean(x) + mean(net.f(x)) + net.g(x), f=heavy(), g=heavy()),
+        VECTOR,
+        add(resample=1),
+        (3, 0, 1),
+    ),
     Case(
         "squeeze_excited",
         lambda: Net(lambda net, x: x + (f := net.f(x)) * torch.sigmoid(net.g(f)), f=heavy(), g=linear()),
@@ -473,7 +485,7 @@ BY_HAND = [
     ),
     Case(
         "broadcast",
-        lambda: Net(lambda net, x: x.mean(-1, keepdim=True) + net.f(x), f=heavy()),
+        lambda: Net(lambda net, x: mean(x) + net.f(x), f=heavy()),
         VECTOR,
         census=(2, 0, 1),
     ),
