@@ -35,6 +35,7 @@ Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going 
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
 
 _DONE = "done.json"
+_GRACE = 5.0  # seconds that a stopped cell has to end by itself
 _NO_OUTCOME = ("report", "cli.py", "resolve.py")  # code that cannot change what a cell finds
 
 
@@ -98,8 +99,8 @@ def run_grid(
         listener: is told of progress.
         fresh: forget what earlier calls have left of these cells.
 
-    An exception (Ctrl-C among them) lets the running cells reach their next report, so that their
-    checkpoints are whole, and is then raised.
+    An exception (Ctrl-C among them) stops the running cells, which the next call takes up from their last
+    checkpoint, and is then raised.
     """
     folders = {cell.label: store / cell.key for cell in cells}
     if fresh:
@@ -126,7 +127,18 @@ def _run(todo: list[Cell], work: Work, folders: dict[str, Path], workers: int, l
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            _end(multiprocessing.active_children())
             raise
+
+
+def _end(workers: list[Any]) -> None:
+    """Gives running cells a moment to reach their next report, then kills them: their checkpoints survive that."""
+    deadline = time.monotonic() + _GRACE
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def _forget(folder: Path) -> None:
