@@ -1,5 +1,6 @@
 """The command line: what is printed where, exit codes, and one clear line for each way to go wrong."""
 
+import functools
 import json
 import os
 import signal
@@ -152,13 +153,16 @@ def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(tmp_path: Path)
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "-m", "skiplab.cli", *STUDY]
     environment = {**os.environ, "SKIPLAB_CACHE": str(tmp_path / "b")}
+    # A runner that is itself in the background hands on that it ignores Ctrl-C.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
         command,
         cwd=tmp_path,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=heed,
     ) as stopped:
         _wait_for(tmp_path / "b", 2)
         os.killpg(stopped.pid, signal.SIGINT)

@@ -42,6 +42,7 @@ def test_table(tower: tuple) -> None:
     assert list(table["id"]) == [skip.id for skip in skips]
     assert set(table["samples"]) == {7}
     assert table["cosine"].isna().tolist() == [False, False, False, True]
+    assert contribution(program, skips, samples(2))["ratio_std"].notna().all()
     assert contribution(program, skips, samples(1))["ratio_std"].isna().all()
     assert list(contribution(program, skips.at("nothing"), samples(3))) == list(table)
 

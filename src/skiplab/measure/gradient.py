@@ -26,7 +26,8 @@ def gradient(program: Program, skips: Skips, batches: Iterable[Batch], loss: Los
     - relative: the norm divided by the largest of the same kind: dimensionless, invariant to the loss's scale.
 
     Mean and standard deviation over batches. Capture with `train=True` to measure at initialisation with batch
-    statistics (He et al. 2016, §4; Glorot and Bengio 2010, §4). The model's own `.grad` is not touched.
+    statistics (He et al. 2016, §4; Glorot and Bengio 2010, §4). Layers that are frozen or run under
+    `torch.no_grad` are measured like all others. The model's own `.grad` is not touched.
 
     Returns:
         One row a weight layer or skip: what ("weight" or "skip"), name (module path or skip id), order,
@@ -57,11 +58,9 @@ def gradient(program: Program, skips: Skips, batches: Iterable[Batch], loss: Los
 
 
 def _leaves(program: Program) -> dict[str, Tensor]:
-    """Every real-valued parameter, ready to be differentiated; a parameter under two names is one leaf."""
-    leaves: dict[tuple[int, torch.Size], Tensor] = {}
+    """Every real-valued parameter, ready to be differentiated."""
     real = [name for name in program.parameters if program.tensors[name].is_floating_point()]
-    keys = {name: (program.tensors[name].data_ptr(), program.tensors[name].shape) for name in real}
-    return {name: leaves.setdefault(keys[name], program.tensors[name].detach().requires_grad_()) for name in real}
+    return {name: program.tensors[name].detach().requires_grad_() for name in real}
 
 
 def _norm(parts: list[Tensor]) -> float:
