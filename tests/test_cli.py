@@ -54,7 +54,7 @@ def test_find_in_80_columns_keeps_every_line_whole(monkeypatch: pytest.MonkeyPat
 
 def test_find_json() -> None:
     found = json.loads(run("find", f"{ZOO}:with_tensor", "--json"))
-    assert found["schema"] == "skiplab.find/1"
+    assert found["schema"] == "skiplab.find/2"
     assert found["model"] == f"{ZOO}:with_tensor"
     (skip,) = found["skips"]
     expected = {"id": "forward", "path": "", "combine": "add", "shortcut": "identity", "weight_layers": 2}

@@ -17,12 +17,15 @@ SOURCE = Path(str(skiplab.__file__)).parent
 # A module imports from those above its own line alone, or from its own folder.
 RANKS = """
 errors
-ops functional files data recipe inputs weights
-fused builders checkpoint models
-program resolve loop
-execute train skips paths merges
+ops functional files data recipe inputs weights mismatch
+fused arguments checkpoint models
+program builders loop
+execute train skips anchors parts resolve
+merges paths walk scales cells
+reach
+nesting apart
 finder
-export measure outline schema terminal
+export measure outline schema terminal prove lint diff
 study
 cli
 """

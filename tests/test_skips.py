@@ -42,7 +42,26 @@ def test_finds_what_the_definition_says(plan: graphs.Plan) -> None:
     found, foldable = finder.skips(program)
     skips = skiplab.find(program)
     assert sorted(as_found(program, skip) for skip in skips) == sorted(found)
-    assert {program.by_name[each.merge].index for each in skips.apart} == foldable
+    assert {program.by_name[each.op].index for each in skips.apart if each.reason == "foldable"} == foldable
+
+
+@settings(max_examples=400, deadline=None)
+@given(graphs.plans())
+def test_wherever_ways_meet_there_is_a_skip_or_a_reason(plan: graphs.Plan) -> None:
+    program = graphs.program(plan)
+    skips = skiplab.find(program)
+    joined = {program.by_name[skip.merge].index for skip in skips}
+    apart = {program.by_name[each.op].index for each in skips.apart if each.reason != "gate"}
+    assert not joined & apart
+    assert finder.ways_meet(program) <= joined | apart
+
+
+@settings(max_examples=400, deadline=None)
+@given(graphs.plans())
+def test_gates_are_products_of_two_signals(plan: graphs.Plan) -> None:
+    program = graphs.program(plan)
+    found = {program.by_name[each.op].index for each in skiplab.find(program).apart if each.reason == "gate"}
+    assert found == finder.gates(program)
 
 
 @settings(max_examples=400, deadline=None)

@@ -6,132 +6,194 @@ for that dependence goes back from the merge no further than the candidates, so 
 of the graph for any bounded depth of nesting.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from skiplab import apart
+from skiplab.anchors import anchors
+from skiplab.cells import cell_skips
 from skiplab.merges import Merge, merges
-from skiplab.ops import LINEAR, TRANSPARENT, WEIGHT_LAYERS, is_concat
+from skiplab.nesting import Span, parents
+from skiplab.ops import LINEAR, TRANSPARENT, is_concat
+from skiplab.parts import others
 from skiplab.program import Op, Program
-from skiplab.skips import Apart, Shortcut, Skip, Skips
+from skiplab.reach import Reach, between
+from skiplab.scales import factors
+from skiplab.skips import Apart, Skip, Skips
+from skiplab.walk import Step, route, walk
 
 
 def find(program: Program) -> Skips:
-    """Every `add` and `concat` skip connection of a program, nested ones included."""
-    found: list[tuple[Skip, frozenset[int]]] = []
-    apart: list[Apart] = []
+    """Every skip connection of a program, nested ones included, and apart from them what is none."""
+    anchored = anchors(program)
+    found: list[_Found] = []
+    beside: list[tuple[int, Apart]] = []
+    used: set[int] = set()
     for merge in merges(program):
-        for skip, region in _at_merge(program, merge):
-            if _is_foldable(program, merge, region):
-                apart.append(Apart(merge.op.name, merge.op.module, "foldable", merge.op.source))
-            else:
-                found.append((skip, region))
-    return Skips(_with_parents(program, _with_ids(found)), apart)
+        here, why = _at_merge(program, merge)
+        found += here
+        if any(each.skip.shortcut == "gated" for each in here):
+            used |= _products(program, merge)
+        why = why or (None if here else apart.merge_apart(program, anchored, merge))
+        if why is not None:
+            beside.append((merge.op.index, why))
+    beside += [(program.by_name[each.op].index, each) for each in apart.gates(program, anchored, used)]
+    found += [_Found(index, skip, None) for index, skip in cell_skips(program)]
+    found.sort(key=lambda each: each.merge)  # those of one merge stay in order of its operands
+    return Skips(_named(found), (why for _, why in sorted(beside, key=lambda pair: pair[0])))
 
 
-def _at_merge(program: Program, merge: Merge) -> Iterator[tuple[Skip, frozenset[int]]]:
-    """The skips that end at one merge, each with the ops on its branch."""
-    walks = [_walk(program, operand) if _same_extent(program, merge, operand) else () for operand in merge.operands]
-    candidates = {value for walk in walks for value, _, _ in walk}
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """A skip with its merge's index and, unless it lies inside one operator, its place in the graph."""
+
+    merge: int
+    skip: Skip
+    span: Span | None
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """A shortcut's end: the merge's operand at `position`, and where its way comes from.
+
+    `branch` are the positions of the operands that depend on the fork through more weight layers, `weights` the
+    most of these. A scan's step has no such operand: then all others are its branch.
+    """
+
+    position: int
+    step: Step
+    branch: tuple[int, ...]
+    weights: int
+
+
+def _at_merge(program: Program, merge: Merge) -> tuple[list[_Found], Apart | None]:
+    """The skips that end at one merge; or why there is none, where that is plain from what was found."""
+    if merge.op.target == "stack":
+        return [], None  # side by side in a new dimension, as the steps of a sequence are
+    walks = [walk(program, operand) if merge.takes_whole(program, operand) else () for operand in merge.operands]
+    candidates = [step.value for steps in walks for step in steps]
     if not candidates:
-        return
-    heaviest = _heaviest(program, merge, candidates)
-    for position, walk in enumerate(walks):
+        return [], None
+    reach = Reach(program, merge.operands, min(candidates))
+    ends = list(_ends(program, merge, walks, reach))
+    forks = sorted({end.step.value for end in ends})
+    comes: dict[int, int] = {}
+    found, why = [], None
+    for end in ends:
+        way = route(program, merge.operands[end.position], end.step.value)
+        mixing = next((op for op in way if apart.mixes_lanes(program, op)), None)
+        if mixing is not None:
+            why = apart.mixed(merge, mixing)
+        elif _is_foldable(program, merge, end):
+            why = apart.folded(merge)
+        else:
+            comes = comes or reach.descent(forks)
+            span = Span(end.step.value, merge.op.index, end.position, reach, comes, forks.index(end.step.value))
+            found.append(_Found(merge.op.index, _skip(program, merge, end, way), span))
+    return found, None if found else why
+
+
+def _ends(program: Program, merge: Merge, walks: list[tuple[Step, ...]], reach: Reach) -> Iterator[_End]:
+    for position, steps in enumerate(walks):
         if merge.operands[position] in merge.operands[:position]:
             continue  # the same value added twice is one shortcut
-        for fork, weights, shortcut in walk:
-            # Its walk is the only way from a fork to the operand, so whatever is heavier is another operand's.
-            if heaviest.get(fork, -1) > weights:
-                yield _skip(program, merge, position, (fork, weights, shortcut))
+        strict: dict[tuple, Reach] = {}
+        for step in steps:
+            if len(program.users[step.value]) < 2:
+                continue  # from here all ways go on through its only reader
+            ways = reach
+            if step.gates or step.positions:
+                limits = bool(step.gates), step.positions
+                ways = strict[limits] = strict.get(limits) or _strict(program, merge, step, min(reach.ways))
+            if ways.heaviest(step.value, position) > step.weights:
+                branch = ways.heavier(step.value, step.weights, position)
+                yield _End(position, step, tuple(branch), ways.heaviest(step.value, position))
                 break
+        else:
+            carried = next((step for step in steps if step.gates and _is_same_line(program, merge, step)), None)
+            if carried is not None:
+                rest = [i for i in range(len(merge.operands)) if i != position]
+                yield _End(position, carried, tuple(rest), 0)
 
 
-def _same_extent(program: Program, merge: Merge, operand: int) -> bool:
-    """Whether an added operand meets each entry of the sum once: a broadcast one carries nothing past."""
-    if is_concat(merge.op.target):
-        return True
-    return program.ops[operand].shape == merge.op.shape
+def _strict(program: Program, merge: Merge, step: Step, least: int) -> Reach:
+    """Ways on which an operand counts as branch of a shortcut that is gated, or takes one position.
 
-
-def _walk(program: Program, operand: int) -> tuple[tuple[int, int, Shortcut], ...]:
-    """Values from a merge's operand back along its light way: (value, weight layers since, kind of shortcut).
-
-    Only a value that several ops read (or one op twice) can be a fork; from any other, all ways go on through
-    its only reader.
+    That only a gate depends on the fork makes no branch (selective kernels), nor does what depends on other
+    positions alone (the steps of a recurrent network).
     """
-    steps: list[tuple[int, int, Shortcut]] = []
-    weights, kind = 0, "identity"
-    op = program.ops[operand]
-    while True:
-        if len(program.users[op.index]) > 1:
-            steps.append((op.index, weights, kind))  # type: ignore[arg-type]
-        if len(op.inputs) != 1 or not (op.kind in TRANSPARENT or (op.kind == "weight" and not weights)):
-            return tuple(steps)
-        if op.kind == "weight":
-            weights = 1
-        if op.kind in ("weight", "batch_norm"):
-            kind = "projection"
-        elif op.kind == "resample" and kind == "identity":
-            kind = "resample"
-        op = program.ops[op.inputs[0]]
+    elsewhere = frozenset(index for taken in step.positions for index in others(program, taken))
+    return Reach(program, merge.operands, least, gates=not step.gates, without=elsewhere)
 
 
-def _heaviest(program: Program, merge: Merge, candidates: set[int]) -> dict[int, int]:
-    """For each candidate, the most weight layers on its ways to the merge's operands: one pass backwards."""
-    most = dict.fromkeys(merge.operands, 0)
-    for index in range(max(merge.operands), min(candidates), -1):
-        if index in most:
-            op = program.ops[index]
-            weights = most[index] + (op.kind in WEIGHT_LAYERS)
-            for operand in op.inputs:
-                most[operand] = max(weights, most.get(operand, -1))
-    return most
+def _is_same_line(program: Program, merge: Merge, step: Step) -> bool:
+    """Whether a value was made by the merge's own line in the step before: hₜ = aₜ·hₜ₋₁ + bₜ, a scan."""
+    before = program.ops[step.value]
+    line = (merge.op.target, merge.op.source, merge.op.module)
+    return before.source is not None and (before.target, before.source, before.module) == line
 
 
-def _skip(
-    program: Program, merge: Merge, position: int, step: tuple[int, int, Shortcut]
-) -> tuple[Skip, frozenset[int]]:
-    fork, weights, shortcut = step
-    others = [o for i, o in enumerate(merge.operands) if i != position]
-    region, longest = _between(program, fork, others)
-    branch = tuple(dict.fromkeys(program.ops[o].name for o in others if longest.get(o, -1) > weights))
-    skip = Skip(
+def _skip(program: Program, merge: Merge, end: _End, way: tuple[Op, ...]) -> Skip:
+    step = end.step
+    branch = tuple(dict.fromkeys(merge.operands[i] for i in end.branch))
+    combine = "concat" if is_concat(merge.op.target) else "gated" if step.shortcut == "gated" else "add"
+    return Skip(
         id="",
         path=merge.op.module,
-        combine="concat" if is_concat(merge.op.target) else "add",
-        shortcut=shortcut,
-        fork=program.ops[fork].name,
+        combine=combine,
+        shortcut=step.shortcut,
+        fork=program.ops[step.value].name,
         merge=merge.op.name,
-        operand=program.ops[merge.operands[position]].name,
-        branch=branch,
-        weight_layers=max(longest[o] for o in others if o in longest),
-        shortcut_weight_layers=weights,
+        operand=program.ops[merge.operands[end.position]].name,
+        branch=tuple(program.ops[operand].name for operand in branch),
+        weight_layers=end.weights,
+        shortcut_weight_layers=step.weights,
+        long=_is_long(program, merge, end, way),
+        shortcut_scale=factors(program, way),
+        branch_scale=tuple(dict.fromkeys(f for o in branch for f in factors(program, _tail(program, o)))),
+        gates=tuple(program.ops[index].name for index in step.gates),
+        steps=None,
         activation_after=_activation_after(program, merge.op),
         source=merge.op.source,
         parent=None,
         program=program.fingerprint,
     )
-    return skip, region
 
 
-def _between(program: Program, fork: int, ends: list[int]) -> tuple[frozenset[int], dict[int, int]]:
-    """Ops on ways from the fork to the ends (without the fork), and each one's most weight layers since."""
-    longest = {fork: 0}
-    for index in range(fork + 1, max(ends) + 1):
-        op = program.ops[index]
-        below = [longest[i] for i in op.inputs if i in longest]
-        if below:
-            longest[index] = max(below) + (op.kind in WEIGHT_LAYERS)
-    region = {end for end in ends if end in longest and end != fork}
-    for index in range(max(ends), fork, -1):
-        if index in region:
-            region.update(i for i in program.ops[index].inputs if i in longest and i != fork)
-    return frozenset(region), longest
+def _tail(program: Program, operand: int) -> tuple[Op, ...]:
+    """The ops behind a branch's last weight layer or nonlinearity."""
+    ops = []
+    op = program.ops[operand]
+    while op.kind in TRANSPARENT and len(op.inputs) == 1:
+        ops.append(op)
+        op = program.ops[op.inputs[0]]
+    return tuple(ops)
 
 
-def _is_foldable(program: Program, merge: Merge, region: frozenset[int]) -> bool:
+def _is_long(program: Program, merge: Merge, end: _End, way: tuple[Op, ...]) -> bool:
+    """Whether the branch grows in resolution while the shortcut does not: it must have shrunk before."""
+    if any(op.index in program.growing for op in way):
+        return False
+    growing = [i for i in program.growing if end.step.value < i < merge.op.index]
+    if not growing:
+        return False
+    region = between(program, end.step.value, (merge.operands[i] for i in end.branch))
+    return any(index in region for index in growing)
+
+
+def _is_foldable(program: Program, merge: Merge, end: _End) -> bool:
     """A sum in which nothing nonlinear lies beside the shortcut is one linear layer in disguise (RepVGG)."""
-    return not is_concat(merge.op.target) and all(program.ops[i].kind in LINEAR for i in region)
+    if is_concat(merge.op.target) or end.step.gates:
+        return False
+    others = [operand for i, operand in enumerate(merge.operands) if i != end.position]
+    return all(program.ops[i].kind in LINEAR for i in between(program, end.step.value, others))
+
+
+def _products(program: Program, merge: Merge) -> set[int]:
+    """The products at the ends of a gated sum: part of it, and no gates of their own."""
+    met = (step.value for operand in merge.operands for step in walk(program, operand) if not step.gates)
+    return {index for index in met if program.ops[index].kind == "product"}
 
 
 def _activation_after(program: Program, op: Op) -> str | None:
@@ -146,30 +208,18 @@ def _activation_after(program: Program, op: Op) -> str | None:
     return None
 
 
-def _with_ids(found: list[tuple[Skip, frozenset[int]]]) -> list[tuple[Skip, frozenset[int]]]:
-    """Ids in order of the merges: the path, with a number where the path alone would not be unique."""
-    found = found[::-1]  # merges were visited from the last to the first
-    total = Counter(skip.path for skip, _ in found)
+def _named(found: list[_Found]) -> Iterator[Skip]:
+    """With ids (the path, numbered where it alone would not be unique) and parents."""
+    total = Counter(each.skip.path for each in found)
     seen: Counter[str] = Counter()
-    named = []
-    for skip, region in found:
-        seen[skip.path] += 1
-        name = skip.path or "forward"
-        number = f"#{seen[skip.path]}" if total[skip.path] > 1 else ""
-        named.append((replace(skip, id=name + number), region))
-    return named
-
-
-def _with_parents(program: Program, found: list[tuple[Skip, frozenset[int]]]) -> Iterator[Skip]:
-    around: dict[int, list[int]] = defaultdict(list)  # op -> the skips on whose branch it lies
-    for number, (_, region) in enumerate(found):
-        for index in region:
-            around[index].append(number)
-    for skip, _ in found:
-        merge, fork = program.by_name[skip.merge].index, program.by_name[skip.fork].index
-        outer = [
-            (len(found[n][1]), found[n][0].id)
-            for n in around.get(merge, ())
-            if fork in found[n][1] or found[n][0].fork == skip.fork
-        ]
-        yield replace(skip, parent=min(outer)[1] if outer else None)
+    skips = []
+    for each in found:
+        path = each.skip.path
+        seen[path] += 1
+        number = f"#{seen[path]}" if total[path] > 1 else ""
+        skips.append(replace(each.skip, id=(path or "forward") + number))
+    placed = [number for number, each in enumerate(found) if each.span is not None]
+    around = parents([each.span for each in found if each.span is not None])
+    outer = {number: placed[parent] for number, parent in zip(placed, around, strict=True) if parent is not None}
+    for number, skip in enumerate(skips):
+        yield replace(skip, parent=skips[outer[number]].id) if number in outer else skip

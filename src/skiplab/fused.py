@@ -96,6 +96,11 @@ def _sum(call: Call, node: Node, stack: Node, dims: Any = None, keepdim: bool = 
     return functools.reduce(lambda total, part: call(aten.add.Tensor, total, part), parts)  # type: ignore[arg-type]
 
 
+def _mean(call: Call, node: Node, stack: Node, dims: Any = None, keepdim: bool = False, **rest: Any) -> Node | None:
+    total = _sum(call, node, stack, dims, keepdim, **rest)
+    return None if total is None else call(aten.div.Tensor, total, len(stack.args[0]))  # type: ignore[arg-type]
+
+
 def _scaled(call: Call, node: Node, factor: Any) -> Node:
     return node if not isinstance(factor, Node) and factor == 1 else call(aten.mul.Tensor, node, factor)
 
@@ -112,7 +117,67 @@ _RULES: dict[str, Callable[..., Node | None]] = {
     "sub": _sub,
     "rsub": _rsub,
     "sum": _sum,
+    "mean": _mean,
 }
+
+
+def blend(graph: Graph) -> None:
+    """Rewrites `a + g·(b − a)`, with a gate g that depends on the data, as the `a·(1 − g) + b·g` that it is.
+
+    Which of the two is carried on then shows, whichever way the sum was written.
+    """
+    data: set[Node] = set()
+    for node in list(graph.nodes):
+        if (node.op == "placeholder" and not node.meta.get("lifted")) or any(n in data for n in node.all_input_nodes):
+            data.add(node)
+        if node.target is aten.add.Tensor and node in data:
+            _blend(graph, node, data)
+    graph.eliminate_dead_code(is_impure_node=_is_kept)
+
+
+def _blend(graph: Graph, node: Node, data: set[Node]) -> None:
+    for a, product in (node.args[:2], node.args[1::-1]):
+        found = _difference(a, product) if isinstance(a, Node) else None
+        if found is None or found[0] not in data or found[1].meta["val"].shape != node.meta["val"].shape:
+            continue
+        gate, b = found
+        with graph.inserting_before(node):
+            rest = graph.call_function(aten.rsub.Scalar, (gate, 1))
+            parts = [graph.call_function(aten.mul.Tensor, pair) for pair in ((a, rest), (b, gate))]
+        for new in (rest, *parts):
+            new.meta = {**node.meta, "val": fake_value(new)}
+        node.args = tuple(parts)
+        data.update((rest, *parts))
+        return
+
+
+def _difference(a: Node, product: Any) -> tuple[Node, Node] | None:
+    """The g and b of g·(b − a), where `product` is that."""
+    sign, product = _signed(product)
+    if not isinstance(product, Node) or product.target is not aten.mul.Tensor:
+        return None
+    for gate, inner in (product.args, product.args[::-1]):
+        outer, inner = _signed(inner)
+        if not isinstance(gate, Node) or not isinstance(inner, Node) or inner.target is not aten.add.Tensor:
+            continue
+        terms = [_signed(term) for term in inner.args[:2]]
+        for (one, minus), (other, plus) in (terms, terms[::-1]):
+            if minus is a and isinstance(plus, Node) and sign * outer * one == -1 and other == -one:
+                return gate, plus
+    return None
+
+
+def _signed(node: Any) -> tuple[int, Any]:
+    """A value without the factor −1 that a subtraction has left on it."""
+    sign = 1
+    while isinstance(node, Node) and node.target is aten.mul.Tensor and node.args[1] in (-1, -1.0):
+        sign, node = -sign, node.args[0]
+    return sign, node
+
+
+def _is_kept(node: Node) -> bool:
+    """What the sums above did not leave behind stays, whether anything reads it or not."""
+    return node.target not in (aten.mul.Tensor, aten.add.Tensor)
 
 
 def inline(module: GraphModule) -> None:

@@ -21,6 +21,10 @@ class Merge:
     operands: tuple[int, ...]
     readers: tuple[int, ...]
 
+    def takes_whole(self, program: Program, operand: int) -> bool:
+        """Whether each entry of an operand is met once: one that is broadcast into a sum carries nothing past."""
+        return is_concat(self.op.target) or program.ops[operand].shape == self.op.shape
+
 
 def merge_at(program: Program, name: str) -> Merge:
     """The merge whose value is the node `name`, with all its operands."""

@@ -112,6 +112,7 @@ _INTERLEAVE = frozenset(
     "masked_scatter".split()
 )
 _SCATTERED_ADD = frozenset("index_add scatter_add".split())
+_RAISING = ("upsample", "_upsample", "conv_transpose", "pixel_shuffle", "max_unpool", "col2im")
 _DIVISION = frozenset("div divide true_divide".split())
 _SCALES = _DIVISION | {"mul", "multiply"}
 
@@ -127,6 +128,19 @@ def operator_name(target: object) -> str:
 def is_value_independent(name: str) -> bool:
     """Whether an operator reads no values of its operands: shapes, `new_zeros`, random numbers."""
     return name in _IGNORED
+
+
+def is_zero(name: str, zeros: list[bool]) -> bool:
+    """Whether an operator gives nothing but zeros, by which of its tensor operands are known to be that."""
+    if name in ("zeros", "new_zeros", "zeros_like"):
+        return True
+    kind = _KINDS.get(name)
+    return any(zeros) if name in ("mul", "multiply") else kind in ("view", "resample", "expand") and zeros == [True]
+
+
+def raises_resolution(name: str) -> bool:
+    """Whether an operator gives more positions than it takes."""
+    return name.startswith(_RAISING)
 
 
 def is_concat(name: str) -> bool:

@@ -7,6 +7,7 @@ import pandas as pd
 from skiplab.paths import Census
 from skiplab.program import Op, Program
 from skiplab.skips import Skips
+from skiplab.walk import route
 
 # Operators that say how their value is laid out: (N, C, *positions) or (N, *positions, C).
 _CHANNELS_FIRST = ("conv", "pool", "batch_norm", "upsample", "group_norm", "pixel_")
@@ -34,13 +35,11 @@ def spine(program: Program, skips: Skips) -> pd.DataFrame:
 
 
 def _on_shortcuts(program: Program, skips: Skips) -> set[int]:
-    """Ops between a fork and the operand at the end of its shortcut, which have one operand each."""
+    """Ops between a fork and the operand at the end of its shortcut."""
     beside: set[int] = set()
-    for skip in skips.check(program):
-        op = program.by_name[skip.operand]
-        while op.name != skip.fork:
-            beside.add(op.index)
-            op = program.ops[op.inputs[0]]
+    for skip in skips.check(program).in_graph():
+        ends = program.by_name[skip.operand].index, program.by_name[skip.fork].index
+        beside.update(op.index for op in route(program, *ends))
     return beside
 
 

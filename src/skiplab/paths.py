@@ -15,6 +15,7 @@ import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from skiplab.anchors import anchors, ways
 from skiplab.errors import UsageError
 from skiplab.ops import WEIGHT_LAYERS, Kind
 from skiplab.program import Program
@@ -127,32 +128,9 @@ def _range(histogram: dict[int, int]) -> Range:
 
 def _ways(program: Program) -> dict[int, list[list[int]]]:
     """For each merge at which ways meet, its operands grouped into ways."""
-    anchors = _anchors(program)
-    ways = {}
-    for op in program.ops:
-        if op.kind != "merge":
-            continue
-        groups: dict[frozenset[int], list[int]] = {}
-        for operand in op.inputs:
-            groups.setdefault(anchors[operand], []).append(operand)
-        if len(groups) > 1:
-            ways[op.index] = list(groups.values())
-    return ways
-
-
-def _anchors(program: Program) -> list[frozenset[int]]:
-    """For each op, the weight layers, merges of ways and inputs from which its value is computed directly."""
-    anchors: list[frozenset[int]] = []
-    for op in program.ops:
-        below = {anchors[i] for i in op.inputs}
-        starts = op.kind in (*WEIGHT_LAYERS, "input") or (op.kind == "merge" and len(below) > 1)
-        if starts or not below:
-            anchors.append(frozenset({op.index}))
-        elif len(below) == 1:
-            anchors.append(below.pop())  # shared, so that a long chain costs nothing
-        else:
-            anchors.append(frozenset().union(*below))
-    return anchors
+    anchored = anchors(program)
+    groups = {op.index: ways(anchored, op.inputs) for op in program.ops if op.kind == "merge"}
+    return {index: group for index, group in groups.items() if len(group) > 1}
 
 
 def _distribution(sources: "Sources", end: int, place: int) -> dict[int, int]:
@@ -182,14 +160,14 @@ Sources = dict[int, list[tuple[int, Counts]]]
 
 def _sources(program: Program, end: int, groups: list[frozenset[Kind]]) -> Sources:
     """The graph of merges alone: node -> (merge or input before it, what lies in between on the lightest way)."""
-    ways = _ways(program)
+    joined = _ways(program)
     steps = {kind: tuple(int(kind in group) for group in groups) for kind in {op.kind for op in program.ops}}
     reach: list[dict[int, Counts]] = []
     sources: Sources = {}
     for op in program.ops[: end + 1]:
         own = steps[op.kind]
-        if op.index in ways:
-            sources[op.index] = [edge for way in ways[op.index] for edge in _union(reach, way).items()]
+        if op.index in joined:
+            sources[op.index] = [edge for way in joined[op.index] for edge in _union(reach, way).items()]
         elif not op.inputs:
             sources[op.index] = []
         if op.index in sources:

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from skiplab import ops
 from skiplab.errors import UsageError
 from skiplab.functional import functionalise
-from skiplab.fused import inline, unfold
+from skiplab.fused import blend, inline, unfold
 from skiplab.ops import Kind
 
 # Frames of torch's own Python that stand between an operator and the line that asked for it.
@@ -71,6 +71,8 @@ class Program:
         difference: largest absolute difference between the outputs of graph and model on the example; NaN
             where they could not be compared.
         unfollowed: names of in-place writes that the data flow could not follow.
+        overwritten: name of each in-place write that was followed -> names of the views that were taken before it
+            and are read after it.
     """
 
     graph: GraphModule = field(repr=False)
@@ -86,6 +88,7 @@ class Program:
     dynamic_batch: bool
     difference: float
     unfollowed: tuple[str, ...] = ()
+    overwritten: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -105,6 +108,16 @@ class Program:
     @cached_property
     def by_name(self) -> Mapping[str, Op]:
         return {op.name: op for op in self.ops}
+
+    @cached_property
+    def growing(self) -> frozenset[int]:
+        """Indices of the ops that raise the resolution: upsampling, transposed convolution, pixel shuffle."""
+        return frozenset(op.index for op in self.ops if ops.raises_resolution(op.target))
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Node]:
+        """The graph's nodes by name."""
+        return {node.name: node for node in self.graph.graph.nodes}
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
         """The user's inputs in the order of `inputs`; UsageError when they do not have the captured form."""
@@ -135,8 +148,9 @@ def from_exported(exported: ExportedProgram, name: str, example: tuple[tuple, di
     for node in graph.nodes:
         node.meta["lifted"] = node.op == "placeholder" and node.name in lifted
     inline(exported.graph_module)
-    unfollowed = functionalise(graph)
+    unfollowed, overwritten = functionalise(graph)
     unfold(graph)
+    blend(graph)
     module = GraphModule(exported.graph_module, graph)
     stored = {**exported.state_dict, **exported.constants}
     ops, outputs = _data_flow(module, signature.inputs_to_parameters)
@@ -154,6 +168,7 @@ def from_exported(exported: ExportedProgram, name: str, example: tuple[tuple, di
         dynamic_batch=False,
         difference=float("nan"),
         unfollowed=unfollowed,
+        overwritten=overwritten,
     )
 
 
@@ -178,6 +193,7 @@ class _Flow:
         self.index: dict[Node, int] = {}
         self.learned: dict[Node, tuple[str, ...]] = {}  # computed from parameters alone -> their names
         self.real: set[Node] = set()  # depends on real-valued data
+        self.zero: set[Node] = set()  # nothing but zeros, as a first state
         self.files: dict[str, str | None] = {}
 
     def visit(self, node: Node) -> None:
@@ -196,6 +212,9 @@ class _Flow:
         operands = _tensor_operands(node)[1 if name == "copy" else 0 :]  # what is overwritten leaves no trace
         learned = tuple(dict.fromkeys(w for n in operands for w in self.learned.get(n, ())))
         data = tuple(i for i, n in enumerate(operands) if n in self.index and _carries(n, node, name))
+        if ops.is_zero(name, [n in self.zero for n in operands]):
+            self.zero.add(node)
+            return
         if ops.is_value_independent(name) or not data:
             if learned:
                 self.learned[node] = learned

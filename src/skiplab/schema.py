@@ -8,7 +8,7 @@ from skiplab.paths import Census
 from skiplab.program import Program
 from skiplab.skips import Skips
 
-FIND = "skiplab.find/1"
+FIND = "skiplab.find/2"
 CENSUS = "skiplab.census/1"
 
 

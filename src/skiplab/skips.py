@@ -8,11 +8,12 @@ from typing import Literal, overload
 
 import pandas as pd
 
-from skiplab.errors import SelectionError, StaleSkip
+from skiplab.errors import SelectionError, StaleSkip, UsageError
 from skiplab.program import Program
 
 Combine = Literal["add", "concat", "gated"]
 Shortcut = Literal["identity", "resample", "projection", "gated"]
+Reason = Literal["gate", "fusion", "foldable", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,16 @@ class Skip:
         merge: node where they meet again.
         operand: the merge's operand at the end of the shortcut.
         branch: the merge's operands that depend on the fork through more weight layers.
-        weight_layers: weight layers on the longest way through the branch.
+        weight_layers: weight layers on the longest way through the branch; 0 at a scan's step, whose branch
+            does not start from the fork.
         shortcut_weight_layers: weight layers on the shortcut, 0 or 1.
+        long: whether the branch goes down in resolution and up again, as around a U-Net's bottom.
+        shortcut_scale: factors on the shortcut: numbers, names of parameters; "-1" where the signal is
+            subtracted.
+        branch_scale: the same for the branch's end (layer-scale, ReZero); "random" stands for drop-path.
+        gates: nodes that multiply the shortcut (those values of a product that are no way back to the fork).
+        steps: for a fused recurrent operator, whose cell state is a gated skip at each time step: how many
+            steps the example has. Then fork, merge, operand and branch are that operator. None else.
         activation_after: activation function applied to the merge before anything else reads it, if any.
         source: "file:line" of the merge.
         parent: id of the innermost skip on whose branch this one lies.
@@ -46,6 +55,11 @@ class Skip:
     branch: tuple[str, ...]
     weight_layers: int
     shortcut_weight_layers: int
+    long: bool
+    shortcut_scale: tuple[str, ...]
+    branch_scale: tuple[str, ...]
+    gates: tuple[str, ...]
+    steps: int | None
     activation_after: str | None
     source: str | None
     parent: str | None
@@ -54,11 +68,22 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """A merge that meets the definition's letter but is listed apart, with the reason."""
+    """An op at which ways of the signal meet, and which is no skip connection.
 
-    merge: str
+    Attributes:
+        op: its node.
+        path: path of the module in whose `forward` it stands; "" for the root.
+        reason: "gate": one value weights another (squeeze-excite, SwiGLU). "fusion": ways meet none of which
+            is light (Inception, HRNet). "foldable": ways meet that are all linear, one layer in disguise
+            (RepVGG). "unknown": the signal is carried past a branch in no way that has a name.
+        detail: what makes it so.
+        source: "file:line".
+    """
+
+    op: str
     path: str
-    reason: Literal["foldable"]
+    reason: Reason
+    detail: str
     source: str | None
 
 
@@ -101,6 +126,20 @@ class Skips(Sequence[Skip]):
         """One row a skip, columns as the attributes of `Skip`."""
         columns = [field.name for field in fields(Skip)]
         return pd.DataFrame([asdict(s) for s in self], columns=columns)
+
+    def in_graph(self) -> "Skips":
+        """Those whose merge is an op of the graph, and not inside a fused recurrent operator."""
+        return Skips((skip for skip in self if skip.steps is None), self.apart)
+
+    def require_merges(self) -> "Skips":
+        """Itself, when all lie in the graph, where values can be measured and changed; UsageError otherwise."""
+        for skip in self:
+            if skip.steps is not None:
+                raise UsageError(
+                    f"skip `{skip.id}` is a cell state inside the operator `{skip.merge}`, where nothing can be "
+                    "measured or changed: leave such skips out with `skips.in_graph()`"
+                )
+        return self
 
     def check(self, program: Program) -> "Skips":
         """Itself, when found in `program`; StaleSkip otherwise."""

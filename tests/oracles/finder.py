@@ -1,5 +1,6 @@
 """Skip connections by the letter of their definition: every way from every value is written out and counted."""
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,17 +24,65 @@ class Found(NamedTuple):
 
 
 def skips(program: Program) -> tuple[set[Found], set[int]]:
-    """All skips, and the merges whose branches are foldable."""
+    """All skips, and the merges that are foldable."""
     found, foldable = set(), set()
-    for merge in program.ops:
-        if merge.kind != "merge" or is_inner(program, merge) or is_attention_score(program, merge):
-            continue
-        for skip in skips_at(program, merge):
-            if skip.combine == "add" and all(program.ops[i].kind in LINEAR for i in beside(program, skip)):
-                foldable.add(merge.index)
-            else:
-                found.add(skip)
+    for merge in merges(program):
+        here = {skip for skip in skips_at(program, merge) if not is_folded(program, skip)}
+        found |= here
+        if not here and (any(skips_at(program, merge)) or joins_linear_ways(program, merge)):
+            foldable.add(merge.index)
     return found, foldable
+
+
+def merges(program: Program) -> list[Op]:
+    return [
+        op
+        for op in program.ops
+        if op.kind == "merge" and not is_inner(program, op) and not is_attention_score(program, op)
+    ]
+
+
+def is_folded(program: Program, skip: Found) -> bool:
+    around = beside(program, skip)
+    return skip.combine == "add" and all(program.ops[i].kind in LINEAR for i in around)
+
+
+def joins_linear_ways(program: Program, merge: Op) -> bool:
+    """Whether a value exists that all ways to the operands pass, with nothing but linear ops behind it."""
+    joined = operands(program, merge)
+    if merge.target in CONCATENATIONS or len(joined) < 2:
+        return False
+    inputs = [op.index for op in program.ops if not op.inputs]
+    everywhere = [way for start in inputs for o in joined for way in ways(program, start, o)]
+    common = set.intersection(*(set(way) for way in everywhere))
+    if not common:
+        return False
+    behind = [program.ops[i].kind for way in everywhere for i in way if i > max(common)]
+    return set(behind) <= set(LINEAR) and "weight" in behind
+
+
+def ways_meet(program: Program) -> set[int]:
+    """The merges whose operands are not all computed from the same weight layers, merges and inputs."""
+    return {m.index for m in merges(program) if len({sources(program, o) for o in operands(program, m)}) > 1}
+
+
+def sources(program: Program, index: int) -> frozenset[int]:
+    """The weight layers, merges of ways and inputs before an op, with nothing of these in between."""
+    op = program.ops[index]
+    below = [sources(program, i) for i in op.inputs]
+    if not below or op.kind in ("weight", "recurrent") or (op.kind == "merge" and len(set(below)) > 1):
+        return frozenset({index})
+    return frozenset().union(*below)
+
+
+def gates(program: Program) -> set[int]:
+    """The products in which one signal weights another, and that are not the end of a gated sum."""
+    ends = set()
+    for merge in merges(program):
+        if any(skip.shortcut == "gated" for skip in skips_at(program, merge) if not is_folded(program, skip)):
+            ends |= {value for o in operands(program, merge) for value, _, _, gated in walk(program, o) if not gated}
+    products = [op for op in program.ops if op.target == "mul"]
+    return {op.index for op in products if len({sources(program, i) for i in op.inputs}) > 1} - ends
 
 
 def skips_at(program: Program, merge: Op) -> Iterator[Found]:
@@ -41,10 +90,11 @@ def skips_at(program: Program, merge: Op) -> Iterator[Found]:
         if merge.target not in CONCATENATIONS and program.ops[operand].shape != merge.shape:
             continue
         others = operands(program, merge) - {operand}
-        for fork, weights, shortcut in walk(program, operand):
-            heavier = {o: heaviest(program, fork, o) for o in others if heaviest(program, fork, o) > weights}
+        for fork, weights, shortcut, gated in walk(program, operand):
+            most = {o: heaviest(program, fork, o, through_gates=not gated) for o in others}
+            heavier = {o: count for o, count in most.items() if count > weights}
             if heavier:
-                combine = "concat" if merge.target in CONCATENATIONS else "add"
+                combine = "concat" if merge.target in CONCATENATIONS else "gated" if gated else "add"
                 branch, longest = frozenset(heavier), max(heavier.values())
                 yield Found(combine, shortcut, fork, merge.index, operand, weights, branch, longest)
                 break
@@ -95,23 +145,49 @@ def ways(program: Program, start: int, end: int) -> list[list[int]]:
     return [[*way, end] for below in program.ops[end].inputs if below >= start for way in ways(program, start, below)]
 
 
-def heaviest(program: Program, start: int, end: int) -> int:
+def heaviest(program: Program, start: int, end: int, through_gates: bool = True) -> int:
     """Most weight layers on a way, the start's own left out; -1 when there is none."""
-    counts = [sum(program.ops[i].kind in ("weight", "recurrent") for i in way[1:]) for way in ways(program, start, end)]
+    counts = [
+        sum(program.ops[i].kind in ("weight", "recurrent") for i in way[1:])
+        for way in ways(program, start, end)
+        if through_gates or not any(gate(program, program.ops[b]) == a for a, b in itertools.pairwise(way))
+    ]
     return max(counts, default=-1)
 
 
-def walk(program: Program, operand: int) -> list[tuple[int, int, str]]:
-    """Back from an operand over transparent ops: each value met, with the weight layers and the kind so far."""
+def gate(program: Program, op: Op) -> int | None:
+    """The one factor of a product of two that comes straight from a sigmoid."""
+    if op.target != "mul" or len(op.inputs) != 2 or op.inputs[0] == op.inputs[1]:
+        return None
+    gates = [i for i in op.inputs if is_squashed(program, program.ops[i])]
+    return gates[0] if len(gates) == 1 else None
+
+
+def is_squashed(program: Program, op: Op) -> bool:
+    if op.kind in ("view", "resample", "expand") and len(op.inputs) == 1:
+        return is_squashed(program, program.ops[op.inputs[0]])
+    return op.target in ("sigmoid", "softmax")
+
+
+def walk(program: Program, operand: int) -> list[tuple[int, int, str, bool]]:
+    """Back from an operand over transparent ops and gates: each value, the weight layers and the kind so far."""
     op, crossed = program.ops[operand], []
     met = []
     while True:
         weights = crossed.count("weight")
-        if weights or "batch_norm" in crossed:
+        gated = "gate" in crossed
+        if gated:
+            shortcut = "gated"
+        elif weights or "batch_norm" in crossed:
             shortcut = "projection"
         else:
             shortcut = "resample" if "resample" in crossed else "identity"
-        met.append((op.index, weights, shortcut))
+        met.append((op.index, weights, shortcut, gated))
+        by = gate(program, op)
+        if by is not None:
+            crossed.append("gate")
+            op = program.ops[next(i for i in op.inputs if i != by)]
+            continue
         passable = op.kind in ("view", "resample", "batch_norm") or (op.kind == "weight" and weights == 0)
         if not passable or len(op.inputs) != 1:
             return met

@@ -17,12 +17,13 @@ UNARY: tuple[tuple[Kind, str], ...] = (
     ("weight", "linear"),  # twice, as they decide most
     ("activation", "relu"),
     ("activation", "softmax"),
+    ("activation", "sigmoid"),
     ("view", "permute"),
     ("resample", "slice"),
     ("resample", "mean"),
     ("batch_norm", "batch_norm"),
     ("norm", "layer_norm"),
-    ("recurrent", "lstm"),
+    ("recurrent", "rnn_tanh"),
     ("expand", "expand"),
 )
 LIGHT = tuple(choice for choice in UNARY if choice[0] in ("weight", "view", "resample", "batch_norm"))
@@ -57,7 +58,7 @@ def program(plan: Plan, outputs: tuple[int, ...] = (-1,)) -> Program:
 
 @st.composite
 def plans(draw: st.DrawFn, most: int = 12) -> Plan:
-    """Random data flows: chains, joints of recent values, and blocks with a light and a heavy way."""
+    """Random data flows: chains, joints of recent values, blocks with a light and a heavy way, gated or not."""
     plan: Plan = [("input", "input", ())]
 
     def chain(start: int, choices: tuple[tuple[Kind, str], ...], longest: int) -> int:
@@ -69,7 +70,7 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
     while len(plan) <= most:
         last = len(plan) - 1
         near = st.integers(0, last).map(lambda back, last=last: last - back)
-        form = draw(st.sampled_from(["end", "chain", "joint", "block", "block", "block"]))
+        form = draw(st.sampled_from(["end", "chain", "joint", "block", "block", "block", "gated"]))
         if form == "chain":
             chain(draw(near), UNARY, 3)
         elif form == "joint":
@@ -78,6 +79,15 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
         elif form == "block":
             fork = draw(near)
             ways = [chain(fork, LIGHT, 3), *(chain(fork, UNARY, 4) for _ in range(draw(st.integers(1, 2))))]
+            plan.append(("merge", draw(st.sampled_from(["add", "add", "cat"])), tuple(draw(st.permutations(ways)))))
+        elif form == "gated":
+            fork = draw(near)
+            plan.append(("activation", "sigmoid", (chain(draw(near), UNARY, 2),)))
+            by = len(plan) - 1
+            ways = [chain(fork, LIGHT, 2), chain(fork, UNARY, 3)]
+            for place in range(draw(st.integers(1, 2))):
+                plan.append(("product", "mul", tuple(draw(st.permutations((by, ways[place]))))))
+                ways[place] = len(plan) - 1
             plan.append(("merge", draw(st.sampled_from(["add", "add", "cat"])), tuple(draw(st.permutations(ways)))))
         else:
             break

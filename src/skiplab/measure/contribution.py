@@ -33,7 +33,7 @@ def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd
     Returns:
         One row a skip: id, order, samples, ratio, ratio_std, cosine, cosine_std, growth, growth_std.
     """
-    skips.check(program)
+    skips.check(program).require_merges()
     edges = {skip.id: _edges(program, skip) for skip in skips}
     starts = {skip.id: min(program.by_name[r].index for part in edges[skip.id] for r, _ in part) for skip in skips}
     samples: dict[str, list[Tensor]] = defaultdict(list)

@@ -33,7 +33,7 @@ def gradient(program: Program, skips: Skips, batches: Iterable[Batch], loss: Los
         One row a weight layer or skip: what ("weight" or "skip"), name (module path or skip id), order,
         gradient_norm, gradient_norm_std, relative.
     """
-    skips.check(program)
+    skips.check(program).require_merges()
     layers = [op for op in program.ops if op.kind in WEIGHT_LAYERS and op.weights]
     merges = {skip.merge for skip in skips}
     norms: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -42,7 +42,7 @@ def lesion(
         whole network, in the loss's unit), and metric, metric_change when a metric is given. Means over
         samples. A lesioned network may overflow: its loss is then inf or NaN, and stays so.
     """
-    skips.check(program)
+    skips.check(program).require_merges()
     if program.training:
         raise UsageError(
             f"lesions need batch norm to use its statistics, and {program.name} was captured as training graph: "

@@ -1,0 +1,90 @@
+"""The light way back from an operand of a merge: over operators that leave the signal what it is (DESIGN §2).
+
+The walk crosses views, resampling, batch norm, at most one weight layer, and products with a gate. An activation,
+a norm, a merge or any other product of data ends it.
+"""
+
+from dataclasses import dataclass, replace
+
+from skiplab.ops import TRANSPARENT
+from skiplab.parts import Position, position
+from skiplab.program import Op, Program
+from skiplab.skips import Shortcut
+
+# Activations between bounds, with which one signal weights another; `exp` is the decay of a scan.
+_GATES = frozenset("sigmoid hardsigmoid softmax _softmax _safe_softmax exp relu6 hardtanh clamp".split())
+_PRODUCTS = ("mul", "multiply")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A value on a walk.
+
+    Attributes:
+        value: index of the op.
+        weights: weight layers crossed since the operand, 0 or 1.
+        shortcut: what the way since then is.
+        gates: indices of the values that multiply the signal on it.
+        positions: the single positions (steps of a sequence) that it takes out of larger values.
+    """
+
+    value: int
+    weights: int
+    shortcut: Shortcut
+    gates: tuple[int, ...] = ()
+    positions: tuple[Position, ...] = ()
+
+
+def walk(program: Program, operand: int) -> tuple[Step, ...]:
+    """The values from a merge's operand back along its light way, itself first."""
+    steps = [Step(operand, 0, "identity")]
+    while (before := _before(program, steps[-1])) is not None:
+        steps.append(before)
+    return tuple(steps)
+
+
+def route(program: Program, operand: int, fork: int) -> tuple[Op, ...]:
+    """The ops on the light way from a fork to a merge's operand, the last first and without the fork."""
+    ops = []
+    for step in walk(program, operand):
+        if step.value == fork:
+            return tuple(ops)
+        ops.append(program.ops[step.value])
+    raise ValueError(f"no light way leads from {program.ops[fork].name} to {program.ops[operand].name}")
+
+
+def gate(program: Program, op: Op) -> int | None:
+    """Of a product of two values, the one that is a gate; None where neither is, or where that is undecided."""
+    if op.kind != "product" or op.target not in _PRODUCTS or len(set(op.inputs)) != 2:
+        return None
+    for among in (_GATES, {"tanh"}):
+        gates = [operand for operand in op.inputs if _origin(program, operand).target in among]
+        if gates:
+            return gates[0] if len(gates) == 1 else None
+    return None
+
+
+def _origin(program: Program, index: int) -> Op:
+    """What made a value, leaving out what only moves, scales or shifts it, such as 1 − g."""
+    op = program.ops[index]
+    while op.kind in ("view", "resample", "expand") and len(op.inputs) == 1:
+        op = program.ops[op.inputs[0]]
+    return op
+
+
+def _before(program: Program, step: Step) -> Step | None:
+    op = program.ops[step.value]
+    by = gate(program, op)
+    if by is not None:
+        value = next(operand for operand in op.inputs if operand != by)
+        return replace(step, value=value, shortcut="gated", gates=(*step.gates, by))
+    if len(op.inputs) != 1 or not (op.kind in TRANSPARENT or (op.kind == "weight" and not step.weights)):
+        return None
+    shortcut = step.shortcut
+    if shortcut != "gated" and op.kind in ("weight", "batch_norm"):
+        shortcut = "projection"
+    elif shortcut == "identity" and op.kind == "resample":
+        shortcut = "resample"
+    taken = position(program, op)
+    positions = step.positions if taken is None else (*step.positions, taken)
+    return Step(op.inputs[0], step.weights + (op.kind == "weight"), shortcut, step.gates, positions)
