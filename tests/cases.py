@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import skiplab
 from case import Case, add, concat, floats, gated, images, mean, residual, tokens
+from cases_segmentation import SEGMENTATION
 from cases_timm import TIMM
 from cases_torchvision import TORCHVISION
 from cases_transformers import TRANSFORMERS
@@ -26,6 +27,7 @@ from networks import (
     Autocast,
     BasicBlock,
     Block,
+    Cells,
     Checkpointed,
     Counting,
     DenseBlock,
@@ -33,14 +35,20 @@ from networks import (
     Frozen,
     Fusion,
     Highway,
+    HyperConnections,
     Inception,
+    MinGru,
     Net,
     Recurrent,
     RepVgg,
     Res2Net,
+    SelectiveKernel,
     Transformer,
     TwoInputs,
     UNet,
+    WrittenGru,
+    WrittenLstm,
+    WrittenRnn,
     around,
     conv,
     heavy,
@@ -101,6 +109,10 @@ def state(model: nn.Module) -> dict[str, Any]:
 
 def _bits(tensor: Tensor) -> int:
     return 0 if tensor.is_meta else zlib.crc32(tensor.detach().numpy().tobytes())
+
+
+def fused(layers: nn.Module) -> nn.Module:
+    return Net(lambda net, x: net.layers(x)[0], layers=layers)
 
 
 VECTOR, SEQUENCE, IMAGE = floats((3, 8)), floats((2, 5, 8)), images(8, 4)
@@ -246,6 +258,53 @@ BY_HAND = [
         VECTOR,
         gated(1),
     ),
+    # A step of each form is one skip, but for the first, whose state is zero. Sums of input and state are fusion:
+    # three a step for a GRU (at the first there is no state to add), one for an LSTM. A GRU has its reset gate, an LSTM
+    # its output gate; the first step's product of gate and candidate is a gate too, with no sum to belong to.
+    *(
+        Case(f"written_gru_{name}", lambda form=form: WrittenGru(form), SEQUENCE, gated(4), gates=1 + 4, fusions=3 * 4)
+        for name, form in {
+            "convex": lambda n, h, z: (1 - z) * n + z * h,
+            "cho": lambda n, h, z: z * h + (1 - z) * n,
+            "blend": lambda n, h, z: n + z * (h - n),
+            "reversed": lambda n, h, z: z * (h - n) + n,
+            "minus": lambda n, h, z: h - (1 - z) * (h - n),
+            "lerp": torch.lerp,
+        }.items()
+    ),
+    Case("written_lstm", WrittenLstm, SEQUENCE, gated(4), gates=5 + 1, fusions=4),
+    Case("written_rnn", WrittenRnn, SEQUENCE, fusions=4),
+    Case("min_gru", MinGru, SEQUENCE, gated(4), gates=1),
+    Case("lstm_cell", lambda: Cells(nn.LSTMCell(8, 8)), SEQUENCE, gated(4)),
+    Case("gru_cell", lambda: Cells(nn.GRUCell(8, 8)), SEQUENCE, gated(4)),
+    Case("rnn_cell", lambda: Cells(nn.RNNCell(8, 8)), SEQUENCE),
+    # One record a layer and direction
+    Case("lstm_2_both", lambda: fused(nn.LSTM(8, 8, 2, bidirectional=True, batch_first=True)), SEQUENCE, gated(2 * 2)),
+    Case("gru_3", lambda: fused(nn.GRU(8, 8, 3)), SEQUENCE, gated(3)),
+    Case("rnn_2", lambda: fused(nn.RNN(8, 8, 2)), SEQUENCE),
+    Case("selective_kernel", SelectiveKernel, VECTOR, fusions=2, gates=2),
+    # Unknown, beside the lanes that are stacked at the start
+    Case("hyper_connections", lambda: HyperConnections(dynamic=False), VECTOR, unknown=1, fusions=None),
+    Case("dynamic_hyper_connections", lambda: HyperConnections(dynamic=True), VECTOR, unknown=1, fusions=None),
+    Case(
+        "einsum_lanes",
+        lambda: Net(
+            lambda net, x: (
+                torch.einsum("ij,njc->nic", net.mix.weight, y := x.unflatten(1, (2, 4)))
+                + net.f(y.flatten(1)).unflatten(1, (2, 4))
+            ),
+            f=heavy(),
+            mix=linear(2, 2),
+        ),
+        VECTOR,
+        unknown=1,
+    ),
+    Case(
+        "summed_shortcut",
+        lambda: Net(lambda net, x: torch.cat((0.5 * x + 0.5 * x.flip(-1), net.f(x)), -1), f=heavy()),
+        VECTOR,
+        unknown=1,
+    ),
     # No skips
     Case("gate", lambda: Net(lambda net, x: x * torch.sigmoid(net.g(x)), g=heavy()), VECTOR, census=(1, 1, 1), gates=1),
     Case("tanh_gelu", lambda: Net(lambda net, x: tanh_gelu(net.a(x)), a=linear()), VECTOR, census=(1, 1, 1)),
@@ -315,7 +374,8 @@ WRONG: dict[str, tuple[Case, str]] = {
 }
 
 CASES: dict[str, Case] = {
-    case.name: case for case in [*TORCHVISION, *TIMM, *TRANSFORMERS, *BY_HAND, *OURS, *(c for c, _ in WRONG.values())]
+    case.name: case
+    for case in [*TORCHVISION, *TIMM, *SEGMENTATION, *TRANSFORMERS, *BY_HAND, *OURS, *(c for c, _ in WRONG.values())]
 }
 RIGHT = [name for name in CASES if name not in WRONG]
 NUMERIC = [name for name in RIGHT if not CASES[name].meta]

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, and the oracles live here
 
 from beartype import BeartypeConf
@@ -14,7 +16,21 @@ CONF = BeartypeConf(is_pep484_tower=True, claw_skip_package_names=("skiplab.cli"
 beartype_package("skiplab", conf=CONF)  # checks the package's annotations in every call; before anything imports it
 
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 import torchvision_shim  # noqa: E402, F401
 
 torch.set_num_threads(1)  # test cases are small, and more threads only wait for each other
+
+# `pytest tests/test_planted.py --hypothesis-profile=thorough` for two thousand networks instead of two hundred
+settings.register_profile("default", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
+settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one model case run in one process, which then captures it once."""
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")  # type: ignore[attr-defined]
+        if name is not None:
+            item.add_marker(pytest.mark.xdist_group(str(name)))

@@ -317,3 +317,108 @@ def tanh_gelu(x: Tensor) -> Tensor:
 
 def summed(x: Tensor, y: Tensor) -> Tensor:
     return functools.reduce(torch.Tensor.add_, [y, x])
+
+
+class WrittenGru(nn.Module):
+    """A GRU in plain operators, from a zero state; the last state is returned. `form` says how its sum is written."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inputs, self.states, self.form = linear(WIDTH, 3 * WIDTH), linear(WIDTH, 3 * WIDTH), form
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape[0], WIDTH)
+        for t in range(x.shape[1]):
+            a, b = self.inputs(x[:, t]).chunk(3, -1), self.states(h).chunk(3, -1)
+            z, r = torch.sigmoid(a[0] + b[0]), torch.sigmoid(a[1] + b[1])
+            h = self.form(torch.tanh(a[2] + r * b[2]), h, z)
+        return h
+
+
+class WrittenLstm(nn.Module):
+    """An LSTM in plain operators, from a zero state; the last state is returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.states = linear(WIDTH, 4 * WIDTH), linear(WIDTH, 4 * WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = torch.zeros(x.shape[0], WIDTH)
+        for step in x.unbind(1):
+            i, f, g, o = (self.inputs(step) + self.states(h)).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        return h
+
+
+class WrittenRnn(nn.Module):
+    """An Elman network in plain operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.states = linear(), linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.shape[0], WIDTH)
+        for t in range(x.shape[1]):
+            h = torch.tanh(self.inputs(x[:, t]) + self.states(h))
+        return h
+
+
+class MinGru(nn.Module):
+    """Gates and candidates computed from the input alone, so that a step is (1 − z)·h + z·h̃ (Feng et al. 2024)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.candidate = linear(), linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, candidate = torch.sigmoid(self.gate(x)), self.candidate(x)
+        h, states = torch.zeros(x.shape[0], WIDTH), []
+        for t in range(x.shape[1]):
+            h = (1 - z[:, t]) * h + z[:, t] * candidate[:, t]
+            states.append(h)
+        return torch.stack(states, 1)
+
+
+class Cells(nn.Module):
+    """A recurrent cell in a loop, which starts without a state."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for t in range(x.shape[1]):
+            state = self.cell(x[:, t], state)
+        return state[0] if isinstance(state, tuple) else state  # type: ignore[return-value]
+
+
+class HyperConnections(nn.Module):
+    """Two lanes, mixed by a matrix past each block: a parameter, or computed from the data (Zhu et al. 2024)."""
+
+    def __init__(self, dynamic: bool) -> None:
+        super().__init__()
+        self.branch, self.mixing, self.dynamic = heavy(), nn.Parameter(torch.eye(2)), dynamic
+        self.into, self.out = nn.Parameter(torch.ones(2, 1)), linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lanes = torch.stack((torch.relu(x), torch.tanh(x)), 1)
+        mixing = self.mixing
+        if self.dynamic:
+            mixing = torch.tanh(self.out(x)).unflatten(-1, (2, 2))
+        return (mixing @ lanes + self.into * self.branch(lanes.sum(1))[:, None]).mean(1)
+
+
+class SelectiveKernel(nn.Module):
+    """Two branches weighted by gates that are computed from their sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.gate = heavy(), heavy(), linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = F.relu(self.one(x)), F.relu(self.two(x))
+        g = torch.sigmoid(self.gate(a + b))
+        return g * a + (1 - g) * b

@@ -65,6 +65,45 @@ def test_find_json() -> None:
     assert [step["kind"] for step in found["census"]["witness"]] == ["input", "weight", "merge", "weight"]
 
 
+def test_find_proves_what_it_found() -> None:
+    assert "proved: 9 of 9 at 3 random points" in run("find", "resnet20", "--input", "2x3x8x8", "--prove")
+    proof = json.loads(run("find", f"{ZOO}:with_tensor", "--prove", "--json"))["proof"]
+    assert [row["ok"] for row in proof["skips"]] == [True]
+
+
+def test_find_without_values() -> None:
+    assert "16 skips" in run("find", "resnet50", "--meta")
+
+
+def test_find_lists_what_is_apart() -> None:
+    lines = run("find", "torchvision:mobilenet_v3_small", "--input", "1x3x32x32", "--apart").splitlines()
+    assert sum(line.startswith("gate") for line in lines) == 9
+    assert "6 skips: 6 add/identity; apart: 9 gate" in lines
+
+
+def test_lint_exits_with_1_on_a_finding() -> None:
+    arguments = ["lint", f"{ZOO}:Overwriting", "--input", "2x4"]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("overwritten-shortcut")
+    assert "zoo.py:" in result.stdout
+    found = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).stdout)
+    assert [finding["rule"] for finding in found["findings"]] == ["overwritten-shortcut"]
+    assert "no findings" in run(*arguments, "--kwargs", '{"inplace": false}')
+
+
+def test_diff_of_a_model_with_itself_and_with_another(tmp_path: Path) -> None:
+    (tmp_path / "skips.json").write_text(run("find", "resnet20", "--json"))
+    assert run("diff", str(tmp_path / "skips.json"), "resnet20") == "no difference\n"
+    arguments = ["diff", str(tmp_path / "skips.json"), "resnet20", "--other-kwargs", '{"skip": "B"}']
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 1
+    assert "~ layer2.0: shortcut resample → projection" in result.stdout
+    assert "skips: 0 removed, 0 added, 2 changed" in result.stdout
+    found = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).stdout)
+    assert (found["schema"], found["differ"], len(found["changed"])) == ("skiplab.diff/1", True, 2)
+
+
 def test_census_json_has_exact_numbers_of_any_size() -> None:
     found = json.loads(run("census", "resnet110", "--json"))
     assert found["schema"] == "skiplab.census/1"
@@ -108,6 +147,12 @@ def test_help_and_version_need_no_torch() -> None:
         (["find", f"{ZOO}:bare", "--input", "1by5"], 2, "--input 1by5"),
         (["find", f"{ZOO}:bare", "--input", "1x4", "--kwargs", "{width: 3}"], 2, "--kwargs"),
         (["find", f"{ZOO}:with_tensor", "--expect", "2"], 1, "expected 2 skips, found 1"),
+        (["find", f"{ZOO}:bare", "--input", "1x4", "--prove", "--meta"], 2, "leave out --meta"),
+        (["find", f"{ZOO}:bare", "--input", "1x4", "--prove", "--train"], 2, "leave out --train"),
+        (["diff", "none.json", "resnet20"], 4, "there is no file none.json"),
+        (["diff", "resnet20"], 2, "OTHER"),
+        (["census", "resnet20", "--output", "3"], 2, "output=3"),
+        (["lint", "missing.py:net"], 3, "there is no file missing.py"),
         (["find", f"{ZOO}:bare", "--input", "1x4", "--weights", "none.pt"], 4, "there is no file none.pt"),
         (["study", "depth", "--depths", "9"], 2, "6n + 2"),
         (["study", "depth", "--depths", "8;9"], 2, "write numbers with commas"),

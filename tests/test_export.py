@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import math
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -200,6 +201,104 @@ def test_a_raising_forward_names_the_users_line() -> None:
         ModelError, match=r"Raising fails on inputs 3x8 in `inner` \(.*networks\.py:\d+\): division by zero"
     ):
         skiplab.capture(Raising(), (torch.randn(3, 8),))
+
+
+JOINED: dict[str, tuple[Callable[..., Any], tuple[int, ...], str, str]] = {
+    "concat": (
+        lambda net, x: torch.cat((F.max_pool2d(x, 2), x[..., ::2, ::2]), 1),
+        (2, 4, 7, 7),
+        r"Sizes of tensors must match .*Expected size 3 but got size 4.* \(x 2x4x7x7\)",
+        "a size that halving",
+    ),
+    "sum": (
+        lambda net, x: net.wide(x) + x,
+        (2, 4, 8, 8),
+        r"size of tensor a \(6\).* \(x 2x4x8x8\)",
+        "the widths differ",
+    ),
+    "stride": (
+        lambda net, x: net.down(x) + x,
+        (2, 4, 8, 8),
+        r"size of tensor a \(4\).* \(x 2x4x8x8\)",
+        "one way goes down",
+    ),
+    "padding": (
+        lambda net, x: net.bare(x) + x,
+        (2, 4, 8, 8),
+        r"size of tensor a \(6\).* \(x 2x4x8x8\)",
+        "a size that halv",
+    ),
+    "features": (
+        lambda net, x: net.line(x) + x,
+        (2, 5, 8),
+        r"size of tensor a \(6\).* \(x 2x5x8\)",
+        "the widths differ",
+    ),
+    "batch": (
+        lambda net, x: x[1:] + x,
+        (3, 4, 7, 7),
+        r"size of tensor a \(2\).* \(x 3x4x7x7\)",
+        "bring both to one shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_sizes_that_do_not_fit_are_explained(name: str) -> None:
+    """The model, the module, the line and the tensors on it, and on a second line what to do."""
+    function, shape, problem, advice = JOINED[name]
+    layers = {
+        "wide": nn.Conv2d(4, 6, 1),
+        "down": nn.Conv2d(4, 4, 1, 2),
+        "bare": nn.Conv2d(4, 4, 3),
+        "line": linear(8, 6),
+    }
+    with pytest.raises(ModelError) as caught:
+        skiplab.capture(nn.Sequential(Net(function, **layers)), (torch.randn(shape),))
+    first, second = str(caught.value).split("\n")
+    assert re.search(rf"^Sequential fails on inputs \S+ in `0` \(.*networks\.py:\d+\): .*{problem}$", first)
+    assert second.startswith(advice)
+
+
+def test_the_tensors_of_the_failing_expression_are_named() -> None:
+    def one_of_five(net: nn.Module, x: Tensor) -> Tensor:
+        a, b, c, d = (x[..., : 8 - i] for i in range(4))
+        features = [c, d]
+        return a.sum() * (b + features[0])
+
+    for function, named in (
+        (one_of_five, "b 2x4x8x7; features[0] 2x4x8x6; features[1] 2x4x8x5"),
+        (lambda net, x: torch.cat([x, *(x[..., i:] for i in range(3))], 1), "x 2x4x8x8"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            skiplab.capture(Net(function), (torch.randn(2, 4, 8, 8),))
+        assert f"({named})\n" in str(caught.value)
+
+
+def test_no_more_than_four_tensors_are_shown() -> None:
+    def many(net: nn.Module, x: Tensor) -> Tensor:
+        a, b, c, d, e = (x[..., : 8 - i] for i in range(5))
+        return torch.cat((a, b, c, d, e), 1)
+
+    with pytest.raises(ModelError) as caught:
+        skiplab.capture(Net(many), (torch.randn(2, 4, 8, 8),))
+    assert str(caught.value).split("\n")[0].endswith("(a 2x4x8x8; b 2x4x8x7; c 2x4x8x6; d 2x4x8x5)")
+
+
+def test_sums_in_place_are_explained_too() -> None:
+    def function(net: nn.Module, x: Tensor) -> Tensor:
+        y = x.mean(-1, keepdim=True)
+        y += x
+        return y
+
+    with pytest.raises(ModelError, match=r"broadcast shape \[3, 8\] \(y 3x1; x 3x8\)\nbring both to one shape"):
+        skiplab.capture(Net(function), (torch.randn(3, 8),))
+
+
+def test_other_errors_are_one_line() -> None:
+    with pytest.raises(ModelError) as caught:
+        skiplab.capture(Raising(), (torch.randn(3, 8),))
+    assert "\n" not in str(caught.value)
 
 
 def test_wrong_number_of_inputs() -> None:

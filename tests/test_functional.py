@@ -140,6 +140,68 @@ def written(function: Callable[[Tensor], Any]) -> nn.Module:
     return Module()
 
 
+def overwritten(function: Callable[[Tensor], Any]) -> dict[str, int]:
+    """For each write, how many views of before it are read after it."""
+    program = check(written(function), torch.randn(4, 8))
+    assert {view for views in program.overwritten.values() for view in views} <= set(program.by_name)
+    return {write: len(views) for write, views in program.overwritten.items()}
+
+
+def test_views_that_are_read_after_a_write_are_recorded() -> None:
+    def before(x: Tensor) -> Tensor:
+        y = x * 1
+        view = y.view(-1)
+        return (y.relu_() + 1).view(-1) + view
+
+    def after(x: Tensor) -> Tensor:
+        y = (x * 1).relu_()
+        return y.view(-1) + y.flatten()
+
+    def read_before(x: Tensor) -> Tensor:
+        y = x * 1
+        total = y.view(-1).sum()
+        return y.relu_() + total
+
+    def twice(x: Tensor) -> Tensor:
+        y = x * 1
+        view = y.view(-1)
+        y.relu_()
+        z = view * 2
+        y.tanh_()
+        return z + view
+
+    assert overwritten(before) == {"relu_": 1}
+    assert overwritten(after) == {"relu_": 0}
+    assert overwritten(read_before) == {"relu_": 0}
+    assert overwritten(twice) == {"relu_": 1, "tanh_": 1}
+    assert overwritten(lambda x: x + 1) == {}
+
+
+def test_a_write_to_one_part_does_not_overwrite_another() -> None:
+    def halves(x: Tensor) -> Tensor:
+        y = x * 1
+        first, second = y[:2], y[2:]
+        first.relu_()
+        return first + second
+
+    def inner(x: Tensor) -> Tensor:
+        y = x * 1
+        half = y[:2]
+        row = half[0]
+        half.relu_()
+        return row + y
+
+    def turned(x: Tensor) -> Tensor:
+        y = x * 1
+        row = y[0]
+        y.t().relu_()
+        return row + y
+
+    assert overwritten(halves) == {"relu_": 0}
+    assert overwritten(inner) == {"relu_": 1}
+    assert overwritten(turned) == {"relu_": 1}
+
+
 def test_no_in_place_operator_is_left() -> None:
     def function(x: Tensor) -> Tensor:
         y = x + 1

@@ -25,7 +25,8 @@ merges paths walk scales cells
 reach
 nesting apart
 finder
-export measure outline schema terminal prove lint diff
+export measure outline prover linter differ
+schema terminal
 study
 cli
 """
@@ -77,11 +78,14 @@ def test_public_names() -> None:
         "__version__",
         "capture",
         "census",
+        "diff",
         "errors",
         "find",
         "fit",
+        "lint",
         "measure",
         "models",
+        "prove",
         "report",
         "study",
     ]
@@ -102,6 +106,7 @@ def test_error_tree() -> None:
     assert tree(errors.SkiplabError) == {
         "UsageError 2": {"StaleSkip 2": {}},
         "SelectionError 1": {},
+        "ProofError 1": {},
         "ModelError 3": {"CaptureError 3": {}},
         "DataError 4": {"OutputError 4": {}},
         "DivergedError 1": {},

@@ -161,7 +161,15 @@ def test_a_size_that_turned_out_to_be_fixed_is_a_number() -> None:
     lstm = nn.LSTM(8, 8)  # sequence first: its length cannot vary
     program = skiplab.capture(Net(lambda net, x: x + net.a(x)[0], a=lstm), (torch.randn(4, 3, 8),))
     assert program.ops[0].shape == (4, 3, 8)
-    assert skiplab.find(program).expect(1)
+    assert skiplab.find(program).at("forward").expect(1)
+
+
+@pytest.mark.parametrize("like", ["type_as", "view_as", "reshape_as", "expand_as", "to"])
+def test_a_value_that_gives_only_its_shape_or_dtype_is_not_read(like: str) -> None:
+    net = Net(lambda net, x: net.b(getattr(torch.relu(net.a(x)), like)(x)), a=linear(), b=linear())
+    program = skiplab.capture(net, (torch.randn(3, 8),))
+    assert [len(op.inputs) for op in program.ops] == [0] + [1] * (len(program.ops) - 1)
+    assert skiplab.census(program).nonlinearities.min == 1
 
 
 def test_an_operand_twice_is_read_twice() -> None:
@@ -248,7 +256,7 @@ def test_source_is_the_innermost_line_that_is_not_torchs_plumbing() -> None:
 def test_torchs_own_layers_count_as_code_but_not_its_plumbing() -> None:
     program = skiplab.capture(Net(lambda net, x: F.softmax(x, -1)), (torch.randn(2, 3),))
     assert program.ops[-1].source is not None
-    assert Path(program.ops[-1].source.rsplit(":", 1)[0]).name == "networks.py"
+    assert Path(program.ops[-1].source.rsplit(":", 1)[0]).name == "test_program.py"
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     sources = {s.source for s in skiplab.find(skiplab.capture(layer, (torch.randn(2, 5, 8),), train=True))}
     assert all("nn/modules/transformer.py:" in str(source) for source in sources)

@@ -1,5 +1,6 @@
 """Every form of MODEL, and every way to get it wrong."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+import skiplab
 import zoo
+from skiplab import arguments, builders
 from skiplab.errors import DataError, ModelError, SkiplabError, UsageError
 from skiplab.inputs import parse_shape, typed
 from skiplab.resolve import resolve
@@ -53,6 +56,96 @@ def test_transformers_from_a_type_and_from_a_folder(tmp_path: Path) -> None:
     by_path = resolve(f"transformers:{tmp_path}")
     assert sum(p.numel() for p in by_path.model.parameters()) == sum(p.numel() for p in by_type.model.parameters())
     assert by_path.model(**by_path.kwargs).last_hidden_state.shape == (1, 16, 8)
+
+
+SMALL_LLAMA = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.mark.parametrize("spec", ["resnet20", f"{ZOO}:with_tensor", f"{ZOO}:with_keywords", "torchvision:resnet18"])
+def test_meta_has_shapes_and_no_values(spec: str) -> None:
+    resolved = resolve(spec, meta=True)
+    tensors = [*resolved.model.parameters(), *resolved.model.buffers(), *resolved.args, *resolved.kwargs.values()]
+    assert resolved.meta
+    assert all(tensor.is_meta for tensor in tensors)
+    real = resolve(spec)
+    assert not real.meta
+    found = [skiplab.find(skiplab.capture(each.model, each.args, each.kwargs)) for each in (resolved, real)]
+    assert [skip.id for skip in found[0]] == [skip.id for skip in found[1]] != []
+
+
+def test_an_instance_of_the_user_stays_real() -> None:
+    assert resolve(f"{ZOO}:instance", ["5x4"], meta=True).meta
+    assert not resolve(f"{ZOO}:instance", ["5x4"]).meta
+
+
+def test_what_needs_values_says_so_on_meta(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("import torch\ndef net():\n    return torch.nn.Linear(2, int(torch.ones(1).item()))\n")
+    with pytest.raises(ModelError, match="try without --meta"):
+        resolve(f"{file}:net", ["1x2"], meta=True)
+
+
+def test_meta_and_values_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--weights and --meta exclude each other"):
+        resolve("zoo:bare", ["1x4"], weights=tmp_path / "w.pt", meta=True)
+    with pytest.raises(UsageError, match="brings its own weights"):
+        resolve("net.pt2", trust=True, meta=True)
+
+
+def test_a_configuration_too_big_for_the_memory_stays_on_meta(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    real = resolve("transformers:llama", options=SMALL_LLAMA)
+    assert not real.meta
+    torch.manual_seed(0)  # the look at meta took no random number
+    again = transformers.AutoModel.from_config(transformers.AutoConfig.for_model("llama", **SMALL_LLAMA))
+    assert all(torch.equal(a, b) for a, b in zip(real.model.parameters(), again.parameters(), strict=True))
+    save_file(real.model.state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.setattr(builders, "free_memory", lambda: 2.0 * builders.weight_bytes(real.model) - 1)
+    assert resolve("transformers:llama", options=SMALL_LLAMA).meta
+    assert not resolve("transformers:llama", options=SMALL_LLAMA, weights=tmp_path / "w.safetensors").meta
+
+
+def test_seventy_billion_parameters() -> None:
+    pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8192, "num_hidden_layers": 2, "num_attention_heads": 64, "num_key_value_heads": 8}
+    resolved = resolve(
+        "transformers:llama", options={**sizes, "intermediate_size": 28672, "vocab_size": 128256}, meta=True
+    )
+    program = skiplab.capture(resolved.model, resolved.args, resolved.kwargs)
+    assert repr(skiplab.find(program)) == "<4 skips: 4 add/identity>"
+
+
+def test_free_memory_is_a_number_of_bytes() -> None:
+    assert builders.free_memory() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("t5", {"input_ids", "decoder_input_ids"}),
+        ("clip", {"input_ids", "pixel_values", "attention_mask"}),
+        ("whisper", {"input_features", "decoder_input_ids"}),
+        ("wav2vec2", {"input_values"}),
+        ("videomae", {"pixel_values"}),
+        ("layoutlm", {"input_ids"}),
+        ("patchtst", {"past_values"}),
+        ("decision_transformer", {"states", "actions", "rewards", "returns_to_go", "timesteps", "attention_mask"}),
+        ("blip_2_qformer", {"query_embeds", "encoder_hidden_states"}),
+        ("audio-spectrogram-transformer", {"input_values"}),
+    ],
+)
+def test_inputs_of_transformers_fit_their_forward(family: str, names: set[str]) -> None:
+    pytest.importorskip("transformers")
+    resolved = resolve(f"transformers:{family}", meta=True)
+    assert set(resolved.kwargs) == names
+    assert arguments._progress(resolved.model, resolved.kwargs) == math.inf
+
+
+def test_inputs_that_no_name_explains() -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(UsageError, match=r"takes as inference_session.*give file\.py:function"):
+        resolve("transformers:sam2_video", meta=True)
 
 
 def test_an_exported_program_needs_trust(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import skiplab
 from cases import captured
-from networks import Block, Net, UNet, heavy, linear, tanh_gelu
+from networks import Block, Net, UNet, heavy, linear, summed, tanh_gelu
 from oracles import finder, graphs
 from skiplab import Skip, Skips
 from skiplab.errors import SelectionError, StaleSkip
@@ -237,6 +237,18 @@ def test_source_is_the_line_of_the_users_own_code() -> None:
     file, line = skip.source.rsplit(":", 1)
     assert file.endswith("networks.py")
     assert "x + self.branch(x)" in linecache.getline(file, int(line))
+
+
+def test_source_is_the_line_of_the_function_that_adds() -> None:
+    net = Net(lambda net, x: summed(x, net.f(x)), f=heavy())
+    (skip,) = skiplab.find(skiplab.capture(net, (torch.randn(2, 8),)))
+    assert skip.source is not None
+    assert "functools.reduce(torch.Tensor.add_" in linecache.getline(*_place(skip.source))
+
+
+def _place(source: str) -> tuple[str, int]:
+    file, line = source.rsplit(":", 1)
+    return file, int(line)
 
 
 def test_a_sequence_that_selects_by_shell_patterns() -> None:

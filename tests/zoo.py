@@ -33,6 +33,19 @@ def with_keywords() -> tuple[nn.Module, dict[str, Tensor]]:
     return Residual(), {"x": torch.randn(3, 4)}
 
 
+class Overwriting(nn.Module):
+    """An activation in place, on the value that the shortcut is meant to carry."""
+
+    def __init__(self, inplace: bool = True) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.relu = nn.ReLU(inplace=inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return x + self.second(torch.tanh(self.first(self.relu(x))))
+
+
 class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skiplab import errors, measure, models, report, study
+    from skiplab.differ import diff
     from skiplab.export import capture
     from skiplab.finder import find
+    from skiplab.linter import lint
     from skiplab.paths import Census, census
     from skiplab.program import Op, Program
+    from skiplab.prover import prove
     from skiplab.skips import Skip, Skips
     from skiplab.train import Recipe, Run, fit
 
@@ -30,7 +33,10 @@ _HOME = {
     "Program": "program",
     "Skip": "skips",
     "Skips": "skips",
+    "diff": "differ",
     "find": "finder",
+    "lint": "linter",
+    "prove": "prover",
     "Recipe": "train",
     "Run": "train",
     "fit": "train",
@@ -47,11 +53,14 @@ __all__ = [
     "__version__",
     "capture",
     "census",
+    "diff",
     "errors",
     "find",
     "fit",
+    "lint",
     "measure",
     "models",
+    "prove",
     "report",
     "study",
 ]

@@ -1,7 +1,12 @@
-"""Build the models of other libraries, with random weights, and the inputs that these libraries declare."""
+"""Build the models of other libraries, with random weights, and the inputs that these libraries declare.
+
+Where a builder takes `meta`: True builds on the meta device, False builds for real, None lets it decide.
+"""
 
 import difflib
 import importlib
+import inspect
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,84 +14,151 @@ from typing import Any
 import torch
 from torch import nn
 
+from skiplab.arguments import of_signature, parts
 from skiplab.errors import ModelError, SkiplabError
-from skiplab.inputs import Declared, Inputs, generator, normal
+from skiplab.inputs import Declared, Inputs, normal
 
 Built = tuple[nn.Module, Declared]
 
 
-def timm(name: str, options: dict[str, Any]) -> Built:
+def timm(name: str, options: dict[str, Any], meta: bool | None = False) -> Built:
     """`timm.create_model`, on the input of the model's default configuration."""
     library = _library("timm")
     if not library.is_model(name):
         raise ModelError(f"timm has no model `{name}`{nearest(name, library.list_models())}")
-    model = call(f"timm:{name}", lambda **kw: library.create_model(name, pretrained=False, **kw), options)
+    model = call(f"timm:{name}", lambda **kw: library.create_model(name, pretrained=False, **kw), options, bool(meta))
     size = tuple(getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224)))
     return model, lambda: ((normal(1, *size),), {})
 
 
-def torchvision(name: str, options: dict[str, Any]) -> Built:
-    """`torchvision.models.get_model`, on an image of 224×224."""
+def torchvision(name: str, options: dict[str, Any], meta: bool | None = False) -> Built:
+    """`torchvision.models.get_model` without weights, on an image, a film or a pair of images."""
     models = _library("torchvision.models")
     if name not in models.list_models():
         raise ModelError(f"torchvision has no model `{name}`{nearest(name, models.list_models())}")
-    options = {"weights": None, **options}
+    defaults: dict[str, Any] = {"weights": None}
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        defaults["weights_backbone"] = None  # they would be downloaded
     if name in ("googlenet", "inception_v3"):
-        options = {"init_weights": False, **options}  # their default takes a minute and warns
-    model = call(f"torchvision:{name}", lambda **kw: models.get_model(name, **kw), options)
-    return model, lambda: ((normal(1, 3, 224, 224),), {})
+        defaults["init_weights"] = False  # their default takes a minute and warns
+    model = call(f"torchvision:{name}", lambda **kw: models.get_model(name, **kw), defaults | options, bool(meta))
+    return model, lambda: _pictures(models, name)
 
 
-def transformers(name: str, options: dict[str, Any]) -> Built:
-    """A model of a configuration in a folder or file, or of a model type's default configuration."""
+def _pictures(models: Any, name: str) -> Inputs:
+    """What a model of torchvision takes, by the package in which it is defined."""
+    package = models.get_model_builder(name).__module__
+    if ".video." in package:
+        weights = next(iter(models.get_model_weights(name)))
+        return (normal(1, 3, 16, *weights.transforms.keywords["crop_size"]),), {}
+    if ".optical_flow." in package:
+        return (normal(1, 3, 128, 128), normal(1, 3, 128, 128)), {}
+    if ".detection." in package:
+        return ([normal(3, 320, 320)],), {}
+    return (normal(1, 3, 224, 224),), {}
+
+
+def transformers(name: str, options: dict[str, Any], meta: bool | None = False) -> Built:
+    """A model of a configuration in a folder or file, or of a model type's default configuration.
+
+    The configuration says everything, so whether the memory suffices is seen on meta first.
+    """
+    return of_config(f"transformers:{name}", config_of(name, options), meta)
+
+
+def config_of(name: str, options: dict[str, Any]) -> Any:
+    """The configuration in a folder or file, or a model type's own, changed by `options`."""
     library = _library("transformers")
     try:
         if Path(name).exists():
-            config = library.AutoConfig.from_pretrained(name, **options)
-        else:
-            config = library.AutoConfig.for_model(name, **options)
+            return library.AutoConfig.from_pretrained(name, **options)
+        return library.AutoConfig.for_model(name, **options)
     except (ValueError, KeyError, OSError) as error:
         known = list(library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
         raise ModelError(
             f"transformers:{name} is neither a path with a config.json nor a model type{nearest(name, known)}"
         ) from error
-    if hasattr(config, "use_cache"):
-        config.use_cache = False  # a cache is an output of its own, and no part of the signal's way
-    model = call(f"transformers:{name}", lambda: library.AutoModel.from_config(config), {})
-    return model, lambda: _dummy(model, config)
 
 
-def _dummy(model: Any, config: Any) -> Inputs:
-    """Pixels, sound features or token ids, as the model's main input asks for."""
-    if model.main_input_name == "pixel_values":
-        vision = getattr(config, "vision_config", config)
-        size = getattr(vision, "image_size", 224)
-        height, width = size if isinstance(size, (tuple, list)) else (size, size)
-        return (), {"pixel_values": normal(1, getattr(vision, "num_channels", 3), height, width)}
-    if model.main_input_name == "input_features":
-        frames = 2 * getattr(config, "max_source_positions", 1500)
-        start = torch.ones(1, 8, dtype=torch.long)
-        return (), {"input_features": normal(1, config.num_mel_bins, frames), "decoder_input_ids": start}
-    words = getattr(getattr(config, "text_config", config), "vocab_size", 100)
-    ids = torch.randint(3, max(8, min(100, words)), (1, 16), generator=generator())
-    inputs = {model.main_input_name: ids}
-    if getattr(config, "is_encoder_decoder", False):
-        inputs["decoder_input_ids"] = ids
-    return (), inputs
+def of_config(name: str, config: Any, meta: bool | None = False) -> Built:
+    """The base model of a transformers configuration, on inputs that fit its `forward`."""
+    library = _library("transformers")
+    for part in parts(config):
+        if hasattr(part, "use_cache"):
+            part.use_cache = False  # a cache is an output of its own, and no part of the signal's way
+    family = call(name, lambda: _family(library, config), {})
+
+    def build() -> nn.Module:
+        return family.from_config(config)
+
+    model = None if meta is False else _on_meta(name, build, must=bool(meta))
+    if model is None or not (meta or weight_bytes(model) > free_memory() / 2):
+        model = call(name, build, {})
+    return model, lambda: of_signature(name, model, config)
 
 
-def call(name: str, build: Any, options: dict[str, Any]) -> Any:
-    """Calls what builds a model; whatever it raises is a ModelError that names it."""
+def _family(library: Any, config: Any) -> Any:
+    """The auto class that builds this configuration: the base model's, else the first of those with a head."""
+    autos = [library.AutoModel, *vars(library.models.auto.modeling_auto).values()]
+    known = [
+        auto
+        for auto in autos
+        if isinstance(auto, type) and type(config) in (getattr(auto, "_model_mapping", None) or ())
+    ]
+    if not known:
+        raise ModelError(f"transformers builds no model from a {type(config).__name__}: it is a part of another one")
+    known[0]._model_mapping[type(config)]  # imports the model's code now, and not on another device
+    return known[0]
+
+
+def _on_meta(name: str, build: Any, must: bool) -> nn.Module | None:
+    """The model on meta; None where its code needs values, unless it must be there."""
+    with torch.random.fork_rng(devices=()):  # what is built afterwards has the weights of its seed
+        try:
+            return call(name, build, {}, meta=True).to("meta")  # `torch.Tensor(n)` heeds no default device
+        except ModelError:
+            if must:
+                raise
+            return None
+
+
+def is_meta(model: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters, those that are shared once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def free_memory() -> float:
+    """Bytes of memory that are available; all there is where the system does not tell, else infinity."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        names = getattr(os, "sysconf_names", {})
+        if "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names:
+            return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return float("inf")
+
+
+def call(name: str, build: Any, options: dict[str, Any], meta: bool = False) -> Any:
+    """Calls what builds a model, on meta if asked for; whatever it raises is a ModelError that names it."""
     if not callable(build):
         raise ModelError(f"{name} is a {type(build).__name__}: it should be a function, a class or a module")
     try:
-        return build(**options)
+        if not meta:
+            return build(**options)
+        with torch.device("meta"):
+            return build(**options)
     except SkiplabError:
         raise
     except TypeError as error:
         raise ModelError(f"{name} cannot be called with --kwargs {options}: {error}") from error
     except Exception as error:
-        raise ModelError(f"{name} fails while it builds the model: {type(error).__name__}: {error}") from error
+        advice = " (on the meta device, where tensors have no values: try without --meta)" if meta else ""
+        raise ModelError(f"{name} fails while it builds the model: {type(error).__name__}: {error}{advice}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

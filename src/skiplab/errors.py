@@ -25,6 +25,10 @@ class SelectionError(SkiplabError):
     """A selection of skips does not have the size that was asserted of it."""
 
 
+class ProofError(SkiplabError):
+    """A skip is not what its record says, or could not be shown to be."""
+
+
 class ModelError(SkiplabError):
     """The model cannot be found, built or run."""
 

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
 
 from skiplab.errors import CaptureError, ModelError
 from skiplab.execute import run
+from skiplab.mismatch import explain
 from skiplab.program import Program, from_exported
 
 _ADVICE = (
@@ -130,7 +132,7 @@ def _run_model(model: nn.Module, example: tuple[tuple, dict]) -> Any:
     except Exception as error:
         place = _place(model, error)
         raise ModelError(
-            f"{type(model).__name__} fails on inputs {_shapes(example)} in {place}: {_one_line(error)}"
+            f"{type(model).__name__} fails on inputs {_shapes(example)} in {place}: {_one_line(error)}{explain(error)}"
         ) from error
 
 
@@ -142,7 +144,8 @@ def _export(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedProg
         try:
             _seed()
             shapes = _free_batch(model, args, kwargs) if free else None
-            with contextlib.redirect_stderr(io.StringIO()):  # where it prints the graph that it got stuck in
+            # a failing export prints the graph that it got stuck in
+            with _whole_traces(), contextlib.redirect_stderr(io.StringIO()):
                 exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
         except Exception as error:
             failure = error
@@ -156,6 +159,30 @@ def _export(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedProg
     raise CaptureError(
         f"cannot capture {type(model).__name__}, in {_place(model, failure)}: {_one_line(failure)}; {advice}"
     ) from failure
+
+
+@contextlib.contextmanager
+def _whole_traces() -> Iterator[None]:
+    """Keeps all frames that led to an operator while the block runs.
+
+    The tracer drops those of functions that are not called `forward`, and it is in one of these that a merge may
+    stand: then its line would be that of the call. Where a torch has no such filter, lines are as torch gives them.
+    """
+    tracer, name = TracerBase, "_filter_traceback_frames"
+    kept = getattr(tracer, name, None)
+    if kept is None:
+        yield
+        return
+
+    def below_forward(_: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
+        first = next((i for i, frame in enumerate(summary) if frame.name == "forward"), len(summary))
+        return traceback.StackSummary.from_list(summary[first:])
+
+    setattr(tracer, name, below_forward)
+    try:
+        yield
+    finally:
+        setattr(tracer, name, kept)
 
 
 def _widened(example: tuple[tuple, dict]) -> tuple[tuple, dict]:

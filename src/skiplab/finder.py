@@ -111,7 +111,7 @@ def _ends(program: Program, merge: Merge, walks: list[tuple[Step, ...]], reach: 
                 yield _End(position, step, tuple(branch), ways.heaviest(step.value, position))
                 break
         else:
-            carried = next((step for step in steps if step.gates and _is_same_line(program, merge, step)), None)
+            carried = next((step for step in steps if _is_scan(program, merge, step)), None)
             if carried is not None:
                 rest = [i for i in range(len(merge.operands)) if i != position]
                 yield _End(position, carried, tuple(rest), 0)
@@ -127,11 +127,12 @@ def _strict(program: Program, merge: Merge, step: Step, least: int) -> Reach:
     return Reach(program, merge.operands, least, gates=not step.gates, without=elsewhere)
 
 
-def _is_same_line(program: Program, merge: Merge, step: Step) -> bool:
-    """Whether a value was made by the merge's own line in the step before: hₜ = aₜ·hₜ₋₁ + bₜ, a scan."""
+def _is_scan(program: Program, merge: Merge, step: Step) -> bool:
+    """Whether gates alone lie between a merge and what its own line made in the step before: hₜ = aₜ·hₜ₋₁ + bₜ."""
     before = program.ops[step.value]
     line = (merge.op.target, merge.op.source, merge.op.module)
-    return before.source is not None and (before.target, before.source, before.module) == line
+    same = before.source is not None and (before.target, before.source, before.module) == line
+    return same and bool(step.gates) and not step.weights
 
 
 def _skip(program: Program, merge: Merge, end: _End, way: tuple[Op, ...]) -> Skip:

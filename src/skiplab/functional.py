@@ -34,9 +34,18 @@ _SPLITS = frozenset("split split_with_sizes chunk tensor_split".split())
 _DROPOUTS = frozenset("dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
 
 
-def functionalise(graph: Graph) -> tuple[str, ...]:
-    """Rewrite `graph` in place; returns the names of writes that could not be followed (kept as they were)."""
-    return _Functionaliser(graph).run()
+def functionalise(graph: Graph) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Rewrites `graph` in place.
+
+    Returns:
+        The names of writes that could not be followed, which are kept as they were; and for each write that was
+        followed the views that were taken before it and read after it, so that they show what was written.
+        (Whether a later reader says the name of what was written or that of the result cannot be seen in a
+        graph: the two are one tensor.)
+    """
+    walk = _Functionaliser(graph)
+    walk.run()
+    return tuple(walk.unfollowed), {write: tuple(views) for write, views in walk.overwritten.items()}
 
 
 class _Functionaliser:
@@ -54,8 +63,10 @@ class _Functionaliser:
         self.version: dict[Node, int] = {}  # root of a family -> number of writes so far
         self.seen_at: dict[Node, int] = {}  # node -> its family's version when `present` was set
         self.unfollowed: list[str] = []
+        self.writes: dict[Node, list[tuple[Node, Node]]] = {}  # root of a family -> (write, what it wrote to)
+        self.overwritten: dict[str, list[str]] = {}  # a write -> views of before it that are read after it
 
-    def run(self) -> tuple[str, ...]:
+    def run(self) -> None:
         original = list(self.graph.nodes)
         state = {n for n in original if n.op == "get_attr" or n.meta.get("lifted")}
         for node in original:
@@ -73,7 +84,6 @@ class _Functionaliser:
         for node in [n for n in reversed(self.graph.nodes) if n not in self.seen_at and n not in self.same]:
             if not node.users:
                 self.graph.erase_node(node)
-        return tuple(self.unfollowed)
 
     def root(self, node: Node) -> Node:
         node = self.same.get(node, node)
@@ -88,6 +98,9 @@ class _Functionaliser:
             stale, base = node.args[0], self.current(self.base[node])
             again = self.graph.node_copy(node, lambda operand: base if operand is stale else operand)
             again.meta = dict(node.meta)
+            for write, written in self.writes[self.root(node)][self.seen_at[node] :]:
+                if self._shows(node, written):
+                    self.overwritten[write.name].append(again.name)
             self._hold(node, again)
         return self.present[node]
 
@@ -104,6 +117,8 @@ class _Functionaliser:
         value = self._cast(node, dtype)
         root = self.root(written)
         self.version[root] = self.version.get(root, 0) + 1
+        self.writes.setdefault(root, []).append((node, written))
+        self.overwritten[node.name] = []
         self._hold(written, value)
         after = value.next
         for view, base in chain:
@@ -133,6 +148,11 @@ class _Functionaliser:
             chain.append((view, base))
             view = base
         return chain
+
+    def _shows(self, view: Node, written: Node) -> bool:
+        """Whether a view surely shows what a write to one of its family wrote; two parts of a split need not."""
+        whole = all(_operator(step) in _RESHAPES | _OWN_INVERSE | {"permute"} for step, _ in self._chain(written))
+        return whole or written in (base for _, base in self._chain(view))
 
     def _hold(self, node: Node, value: Node) -> None:
         self.present[node] = value

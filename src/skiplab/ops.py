@@ -87,6 +87,9 @@ _VALUE_INDEPENDENT = """sym_size sym_numel sym_stride sym_storage_offset size nu
  empty_strided zero fill bernoulli uniform normal_functional exponential is_floating_point is_complex dim
  _assert_tensor_metadata _assert_scalar _assert_async scalar_tensor geometric"""
 
+# The second operand gives a shape or dtype and no values; `to` takes one too.
+_SHAPED_LIKE = frozenset("type_as view_as reshape_as expand_as to".split())
+
 _KINDS: dict[str, Kind] = {}
 _TABLE: tuple[tuple[str, Kind], ...] = (
     (_WEIGHT, "weight"),
@@ -141,6 +144,13 @@ def is_zero(name: str, zeros: list[bool]) -> bool:
 def raises_resolution(name: str) -> bool:
     """Whether an operator gives more positions than it takes."""
     return name.startswith(_RAISING)
+
+
+def read_operands(name: str) -> slice:
+    """Which tensor operands an operator reads values of, where it does not read all: of some, only shape or dtype."""
+    if name == "copy":
+        return slice(1, None)  # what is overwritten leaves no trace
+    return slice(1) if name in _SHAPED_LIKE else slice(None)
 
 
 def is_concat(name: str) -> bool:

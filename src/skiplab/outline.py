@@ -6,7 +6,7 @@ import pandas as pd
 
 from skiplab.paths import Census
 from skiplab.program import Op, Program
-from skiplab.skips import Skips
+from skiplab.skips import Skip, Skips
 from skiplab.walk import route
 
 # Operators that say how their value is laid out: (N, C, *positions) or (N, *positions, C).
@@ -44,14 +44,39 @@ def _on_shortcuts(program: Program, skips: Skips) -> set[int]:
 
 
 def placed(program: Program, skips: Skips) -> pd.DataFrame:
-    """The table of skips with fork_order, merge_order, fork_resolution and merge_resolution."""
+    """The table of skips with remarks, fork_order, merge_order, fork_resolution and merge_resolution."""
     resolutions = _resolutions(program)
     table = skips.check(program).table()
+    table["remarks"] = pd.Series([remarks(skip) for skip in skips], dtype="str")
     for end in ("fork", "merge"):
         ops = [program.by_name[name] for name in table[end]]
         table[f"{end}_order"] = pd.Series([op.index for op in ops], dtype="int64")
         table[f"{end}_resolution"] = pd.Series([resolutions[op.index] for op in ops], dtype="float64")
     return table
+
+
+def remarks(skip: Skip) -> str:
+    """What only some skips have: a long way round, factors, steps of time."""
+    notes = ["long"] if skip.long else []
+    if skip.steps is not None:
+        notes.append(f"{skip.steps} step{'' if skip.steps == 1 else 's'}")
+    notes += [f"{factor}·x" for factor in map(_short, skip.shortcut_scale)]
+    notes += [f"{factor}·F" for factor in map(_short, skip.branch_scale)]
+    return ", ".join(notes)
+
+
+def _short(factor: str) -> str:
+    """A number as it is, and of a parameter's name the last part."""
+    try:
+        return f"{float(factor):g}"
+    except ValueError:
+        return factor.rpartition(".")[2]
+
+
+def apart(skips: Skips) -> pd.DataFrame:
+    """What is listed apart: reason, path, detail, source."""
+    rows = [(each.reason, each.path, each.detail, each.source) for each in skips.apart]
+    return pd.DataFrame(rows, columns=["reason", "path", "detail", "source"])
 
 
 def histogram(census: Census) -> pd.DataFrame:

@@ -65,7 +65,7 @@ def _parts(program: Program, index: int) -> set[int]:
         seen.add(op.index)
         if op.target in ("slice", "select", "narrow"):
             parts.add(op.index)
-        elif op.kind in ("weight", "recurrent", "merge", "input"):
+        elif op.kind in ("weight", "recurrent", "input"):
             return set()
         else:
             rest += op.inputs

@@ -20,9 +20,11 @@ from skiplab.functional import functionalise
 from skiplab.fused import blend, inline, unfold
 from skiplab.ops import Kind
 
-# Frames of torch's own Python that stand between an operator and the line that asked for it.
-_TORCH = Path(torch.__file__).parent
-_PLUMBING = tuple(str(_TORCH / part) for part in ("_", "functional.py", "nn/functional.py", "export", "fx"))
+# Frames of torch's own Python stand between an operator and the line that asked for it. Only its modules are
+# networks, and among them a recurrent one is a single operator, which its caller placed.
+_TORCH = f"{Path(torch.__file__).parent}/"
+_MODULES = f"{_TORCH}nn/modules/"
+_CALLERS = tuple(f"{_MODULES}{name}.py" for name in ("module", "container", "rnn"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ class _Flow:
 
     def _call(self, node: Node) -> None:
         name = ops.operator_name(node.target)
-        operands = _tensor_operands(node)[1 if name == "copy" else 0 :]  # what is overwritten leaves no trace
+        operands = _tensor_operands(node)[ops.read_operands(name)]
         learned = tuple(dict.fromkeys(w for n in operands for w in self.learned.get(n, ())))
         data = tuple(i for i, n in enumerate(operands) if n in self.index and _carries(n, node, name))
         if ops.is_zero(name, [n in self.zero for n in operands]):
@@ -257,7 +259,7 @@ def _innermost(trace: str) -> str | None:
     for line in reversed(trace.splitlines()):
         if line.lstrip().startswith('File "'):
             _, file, rest = line.split('"', 2)
-            if not file.startswith(_PLUMBING):
+            if not file.startswith(_TORCH) or (file.startswith(_MODULES) and file not in _CALLERS):
                 return f"{file}:{rest.split('line ')[1].split(',')[0]}"
     return None
 

@@ -53,7 +53,7 @@ class Reach:
         ways: dict[int, _Ways] = {}
         for bit, index in enumerate(operands):
             _join(ways, index, _Ways((1 << bit, 0, 0), 0, bit, -1))
-        for index in range(max(operands), least, -1):
+        for index in range(max(operands, default=-1), least, -1):
             if index in ways and index not in without:
                 op = program.ops[index]
                 after = _weighted(ways[index]) if op.kind in WEIGHT_LAYERS else ways[index]

@@ -3,9 +3,13 @@
 A MODEL is one of ours (`resnet50`), `package.module:callable`, `file.py:callable`, `timm:NAME`,
 `torchvision:NAME`, `transformers:TYPE_OR_PATH`, or a `.pt2` file. Inputs are those that the user gives, else
 those that the callable returns, else those that the model or its library declares.
+
+A network too big for the memory is built on torch's meta device, where tensors have a shape and a dtype but no
+values: that is all that finding skip connections and counting paths needs.
 """
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import io
@@ -18,7 +22,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from skiplab import builders, inputs
 from skiplab.builders import Built, call, nearest
@@ -44,12 +49,15 @@ class Resolved:
         name: as the user wrote it.
         model: the module.
         args, kwargs: arguments of `forward`.
+        meta: whether weights and inputs are on the meta device, without values. Then the skips can be found
+            and the paths counted, but nothing can be run or measured.
     """
 
     name: str
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    meta: bool = False
 
 
 def resolve(
@@ -58,6 +66,8 @@ def resolve(
     options: Mapping[str, Any] | None = None,
     weights: Path | None = None,
     trust: bool = False,
+    *,
+    meta: bool = False,
 ) -> Resolved:
     """Builds the model that `spec` names.
 
@@ -67,45 +77,59 @@ def resolve(
         options: keyword arguments for the callable that builds the model.
         weights: a safetensors file or a pickled state dict, loaded strictly.
         trust: allow reading a `.pt2` file, which can run code of whoever made it.
+        meta: build on the meta device, without memory for weights. A model of transformers is built there
+            without being asked for when its weights would take more than half of the memory that is free.
     """
+    if meta and weights is not None:
+        raise UsageError("--weights and --meta exclude each other: on the meta device there is nothing to load into")
     with quiet():
-        model, declared = _build(spec, dict(options or {}), trust)
+        # weights are to be loaded, whatever they take
+        model, declared = _build(spec, dict(options or {}), trust, meta if meta or weights is not None else None)
+        args, kwargs = (tuple(inputs.typed(text) for text in shapes), {}) if shapes else declared()
     if weights is not None:
         load_weights(model, weights)
-    args, kwargs = (tuple(inputs.typed(text) for text in shapes), {}) if shapes else declared()
-    return Resolved(spec, model, args, kwargs)
+    if not (meta or builders.is_meta(model)):
+        return Resolved(spec, model, args, kwargs)
+    args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+    return Resolved(spec, model.to("meta"), args, kwargs, meta=True)
 
 
-def _build(spec: str, options: dict[str, Any], trust: bool) -> Built:
+def _build(spec: str, options: dict[str, Any], trust: bool, meta: bool | None) -> Built:
     owner, colon, name = spec.rpartition(":")
     library = _LIBRARIES.get(spec.partition(":")[0])
     if colon and library:
-        return library(spec.partition(":")[2], options)
+        return library(spec.partition(":")[2], options, meta)
     if spec.endswith(".pt2"):
+        if meta:
+            raise UsageError(f"{spec} brings its own weights, which have to be read: leave out --meta")
         return _exported(Path(spec), trust)
     if colon:
-        return _called(spec, _from_file(Path(owner)) if owner.endswith(".py") else _from_package(owner), name, options)
-    return _ours(spec, options)
+        module = _from_file(Path(owner)) if owner.endswith(".py") else _from_package(owner)
+        return _called(spec, module, name, options, bool(meta))
+    return _ours(spec, options, bool(meta))
 
 
-def _ours(name: str, options: dict[str, Any]) -> Built:
+def _ours(name: str, options: dict[str, Any], meta: bool) -> Built:
     from skiplab import models
 
     known = [each for each in models.__all__ if each[0].islower() and callable(getattr(models, each))]
     if name not in known:
         hint = f"; for a file write {name}:CALLABLE" if name.endswith(".py") else nearest(name, known)
         raise ModelError(f"there is no model `{name}`{hint}; MODEL is {FORMS}")
-    model = call(name, getattr(models, name), options)
+    model = call(name, getattr(models, name), options, meta)
     return model, lambda: inputs.of_model(name, model)
 
 
-def _called(spec: str, owner: ModuleType, name: str, options: dict[str, Any]) -> Built:
+def _called(spec: str, owner: ModuleType, name: str, options: dict[str, Any], meta: bool) -> Built:
     """A callable that returns a model or (model, example inputs); a class or a module will do."""
     if not hasattr(owner, name):
         public = [each for each in vars(owner) if not each.startswith("_") and callable(getattr(owner, each))]
         raise ModelError(f"{spec}: there is no `{name}` there{nearest(name, public)}")
     found = getattr(owner, name)
-    made = found if isinstance(found, nn.Module) else call(spec, found, options)
+    if isinstance(found, nn.Module):
+        made = copy.deepcopy(found) if meta else found  # moved to meta, the module's own would be lost
+    else:
+        made = call(spec, found, options, meta)
     if isinstance(made, nn.Module):
         return made, lambda: inputs.of_model(spec, made)
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module):

@@ -1,18 +1,25 @@
-"""The versioned JSON of `find` and `census`. Numbers of paths are decimal strings, since they outgrow 64 bits."""
+"""The versioned JSON of the commands. Numbers of paths are decimal strings, since they outgrow 64 bits."""
 
+import json
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
+from skiplab.differ import Difference, trait
+from skiplab.errors import DataError
 from skiplab.paths import Census
 from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.prover import Proof, proof_json
+from skiplab.skips import Apart, Skip, Skips
 
 FIND = "skiplab.find/2"
 CENSUS = "skiplab.census/1"
+DIFF = "skiplab.diff/1"
 
 
-def find_json(model: str, program: Program, skips: Skips, census: Census) -> dict[str, Any]:
+def find_json(model: str, program: Program, skips: Skips, census: Census, proof: Proof | None = None) -> dict[str, Any]:
     """What `skiplab find --json` prints."""
     return {
         "schema": FIND,
@@ -27,6 +34,7 @@ def find_json(model: str, program: Program, skips: Skips, census: Census) -> dic
         "skips": [asdict(skip) for skip in skips],
         "apart": [asdict(each) for each in skips.apart],
         "census": census_fields(census),
+        **({} if proof is None else {"proof": proof_json(proof)}),
     }
 
 
@@ -44,3 +52,52 @@ def census_fields(census: Census) -> dict[str, Any]:
     fields["counted"] = list(census.counted)
     fields["witness"] = fields.pop("fewest")["steps"]
     return fields
+
+
+def diff_json(before: str, after: str, difference: Difference) -> dict[str, Any]:
+    """What `skiplab diff --json` prints."""
+    changed = [
+        {
+            "before": change.before.id,
+            "after": change.after.id,
+            "path": change.after.path,
+            "fields": {name: [trait(change.before, name), trait(change.after, name)] for name in change.fields},
+        }
+        for change in difference.changed
+    ]
+    return {
+        "schema": DIFF,
+        "before": before,
+        "after": after,
+        "differ": bool(difference),
+        "removed": [asdict(skip) for skip in difference.removed],
+        "added": [asdict(skip) for skip in difference.added],
+        "changed": changed,
+        "apart": [{"path": path, "reason": why, "more": n} for (path, why), n in difference.apart.items()],
+    }
+
+
+def read_skips(path: Path) -> Skips:
+    """The skips in a file that `skiplab find --json` has written; DataError when it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}: write it with `skiplab find MODEL --json > {path}`") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != FIND:
+        raise DataError(
+            f"{path} holds {schema or 'no schema'} where {FIND} is wanted: write it again with "
+            f"`skiplab find MODEL --json > {path}`"
+        )
+    try:
+        return Skips((_record(Skip, each) for each in found["skips"]), (_record(Apart, e) for e in found["apart"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no complete {FIND} file: {type(error).__name__}: {error}") from error
+
+
+def _record(kind: type, entry: Mapping[str, Any]) -> Any:
+    """JSON has lists where a record has tuples."""
+    values = {field.name: entry[field.name] for field in fields(kind)}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

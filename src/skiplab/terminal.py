@@ -1,15 +1,22 @@
 """What the command line prints for people: tables that fit 80 columns, and sentences."""
 
+import contextlib
 import math
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
+from skiplab.differ import Difference, trait
+from skiplab.linter import Findings
+from skiplab.outline import remarks
 from skiplab.paths import Census
+from skiplab.prover import Proof
 from skiplab.skips import Skip, Skips
 
 _WITNESS = 40  # steps of the lightest path that are shown
@@ -26,28 +33,36 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, gone when done; a function that is told (done, total)."""
+    with Progress(console=stderr(), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 def skips_table(skips: Skips, width: int) -> Table:
     """One row a skip. The path is its id less the number, and is left out where it would repeat the id."""
     table = _table()
-    show_path = width >= 100
-    for heading, options in _columns(show_path):
+    show_path, show_more = width >= 100, any(remarks(skip) for skip in skips)
+    for heading, options in _columns(show_path, show_more):
         table.add_column(heading, **options)
     for skip in skips:
-        after = skip.activation_after or "–"
-        cells = [
-            skip.id,
-            skip.path or ".",
-            skip.combine,
-            skip.shortcut,
-            str(skip.weight_layers),
-            after,
-            where(skip),
-        ]
-        table.add_row(*(cells if show_path else cells[:1] + cells[2:]))
+        cells = {
+            "id": skip.id,
+            "path": skip.path or ".",
+            "combine": skip.combine,
+            "shortcut": skip.shortcut,
+            "layers": str(skip.weight_layers),
+            "then": skip.activation_after or "–",
+            "more": remarks(skip),
+            "file:line": where(skip.source),
+        }
+        table.add_row(*(cells[heading] for heading, _ in _columns(show_path, show_more)))
     return table
 
 
-def _columns(show_path: bool) -> list[tuple[str, dict]]:
+def _columns(show_path: bool, show_more: bool) -> list[tuple[str, dict]]:
     return [
         ("id", {"overflow": "fold"}),
         *([("path", {"overflow": "fold"})] if show_path else []),
@@ -55,15 +70,26 @@ def _columns(show_path: bool) -> list[tuple[str, dict]]:
         ("shortcut", {"no_wrap": True}),
         ("layers", {"justify": "right", "no_wrap": True}),
         ("then", {"no_wrap": True}),
+        *([("more", {"overflow": "fold"})] if show_more else []),
         ("file:line", {"overflow": "fold"}),
     ]
 
 
-def where(skip: Skip) -> str:
-    """The merge's line: its file relative to the working folder, or by name alone when it is elsewhere."""
-    if skip.source is None:
+def apart_table(skips: Skips) -> Table:
+    """One row for each op at which ways of the signal meet without a skip."""
+    table = _table()
+    for heading in ("apart", "path", "why", "file:line"):
+        table.add_column(heading, overflow="fold")
+    for each in skips.apart:
+        table.add_row(each.reason, each.path or ".", each.detail, where(each.source))
+    return table
+
+
+def where(source: str | None) -> str:
+    """A line of source: its file relative to the working folder, or by name alone when it is elsewhere."""
+    if source is None:
         return "unknown"
-    file, _, line = skip.source.rpartition(":")
+    file, _, line = source.rpartition(":")
     path = Path(file)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(path.name)
     return f"{shown}:{line}"
@@ -77,6 +103,56 @@ def skips_line(skips: Skips) -> str:
         text += ": " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     apart = Counter(each.reason for each in skips.apart)
     return text + "".join(f"; apart: {count} {reason}" for reason, count in apart.items())
+
+
+def proof_lines(proof: Proof) -> list[str]:
+    """How many skips are what their records say, and what speaks against each other one."""
+    proved = len(proof.rows) - len(proof.failures)
+    lines = [
+        f"proved: {proved} of {len(proof.rows)} at {proof.points} random points in float64, largest relative "
+        f"deviation {proof.deviation:.1g}"
+    ]
+    return lines + [f"not proved: {row.id}, said to be {row.claimed}: {row.reason}" for row in proof.failures]
+
+
+def difference_lines(difference: Difference) -> list[str]:
+    """A line for each skip removed, added and changed, and their number."""
+    lines = [f"- {_kind(skip)}" for skip in difference.removed] + [f"+ {_kind(skip)}" for skip in difference.added]
+    for change in difference.changed:
+        fields = [f"{n} {_told(trait(change.before, n))} → {_told(trait(change.after, n))}" for n in change.fields]
+        lines.append(f"~ {change.after.id}: {', '.join(fields).replace('_', ' ')}")
+    for (path, reason), count in difference.apart.items():
+        lines.append(f"{'+' if count > 0 else '-'} apart: {abs(count)} {reason} in {path or 'the root'}")
+    if not lines:
+        return ["no difference"]
+    counts = len(difference.removed), len(difference.added), len(difference.changed)
+    return [*lines, "skips: {} removed, {} added, {} changed".format(*counts)]
+
+
+def _kind(skip: Skip) -> str:
+    return f"{skip.id}: {skip.combine}/{skip.shortcut} around {skip.weight_layers} weight layers ({where(skip.source)})"
+
+
+def _told(value: object) -> str:
+    if isinstance(value, tuple):
+        return "·".join(map(str, value)) or "none"
+    return {"True": "yes", "False": "no", "None": "none"}.get(str(value), str(value))
+
+
+def findings_lines(findings: Findings) -> list[str]:
+    """Each finding in a few lines, and what could not be checked."""
+    lines = []
+    for finding in findings:
+        lines += [
+            f"{finding.rule} in {finding.path or 'the root'} ({where(finding.source)})",
+            f"  {finding.what}",
+            f"  why: {finding.why}",
+            f"  mend: {finding.mend}",
+            f"  see: {finding.reference}",
+            "",
+        ]
+    lines += [f"not checked: {note}" for note in findings.notes]
+    return [*lines, f"{len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}"]
 
 
 def census_lines(census: Census) -> list[str]:

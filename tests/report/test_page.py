@@ -154,5 +154,12 @@ def test_data_cannot_end_the_script(page: Tab, tmp_path: Path) -> None:
 def _model_tables(sample: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     histogram = pd.DataFrame({"nonlinearities": [3, 5], "paths": ["1", "1"], "share": [0.5, 0.5]})
     witness = pd.DataFrame({"step": [0], "name": ["conv"], "target": ["conv2d"], "module": ["a"], "kind": ["weight"]})
+    apart = pd.DataFrame({"reason": ["gate"], "path": ["se"], "detail": ["weighted"], "source": [None]})
     skips = sample["skips"] if "parent" in sample["skips"] else sample["skips"].assign(parent=None)
-    return {"spine": sample["spine"], "skips": skips, "histogram": histogram, "witness": witness}
+    return {
+        "spine": sample["spine"],
+        "skips": skips.assign(remarks="long"),
+        "apart": apart,
+        "histogram": histogram,
+        "witness": witness,
+    }

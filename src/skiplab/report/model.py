@@ -9,7 +9,7 @@ from skiplab.report.curves import path_histogram
 from skiplab.report.linked import skip_charts
 from skiplab.report.page import Page, Section
 
-_SHOWN = ["id", "combine", "shortcut", "weight_layers", "activation_after", "source", "parent"]
+_SHOWN = ["id", "combine", "shortcut", "weight_layers", "activation_after", "remarks", "source", "parent"]
 
 
 def model_page(
@@ -17,7 +17,7 @@ def model_page(
 ) -> Page:
     """The page of `skiplab find MODEL --report`.
 
-    tables: spine, skips (with places), histogram and witness, as in `skiplab.outline`.
+    tables: spine, skips (with places), apart, histogram and witness, as in `skiplab.outline`.
     """
     own = {key: tables[key].assign(variant=name, depth=0) for key in ("spine", "skips", "histogram")}
     skips = tables["skips"][_SHOWN].fillna("–")
@@ -35,6 +35,12 @@ def model_page(
                 "skips",
             ),
             Section("One by one", "The line in source is where the two ways meet.", skips),
+            Section(
+                "No skip connections",
+                "Where else ways of the signal meet, and why these are none.",
+                tables["apart"].fillna("–"),
+                folded=True,
+            ),
             Section(
                 "Paths",
                 "All paths from input to output, by the number of nonlinearities on them.",

@@ -1,0 +1,5 @@
+"""`python -m skiplab.cli`."""
+
+from skiplab.cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""The command line's frame: the application, what it prints where, and how it ends.
+
+stdout is data, stderr is progress and messages. Exit codes: 0 ok, 1 a check found something, 2 usage, 3 model or
+export error, 4 data or output error, 130 Ctrl-C, 143 SIGTERM. Nothing heavy is imported before a command runs:
+help is instant.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from skiplab import __version__
+from skiplab.errors import OutputError, SkiplabError
+
+app = typer.Typer(
+    name="skiplab",
+    help="Find, measure, change, train and explain the skip connections of PyTorch networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Page = Annotated[Path | None, typer.Option("--report", help="Write a self-contained HTML page there.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """Options that stand before the command; `--debug` may stand anywhere and is read by `main`."""
+
+
+def check_page(path: Path) -> None:
+    """Before the work rather than after it."""
+    from skiplab.files import writable_folder
+
+    if path.is_dir():
+        raise OutputError(f"--report {path} is a folder: name a file in it, such as {path / 'page.html'}")
+    writable_folder(path.parent)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def print_lines(lines: list[str]) -> None:
+    from skiplab import terminal
+
+    console = terminal.stdout()
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def main() -> NoReturn:
+    """Runs the command line; every error that Skiplab raises on purpose is one line on stderr."""
+    debug = "--debug" in sys.argv
+    arguments = [each for each in sys.argv[1:] if each != "--debug"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app(args=arguments)
+    except SkiplabError as error:
+        if debug:
+            raise
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # such as `skiplab find … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        say(f"error: {type(error).__name__}: {error}; this is a bug of Skiplab: --debug shows where")
+        sys.exit(1)
+    sys.exit(0)

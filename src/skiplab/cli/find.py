@@ -1,0 +1,127 @@
+"""`skiplab find` and `skiplab census`: what a network's skip connections are, and what lies on its paths."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.request import Request, captured, on_a_model
+from skiplab.errors import ProofError, SelectionError, UsageError
+
+if TYPE_CHECKING:
+    from skiplab.paths import Census
+    from skiplab.program import Program
+    from skiplab.prover import Proof
+    from skiplab.skips import Skips
+
+
+@app.command()
+@on_a_model
+def find(
+    request: Request,
+    expect: Annotated[int | None, typer.Option(help="Exit with 1 unless there are this many skips.")] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Check each one numerically; exit with 1 if one fails.")
+    ] = False,
+    apart: Annotated[bool, typer.Option("--apart", help="List also what is no skip, with the reason.")] = False,
+    as_json: Json = False,
+    report: Page = None,
+) -> None:
+    """List every skip connection of a network, and count its paths."""
+    if report is not None:
+        check_page(report)
+    if prove and (request.meta or request.train):
+        option = "--meta" if request.meta else "--train"
+        raise UsageError(f"--prove needs the values of the inference graph: leave out {option}")
+    from skiplab.finder import find
+    from skiplab.paths import census
+
+    program = captured(request)
+    skips, counts = find(program), census(program)
+    proof = _proved(program, skips) if prove else None
+    if as_json:
+        from skiplab.schema import find_json
+
+        print_json(find_json(request.model, program, skips, counts, proof))
+    else:
+        _print_skips(skips, counts, proof, apart)
+    if report is not None:
+        _write_page(request.model, program, skips, counts, report)
+    if proof is not None and proof.failures:
+        raise ProofError(f"{request.model}: {len(proof.failures)} of {len(skips)} skips are not proved")
+    if expect is not None and expect != len(skips):
+        raise SelectionError(f"{request.model}: expected {expect} skips, found {len(skips)}")
+
+
+@app.command()
+@on_a_model
+def census(
+    request: Request,
+    count_norms: Annotated[bool, typer.Option("--count-norms", help="LayerNorm and its kin are nonlinear.")] = False,
+    output: Annotated[int, typer.Option(help="Which of the network's outputs the paths lead to.")] = 0,
+    as_json: Json = False,
+    report: Page = None,
+) -> None:
+    """Count a network's paths from input to output by what lies on them."""
+    if report is not None:
+        check_page(report)
+    from skiplab.finder import find
+    from skiplab.paths import COUNTED, NONLINEAR, census
+
+    program = captured(request)
+    counts = census(program, count=COUNTED if count_norms else NONLINEAR, output=output)
+    if as_json:
+        from skiplab.schema import census_json
+
+        print_json(census_json(request.model, counts))
+    else:
+        from skiplab import terminal
+
+        print_lines(terminal.census_lines(counts))
+        terminal.stdout().print(terminal.witness_table(counts))
+    if report is not None:
+        _write_page(request.model, program, find(program), counts, report)
+
+
+def _proved(program: "Program", skips: "Skips") -> "Proof":
+    from skiplab import terminal
+    from skiplab.prover import prove
+
+    with terminal.bar("proving") as progress:
+        return prove(program, skips, progress=progress)
+
+
+def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", apart: bool) -> None:
+    from skiplab import terminal
+
+    console = terminal.stdout()
+    if len(skips):
+        console.print(terminal.skips_table(skips, console.width))
+    if apart and skips.apart:
+        console.print()
+        console.print(terminal.apart_table(skips))
+        console.print()
+    print_lines([terminal.skips_line(skips)])
+    if proof is not None:
+        print_lines(terminal.proof_lines(proof))
+    print_lines(terminal.census_lines(counts))
+
+
+def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census", path: Path) -> None:
+    from skiplab import outline, terminal
+    from skiplab.files import write_text
+    from skiplab.report import model_page
+    from skiplab.schema import find_json
+
+    tables = {
+        "spine": outline.spine(program, skips),
+        "skips": outline.placed(program, skips),
+        "apart": outline.apart(skips),
+        "histogram": outline.histogram(counts),
+        "witness": outline.witness(counts),
+    }
+    sentences = [terminal.skips_line(skips), *terminal.census_lines(counts)]
+    facts = find_json(model, program, skips, counts)["capture"]
+    write_text(path, model_page(model, sentences, tables, facts).html())
+    say(f"wrote {path}")

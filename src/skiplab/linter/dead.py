@@ -1,0 +1,199 @@
+"""`dead-branch`: branches that add nothing and can never learn to."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from skiplab.execute import Edge, Execution, Patch
+from skiplab.linter.droppath import drop_paths
+from skiplab.linter.finding import Finding
+from skiplab.linter.ways import walk
+from skiplab.merges import merge_at
+from skiplab.ops import WEIGHT_LAYERS
+from skiplab.program import Op, Program
+from skiplab.reach import between
+from skiplab.skips import Skip, Skips
+
+# Of inputs and of dropout: on one alone, a narrow branch that ends in a ReLU may be zero by chance.
+_DRAWS = 4
+_REZERO = "Bachlechner et al. 2021, ReZero is All You Need, §3"
+# what, why, mend, reference
+_UNREAD = (
+    "no output of the network depends on this merge",
+    "The block costs time and memory and has no effect.",
+    "return what comes of it, or delete the block",
+    _REZERO,
+)
+_CUT = (
+    "the branch is cut from the gradient by `detach`, so that nothing on it learns",
+    "The branch stays as it was at the start of training.",
+    "take `detach` away, or apply it to what goes into the branch, or train the branch by a loss of its own",
+    "PyTorch documentation, torch.Tensor.detach",
+)
+_ZERO = (
+    "the branch is zero everywhere, on the example and near it, and no parameter on it gets a gradient",
+    "Its gradient is a product with zero, so the branch stays zero however long it is trained.",
+    "take the constant zero away, let the zero factor learn, or start only one of two factors at zero",
+    _REZERO,
+)
+
+
+def dead_branches(program: Program, skips: Skips, notes: list[str]) -> Iterator[Finding]:
+    """Skips whose branch reaches no output, gets no gradient, or is zero for good."""
+    useful = _leading_to_outputs(program)
+    branches: dict[Edge, Skip] = {}
+    for skip in skips:
+        if skip.steps is None and program.by_name[skip.merge].index in useful:
+            branches.update(((skip.merge, name), skip) for name in skip.branch)
+        elif skip.steps is None:
+            yield _finding(skip, _UNREAD)
+    detaches = any(op.target == "detach" for op in program.ops)
+    cut = [edge for edge, skip in branches.items() if detaches and _is_cut(program, skip, edge[1])]
+    for edge in cut:
+        yield _finding(branches.pop(edge), _CUT)
+    for edge in _zeros(program, branches, notes):
+        yield _finding(branches[edge], _ZERO)
+
+
+def _finding(skip: Skip, texts: tuple[str, str, str, str]) -> Finding:
+    return Finding("dead-branch", skip.path, skip.source, *texts)
+
+
+def _leading_to_outputs(program: Program) -> set[int]:
+    useful = set(program.outputs)
+    for op in reversed(program.ops):
+        if op.index in useful:
+            useful.update(op.inputs)
+    return useful
+
+
+def _is_cut(program: Program, skip: Skip, end: str) -> bool:
+    """Whether every parameter on a branch is cut off by `detach` on the way to the merge."""
+    fork, last = program.by_name[skip.fork].index, program.by_name[end].index
+    region = between(program, fork, [last])
+    detached: list[Op] = []
+    pending, seen = [last], {fork}
+    while pending:
+        op = program.ops[pending.pop()]
+        if op.index in seen or op.index not in region:
+            continue
+        seen.add(op.index)
+        if op.target == "detach":
+            detached.append(op)
+        elif op.weights or op.kind in WEIGHT_LAYERS:
+            return False
+        else:
+            pending += op.inputs
+    return bool(detached) and not all(_is_straight_through(program, op, fork) for op in detached)
+
+
+def _is_straight_through(program: Program, detach: Op, fork: int) -> bool:
+    """`x + (q(x) − x).detach()`, which gives q's value with x's gradient: of a vector quantiser, say."""
+    op = program.ops[detach.inputs[0]]
+    operands = merge_at(program, op.name).operands if op.kind == "merge" else ()
+    return any(fork in (s.value for s in walk(program, i)) for i in operands)
+
+
+def _zeros(program: Program, branches: dict[Edge, Skip], notes: list[str]) -> list[Edge]:
+    """Of the branches (merge, operand), those that are zero on the example and without gradient."""
+    values = [*program.tensors.values(), *pytree.tree_leaves(program.example)]
+    if any(isinstance(value, Tensor) and value.is_meta for value in values):
+        notes.append("dead-branch: the network was captured without values, so no branch's value could be looked at.")
+        return []
+    if not branches:
+        return []
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            zero = _zero_values(program, branches)
+            return _without_gradient(program, {edge: branches[edge] for edge in zero}) if zero else []
+    except Exception as error:  # it is the user's code that runs
+        line = (str(error).splitlines() or [""])[0]
+        notes.append(f"dead-branch: the graph could not be run on its example ({type(error).__name__}: {line[:120]}).")
+        return []
+
+
+def _zero_values(program: Program, branches: dict[Edge, Skip]) -> list[Edge]:
+    """Branches whose every entry is zero in all draws, whereas their fork's is not."""
+    edges = {edge: _reader_edge(program, edge) for edge in branches}
+    forks = {skip.fork: (program.ops[_first_reader(program, skip.fork)].name, skip.fork) for skip in branches.values()}
+    alive: set[Edge] = set()
+    for draw in range(_DRAWS):
+        torch.default_generator.manual_seed(draw)
+        with torch.no_grad():
+            _run(program, {edge: _watch(edge, alive) for edge in {*edges.values(), *forks.values()}}, noise=draw > 0)
+        if all(edge in alive for edge in edges.values()):
+            return []
+    return [e for e, skip in branches.items() if edges[e] not in alive and forks[skip.fork] in alive]
+
+
+def _watch(edge: Edge, alive: set[Edge]) -> Patch:
+    def look(value: Any) -> Any:  # the parts of a split are a list
+        if edge not in alive and any(bool(t.count_nonzero()) for t in pytree.tree_leaves(value)):
+            alive.add(edge)
+        return value
+
+    return look
+
+
+def _run(
+    program: Program, patches: dict[Edge, Patch], tensors: dict[str, Tensor] | None = None, *, noise: bool = False
+) -> None:
+    """Runs the example, or one that differs from it by normal noise in whatever is a real number.
+
+    Every drop-path is kept, since it may by chance drop every sample of a small batch.
+    """
+    kept: dict[Edge, Patch] = dict.fromkeys(drop_paths(program).items(), torch.ones_like)
+    args, kwargs = pytree.tree_map_only(Tensor, _disturbed, program.example) if noise else program.example
+    Execution(program, args, kwargs, patches={**kept, **patches}, tensors=tensors).finish()
+
+
+def _disturbed(value: Tensor) -> Tensor:
+    return value + torch.randn_like(value) if value.is_floating_point() else value
+
+
+def _reader_edge(program: Program, edge: Edge) -> Edge:
+    """The op of a merge's chain that reads an operand, and the operand."""
+    merge = merge_at(program, edge[0])
+    index = program.by_name[edge[1]].index
+    reader = next(r for o, r in zip(merge.operands, merge.readers, strict=True) if o == index)
+    return program.ops[reader].name, edge[1]
+
+
+def _first_reader(program: Program, name: str) -> int:
+    return program.users[program.by_name[name].index][0]
+
+
+def _without_gradient(program: Program, branches: dict[Edge, Skip]) -> list[Edge]:
+    """Those of the branches of which no parameter on them gets a gradient."""
+    trained = {name: program.tensors[node] for node, name in program.parameters.items() if node in program.tensors}
+    tensors: dict[str, Tensor] = {}
+    if not any(parameter.requires_grad for parameter in trained.values()):
+        # A network frozen as a whole, for inference: judge it as it is before that.
+        trained = {n: t.detach().clone().requires_grad_(t.is_floating_point()) for n, t in trained.items()}
+        tensors = {node: trained[name] for node, name in program.parameters.items() if name in trained}
+    values: dict[Edge, Tensor] = {}
+    edges = {_reader_edge(program, edge): edge for edge in branches}
+
+    def keep(edge: Edge) -> Patch:
+        return lambda value: values.setdefault(edge, value)
+
+    torch.default_generator.manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        _run(program, {reader: keep(edge) for reader, edge in edges.items()}, tensors)
+        return [e for e, skip in branches.items() if not _learns(program, skip, e[1], values[e], trained)]
+
+
+def _learns(program: Program, skip: Skip, end: str, value: Tensor, trained: dict[str, Tensor]) -> bool:
+    """Whether a random projection of a branch's value has a gradient by any parameter on it."""
+    region = between(program, program.by_name[skip.fork].index, [program.by_name[end].index])
+    names = {name for index in region for name in program.ops[index].weights}
+    parameters = [trained[name] for name in names if name in trained and trained[name].requires_grad]
+    if not value.requires_grad or not parameters:
+        return False
+    onto = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+    gradients = torch.autograd.grad(value, parameters, onto, retain_graph=True, allow_unused=True)
+    return any(gradient is not None and bool(gradient.count_nonzero()) for gradient in gradients)

@@ -1,0 +1,108 @@
+"""What to say where a model's `forward` fails because two values that it joins do not have the same sizes."""
+
+import linecache
+import os
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import CodeType, FrameType
+
+import torch
+from torch import Tensor, nn
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_SHOWN = 4
+_CONCAT = re.compile(r"Sizes of tensors must match except in dimension (\d+)\. Expected size (\d+) but got size (\d+)")
+_SUM = re.compile(
+    r"The size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\) at non-singleton dimension (\d+)"
+)
+_IN_PLACE = re.compile(r"output with shape \[.*\] doesn't match the broadcast shape \[.*\]")
+
+_HALVED = (
+    "a size that halving or a convolution without padding has cut short does not come back whole: bring it to the "
+    "other's size (`F.interpolate(x, size=skip.shape[2:])` or `F.pad`), or give inputs divisible by 2^k for k halvings"
+)
+_STRIDE = "one way goes down in resolution and the other does not: give the shortcut the branch's stride"
+_WIDTH = "the widths differ: give the shortcut a projection to the branch's width (a 1x1 convolution, a linear layer)"
+_GENERAL = "bring both to one shape before they are joined"
+
+
+def explain(error: BaseException) -> str:
+    """The tensors at the line that failed with their shapes, and how to mend it; "" for any other error.
+
+    The second line of the message begins where the shapes end.
+    """
+    text = str(error)
+    concat, added = _CONCAT.search(text), _SUM.search(text)
+    if not (concat or added or _IN_PLACE.search(text)):
+        return ""
+    tensors = dict(islice(_tensors(error), _SHOWN))
+    shapes = "; ".join(f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'}" for name, tensor in tensors.items())
+    ranks = {tensor.ndim for tensor in tensors.values()}
+    rank = ranks.pop() if len(ranks) == 1 else 0
+    if concat:
+        along, a, b = map(int, concat.groups())
+        advice = _advice(rank, _differing(list(tensors.values()), along, {a, b}), a, b)
+    elif added:
+        a, b, dim = map(int, added.groups())
+        advice = _advice(rank, dim, a, b)
+    else:
+        advice = _GENERAL
+    return (f" ({shapes})" if shapes else "") + f"\n{advice}"
+
+
+def _advice(rank: int, dim: int | None, a: int, b: int) -> str:
+    small, large = sorted((a, b))
+    if rank >= 4 and dim is not None and dim >= 2:
+        return _STRIDE if small and large % small == 0 else _HALVED
+    if (rank >= 4 and dim == 1) or (rank in (2, 3) and dim == rank - 1 and large - small > 1):
+        return _WIDTH
+    return _GENERAL
+
+
+def _differing(tensors: list[Tensor], along: int, sizes: set[int]) -> int | None:
+    """The dimension, other than the one of the concatenation, in which tensors have these sizes."""
+    rank = min((tensor.ndim for tensor in tensors), default=0)
+    found = [dim for dim in range(rank) if dim != along and sizes <= {tensor.shape[dim] for tensor in tensors}]
+    # What fails may be made on the line itself: then all that is known is that an image's channels are joined.
+    return found[0] if found else (2 if rank >= 4 and along == 1 else None)
+
+
+def _tensors(error: BaseException) -> Iterator[tuple[str, Tensor]]:
+    """Local tensors of the innermost frame that is not torch's: those named in the failing expression, or all."""
+    inner = [(frame, at) for frame, at in _walk(error) if not frame.f_code.co_filename.startswith(_TORCH)]
+    if not inner:
+        return
+    frame, at = inner[-1]
+    found = {name: value for name, value in frame.f_locals.items() if isinstance(value, (Tensor, list, tuple))}
+    named = [name for name in _names(frame.f_code, at) if name in found]
+    parts = [part for name in named for part in _parts(name, found[name])]
+    yield from parts if len(parts) > 1 else (part for name in found for part in _parts(name, found[name]))
+
+
+def _walk(error: BaseException) -> Iterator[tuple[FrameType, int]]:
+    """Frames of the traceback, each with the index of the instruction at which it stands."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame, trace.tb_lasti
+        trace = trace.tb_next
+
+
+def _parts(name: str, value: object) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"{name}[{i}]", each) for i, each in enumerate(value) if isinstance(each, Tensor))
+
+
+def _names(code: CodeType, at: int) -> list[str]:
+    """The identifiers of the expression that was being evaluated, in order."""
+    first, last, start, end = list(code.co_positions())[at // 2]
+    if first is None or last is None:
+        return []
+    lines = [linecache.getline(code.co_filename, number) for number in range(first, last + 1)]
+    if start is not None and end is not None and lines:
+        lines[-1] = lines[-1].encode()[:end].decode(errors="ignore")
+        lines[0] = lines[0].encode()[start:].decode(errors="ignore")
+    return list(dict.fromkeys(re.findall(r"[^\W\d]\w*", " ".join(lines))))

@@ -1,0 +1,97 @@
+"""What a proof says: one row a skip."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pandas as pd
+
+SCHEMA = "skiplab.proof/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether one skip is what its record says.
+
+    Attributes:
+        id: the skip's.
+        claimed: kind of the shortcut in the record.
+        found: the narrowest kind that the numbers allow: identity, resample, projection, gated or nonlinear;
+            None where nothing could be computed. A resample may turn out to be an identity at these sizes (a
+            pad of nothing), which is no disagreement.
+        deviation: largest relative deviation from the claim, dimensionless: ‖difference‖∞ / ‖Ju‖∞ over all
+            points and over everything that the claim implies; for a fused recurrent operator, of its outputs
+            from the cell written out. NaN where nothing could be computed.
+        ok: whether the record is right.
+        reason: what was found instead, or why nothing could be computed; "" when ok.
+    """
+
+    id: str
+    claimed: str
+    found: str | None
+    deviation: float
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Every skip's verdict, in the order of the skips.
+
+    Attributes:
+        rows: the verdicts.
+        points: number of random points at which each was computed.
+        tolerance: largest relative deviation that counts as none.
+    """
+
+    rows: tuple[Verdict, ...]
+    points: int
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    @property
+    def deviation(self) -> float:
+        """The largest of all that were computed; 0 for none."""
+        return max((row.deviation for row in self.rows if not math.isnan(row.deviation)), default=0.0)
+
+    @property
+    def failures(self) -> tuple[Verdict, ...]:
+        """Verdicts that are not ok: records that are wrong, and those that could not be proved."""
+        return tuple(row for row in self.rows if not row.ok)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return iter(self.rows)
+
+    def __repr__(self) -> str:
+        proved = len(self.rows) - len(self.failures)
+        return f"<Proof: {proved} of {len(self.rows)} skips proved, largest deviation {self.deviation:.1e}>"
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(index=False)
+
+    def table(self) -> pd.DataFrame:
+        """One row a skip, columns as the attributes of `Verdict`."""
+        return pd.DataFrame([asdict(row) for row in self.rows], columns=[field.name for field in fields(Verdict)])
+
+
+def proof_json(proof: Proof) -> dict[str, Any]:
+    """A proof as JSON; a deviation that is no finite number is null."""
+    return {
+        "schema": SCHEMA,
+        "ok": proof.ok,
+        "points": proof.points,
+        "tolerance": proof.tolerance,
+        "deviation": _number(proof.deviation),
+        "skips": [{**asdict(row), "deviation": _number(row.deviation)} for row in proof.rows],
+    }
+
+
+def _number(deviation: float) -> float | None:
+    return deviation if math.isfinite(deviation) else None
