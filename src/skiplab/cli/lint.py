@@ -46,4 +46,4 @@ def _findings(request: Request, identity_path: bool) -> "Findings":
     except ModelError as error:
         say(f"note: the training graph was not looked at: {error}")
         return findings
-    return findings + lint(trained)
+    return findings + lint(trained, identity_path=identity_path)
