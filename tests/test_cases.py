@@ -9,19 +9,19 @@ import torch
 from torch.utils import _pytree as pytree
 
 import skiplab
-from cases import CASES, NUMERIC, RIGHT, TRAINED, WRONG, by_kind, captured
+from cases import CASES, NUMERIC, TRAINED, by_kind, captured
 from skiplab.execute import Execution, run
 from skiplab.measure.lesion import lesion_edges
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", CASES)
 def test_skips_by_kind(name: str) -> None:
     found = captured(name)
     assert by_kind(found.skips) == CASES[name].skips
     assert found.program.unfollowed == ()
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", CASES)
 def test_what_is_listed_apart(name: str) -> None:
     case, found = CASES[name], Counter(each.reason for each in captured(name).skips.apart)
     expected = {"gate": case.gates, "fusion": case.fusions, "foldable": case.foldable, "unknown": case.unknown}
@@ -29,18 +29,11 @@ def test_what_is_listed_apart(name: str) -> None:
     assert {reason: found[reason] for reason in known} == known
 
 
-@pytest.mark.parametrize("name", [name for name in RIGHT if CASES[name].census])
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].census])
 def test_census(name: str) -> None:
     census = skiplab.census(captured(name).program)
     assert (census.paths, census.nonlinearities.min, census.nonlinearities.max) == CASES[name].census
     assert census.fewest.nonlinearities == census.nonlinearities.min
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_known_wrong_results(name: str, request: pytest.FixtureRequest) -> None:
-    case, reason = WRONG[name]
-    request.applymarker(pytest.mark.xfail(strict=True, reason=reason, raises=AssertionError))
-    assert by_kind(captured(name).skips) == case.skips
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -51,7 +44,7 @@ def test_training_graph_has_the_same_skips(name: str) -> None:
     assert len(trained.apart) == len(evaluated.apart)
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", CASES)
 def test_source_is_a_line_that_exists(name: str) -> None:
     for skip in captured(name).skips:
         assert skip.source is not None
@@ -60,7 +53,7 @@ def test_source_is_a_line_that_exists(name: str) -> None:
         assert linecache.getline(file, int(line)).strip()
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", CASES)
 def test_model_comes_back_as_it_was(name: str) -> None:
     found = captured(name)
     assert found.after == found.before

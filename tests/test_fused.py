@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import skiplab
 from cases import captured
-from networks import Frozen, Net, TwoInputs, linear
+from networks import Autocast, Frozen, Net, TwoInputs, heavy, linear
 from skiplab.execute import run
 from skiplab.program import Program
 
@@ -102,3 +102,36 @@ def test_blocks_within_blocks() -> None:
     assert skiplab.find(program).expect(1)
     x = torch.randn(3, 8)
     assert torch.equal(run(program, x), model(x))
+
+
+def test_a_block_under_autocast_is_searched_too() -> None:
+    program = skiplab.capture(Autocast(), (torch.randn(3, 8),))
+    assert skiplab.find(program).expect(1)
+    assert "other" not in {op.kind for op in program.ops}
+    assert 0 < program.difference < 0.1  # half precision against whole
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: net.a(x) - x.shape[0],
+        lambda net, x: net.a(x).sub(x.size(0)),
+        lambda net, x: torch.add(net.a(x), x.shape[0], alpha=2),
+        lambda net, x: torch.lerp(x, net.a(x), 1 / x.size(0)),
+        lambda net, x: torch.rsub(net.a(x), x.shape[0]),
+    ],
+)
+def test_a_size_that_varies_is_no_operand(function: Callable[[Any, Tensor], Tensor]) -> None:
+    model = Net(function, a=linear())
+    program = skiplab.capture(model, (torch.randn(3, 8),))
+    x = torch.randn(5, 8)
+    assert torch.allclose(run(program, x), model(x), atol=1e-6)
+
+
+def test_a_sum_that_nobody_reads_stays() -> None:
+    def function(net: Any, x: Tensor) -> Tensor:
+        _ = x + net.f(x)
+        return net.a(x)
+
+    program = skiplab.capture(Net(function, a=linear(), f=heavy()), (torch.randn(3, 8),))
+    assert skiplab.find(program).expect(1)

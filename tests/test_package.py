@@ -18,9 +18,9 @@ SOURCE = Path(str(skiplab.__file__)).parent
 RANKS = """
 errors
 ops functional files data recipe inputs weights mismatch
-fused arguments checkpoint models
+fused arguments checkpoint models anchors
 program builders loop
-execute train skips anchors parts resolve
+execute train skips parts resolve
 merges paths walk scales cells
 reach
 nesting apart

@@ -204,6 +204,55 @@ def test_the_parent_is_the_next_one_out() -> None:
     ]
 
 
+def test_a_residual_that_ends_a_branch_keeps_its_place() -> None:
+    inner = Net(lambda net, x: (y := torch.relu(net.p(x))) + net.f(y), p=linear(), f=heavy())
+    outer = Net(lambda net, x: x + net.inner(x), inner=inner)
+    skips = skiplab.find(skiplab.capture(outer, (torch.randn(3, 8),)))
+    assert len(skips.expect(2)) == 2
+    (nested,) = skips.at("inner").expect(1)
+    (around,) = (skip for skip in skips if skip.path == "")
+    assert nested.merge == around.merge  # a chain of sums is one
+    assert (nested.parent, around.parent) == (around.id, None)
+
+
+STEPS = {
+    "select": lambda x: [x[:, t] for t in range(x.shape[1])],
+    "slice": lambda x: [x[:, t : t + 1].squeeze(1) for t in range(x.shape[1])],
+    "unbind": lambda x: x.unbind(1),
+    "split": lambda x: [part.squeeze(1) for part in x.split(1, 1)],
+    "chunk": lambda x: [part.squeeze(1) for part in x.chunk(x.shape[1], dim=1)],
+    "narrow": lambda x: [x.narrow(1, t, 1).squeeze(1) for t in range(x.shape[1])],
+}
+
+
+@pytest.mark.parametrize("form", STEPS)
+def test_steps_of_a_sequence_are_values_of_their_own(form: str) -> None:
+    def function(net: Any, x: Tensor) -> Tensor:
+        h = torch.zeros(x.shape[0], 8)
+        for step in STEPS[form](x):
+            h = torch.tanh(step + torch.tanh(net.p(h)))
+        return h
+
+    program = skiplab.capture(Net(function, p=linear()), (torch.randn(2, 4, 8),))
+    assert list(skiplab.find(program)) == []
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x * torch.sigmoid(x),
+    "mish": lambda x: x * torch.tanh(F.softplus(x)),
+    "hardswish": lambda x: x * F.relu6(x + 3) / 6,
+    "gelu": tanh_gelu,
+}
+
+
+@pytest.mark.parametrize("form", ACTIVATIONS)
+def test_an_activation_written_by_hand_is_no_gate(form: str) -> None:
+    net = Net(lambda net, x: torch.cat((ACTIVATIONS[form](net.p(x)), net.f(x)), 1), p=linear(), f=heavy())
+    skips = skiplab.find(skiplab.capture(net, (torch.randn(2, 8),)))
+    assert list(skips) == []
+    assert [each.reason for each in skips.apart] == ["fusion"]
+
+
 def test_a_sum_that_is_returned_is_a_merge_of_its_own() -> None:
     net = Net(lambda net, x: (y := x + net.f(x), y + net.g(x)), f=heavy(), g=heavy())
     program = skiplab.capture(net, (torch.randn(3, 8),))

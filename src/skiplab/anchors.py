@@ -4,16 +4,15 @@ Two values belong to different ways when they are computed from different weight
 halves of a rotary embedding, or x and x³ in GELU's cubic, come from one value alone: no ways meet where they do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from skiplab.ops import WEIGHT_LAYERS
-from skiplab.program import Program
+from skiplab.ops import WEIGHT_LAYERS, Op
 
 
-def anchors(program: Program) -> list[frozenset[int]]:
+def anchors(ops: Sequence[Op]) -> list[frozenset[int]]:
     """For each op, the weight layers, merges of ways and inputs from which its value is computed directly."""
     found: list[frozenset[int]] = []
-    for op in program.ops:
+    for op in ops:
         below = {found[i] for i in op.inputs}
         starts = op.kind in (*WEIGHT_LAYERS, "input") or (op.kind == "merge" and len(below) > 1)
         if starts or not below:

@@ -7,7 +7,7 @@ from torch.fx import Node
 from skiplab.anchors import ways
 from skiplab.merges import Merge
 from skiplab.ops import LINEAR, is_concat
-from skiplab.parts import are_disjoint
+from skiplab.parts import are_two_signals
 from skiplab.program import Op, Program
 from skiplab.reach import Reach
 from skiplab.skips import Apart, Reason
@@ -16,13 +16,13 @@ from skiplab.walk import gate, walk
 _MATRIX_PRODUCTS = frozenset("matmul mm bmm einsum".split())
 
 
-def gates(program: Program, anchored: list[frozenset[int]], used: set[int]) -> Iterator[Apart]:
+def gates(program: Program, used: set[int]) -> Iterator[Apart]:
     """Products in which one signal weights another: squeeze-excite, GLU, an LSTM's output gate.
+
+    Factors made of one and the same value are a function of it, as x · Φ(x) is.
 
     Args:
         program: where they stand.
-        anchored: from `anchors`. Factors from one and the same value are a function of it, as x · Φ(x) is,
-            unless each comes from a part of its own, as the halves of a gated linear unit.
         used: products that belong to a gated skip.
     """
     for op in program.ops:
@@ -30,21 +30,25 @@ def gates(program: Program, anchored: list[frozenset[int]], used: set[int]) -> I
             continue
         if op.target == "glu":
             yield _apart(op, "gate", "one half of the channels weights the other")
-        elif op.target in ("mul", "multiply") and _are_two_signals(program, anchored, op):
+        elif op.target in ("mul", "multiply") and len(op.inputs) == 2 and are_two_signals(program, *op.inputs):
             by = gate(program, op)
             weight = "another signal" if by is None else f"`{program.ops[by].module or program.ops[by].name}`"
             yield _apart(op, "gate", f"weighted by {weight}")
 
 
-def _are_two_signals(program: Program, anchored: list[frozenset[int]], op: Op) -> bool:
-    return len({anchored[i] for i in op.inputs}) > 1 or (len(op.inputs) == 2 and are_disjoint(program, *op.inputs))
+def joints(program: Program) -> Iterator[Apart]:
+    """Where ways meet in an operator that is neither sum nor product, such as a maximum or a choice by the data."""
+    for op in program.ops:
+        if op.kind in ("activation", "other", "max_pool", "norm") and len(ways(program.anchors, op.inputs)) > 1:
+            reason = "unknown" if op.kind == "other" else "fusion"
+            yield _apart(op, reason, f"ways meet in `{op.target}`, which carries neither of them on as it is")
 
 
-def merge_apart(program: Program, anchored: list[frozenset[int]], merge: Merge) -> Apart | None:
+def merge_apart(program: Program, merge: Merge) -> Apart | None:
     """Why a merge without a skip is none; None where no ways meet at it."""
     if is_foldable(program, merge):
         return folded(merge)
-    met = ways(anchored, merge.operands)
+    met = ways(program.anchors, merge.operands)
     if len(met) < 2:
         return None
     through = _unnamed(program, merge)
@@ -89,7 +93,7 @@ def _down_to(program: Program, merge: Merge, fork: int) -> set[int]:
 
 def mixes_lanes(program: Program, op: Op) -> bool:
     """Whether a weight layer multiplies from the left, and so mixes what stands side by side, not channels."""
-    if op.target not in _MATRIX_PRODUCTS:
+    if op.kind != "weight" or op.target not in _MATRIX_PRODUCTS:
         return False
     node = program.nodes[op.name]
     data = program.ops[op.inputs[0]].name
@@ -99,7 +103,7 @@ def mixes_lanes(program: Program, op: Op) -> bool:
 
 
 def _contracts_another(node: Node, data: str) -> bool:
-    """Whether an einsum sums over another dimension of the data than its last."""
+    """Whether an einsum sums over another dimension of the data than its channels: the last, or an image's second."""
     equation, operands = node.args[0], node.args[1]
     assert isinstance(equation, str)
     terms, _, result = equation.replace(" ", "").partition("->")
@@ -108,7 +112,8 @@ def _contracts_another(node: Node, data: str) -> bool:
         for term, each in zip(terms.split(","), operands, strict=True)  # type: ignore[arg-type]
         if isinstance(each, Node) and each.name == data
     )
-    return letters[-1] in result and any(letter not in result for letter in letters)
+    channels = {letters[-1], letters[1] if len(letters) > 3 else letters[-1]}
+    return any(letter not in result and letter not in channels for letter in letters)
 
 
 def _unnamed(program: Program, merge: Merge) -> str | None:

@@ -46,6 +46,8 @@ def capture(
     taken as fixed. Mode, buffers, gradients, hooks and random state of the model and of torch are the same
     after the call as before it.
 
+    A model on the meta device, whose tensors have no values, is captured there; `difference` is then NaN.
+
     Args:
         model: any module that `torch.export` (non-strict) can trace.
         inputs: positional arguments of `forward`; tensors with the batch as first dimension.
@@ -57,12 +59,20 @@ def capture(
         CaptureError: the model runs, but `torch.export` cannot trace it.
     """
     example = (tuple(inputs), dict(kwargs or {}))
-    with _unchanged(model, train), _quiet():
-        reference = _run_model(model, example)
+    on_meta = _on_meta(model, example)
+    # on meta, what `forward` makes without naming a device has to be there too
+    with _unchanged(model, train), _quiet(), torch.device("meta") if on_meta else contextlib.nullcontext():
+        # without values it cannot run by itself where it looks at a mask's, which tracing does not
+        reference = None if on_meta else _run_model(model, example)
         exported, dynamic = _export(model, example)
         program = from_exported(exported, type(model).__name__, example)
         program = dataclasses.replace(program, training=train, dynamic_batch=dynamic)
-        return dataclasses.replace(program, difference=_difference(program, reference))
+        return program if on_meta else dataclasses.replace(program, difference=_difference(program, reference))
+
+
+def _on_meta(model: nn.Module, example: tuple[tuple, dict]) -> bool:
+    tensors = (*model.parameters(), *model.buffers(), *pytree.tree_leaves(example))
+    return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors)
 
 
 @contextlib.contextmanager

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from skiplab import apart
-from skiplab.anchors import anchors
 from skiplab.cells import cell_skips
 from skiplab.merges import Merge, merges
 from skiplab.nesting import Span, parents
-from skiplab.ops import LINEAR, TRANSPARENT, is_concat
-from skiplab.parts import others
+from skiplab.ops import LINEAR, TRANSPARENT, is_concat, keeps_whole
+from skiplab.parts import elsewhere
 from skiplab.program import Op, Program
 from skiplab.reach import Reach, between
 from skiplab.scales import factors
@@ -26,7 +25,6 @@ from skiplab.walk import Step, route, walk
 
 def find(program: Program) -> Skips:
     """Every skip connection of a program, nested ones included, and apart from them what is none."""
-    anchored = anchors(program)
     found: list[_Found] = []
     beside: list[tuple[int, Apart]] = []
     used: set[int] = set()
@@ -35,10 +33,11 @@ def find(program: Program) -> Skips:
         found += here
         if any(each.skip.shortcut == "gated" for each in here):
             used |= _products(program, merge)
-        why = why or (None if here else apart.merge_apart(program, anchored, merge))
+        why = why or (None if here else apart.merge_apart(program, merge))
         if why is not None:
             beside.append((merge.op.index, why))
-    beside += [(program.by_name[each.op].index, each) for each in apart.gates(program, anchored, used)]
+    others = [*apart.gates(program, used), *apart.joints(program)]
+    beside += [(program.by_name[each.op].index, each) for each in others]
     found += [_Found(index, skip, None) for index, skip in cell_skips(program)]
     found.sort(key=lambda each: each.merge)  # those of one merge stay in order of its operands
     return Skips(_named(found), (why for _, why in sorted(beside, key=lambda pair: pair[0])))
@@ -89,7 +88,8 @@ def _at_merge(program: Program, merge: Merge) -> tuple[list[_Found], Apart | Non
             why = apart.folded(merge)
         else:
             comes = comes or reach.descent(forks)
-            span = Span(end.step.value, merge.op.index, end.position, reach, comes, forks.index(end.step.value))
+            at = merge.readers[end.position]
+            span = Span(end.step.value, merge.op.index, at, end.position, reach, comes, forks.index(end.step.value))
             found.append(_Found(merge.op.index, _skip(program, merge, end, way), span))
     return found, None if found else why
 
@@ -123,8 +123,8 @@ def _strict(program: Program, merge: Merge, step: Step, least: int) -> Reach:
     That only a gate depends on the fork makes no branch (selective kernels), nor does what depends on other
     positions alone (the steps of a recurrent network).
     """
-    elsewhere = frozenset(index for taken in step.positions for index in others(program, taken))
-    return Reach(program, merge.operands, least, gates=not step.gates, without=elsewhere)
+    apart_from = frozenset(index for taken in step.positions for index in elsewhere(program, taken))
+    return Reach(program, merge.operands, least, gates=not step.gates, without=apart_from)
 
 
 def _is_scan(program: Program, merge: Merge, step: Step) -> bool:
@@ -138,12 +138,14 @@ def _is_scan(program: Program, merge: Merge, step: Step) -> bool:
 def _skip(program: Program, merge: Merge, end: _End, way: tuple[Op, ...]) -> Skip:
     step = end.step
     branch = tuple(dict.fromkeys(merge.operands[i] for i in end.branch))
+    at = program.ops[merge.readers[end.position]]  # of a chain of sums the one where this shortcut arrives
+    partly = step.shortcut == "identity" and not keeps_whole(merge.op.target, end.position)
     combine = "concat" if is_concat(merge.op.target) else "gated" if step.shortcut == "gated" else "add"
     return Skip(
         id="",
-        path=merge.op.module,
+        path=at.module,
         combine=combine,
-        shortcut=step.shortcut,
+        shortcut="resample" if partly else step.shortcut,
         fork=program.ops[step.value].name,
         merge=merge.op.name,
         operand=program.ops[merge.operands[end.position]].name,
@@ -156,7 +158,7 @@ def _skip(program: Program, merge: Merge, end: _End, way: tuple[Op, ...]) -> Ski
         gates=tuple(program.ops[index].name for index in step.gates),
         steps=None,
         activation_after=_activation_after(program, merge.op),
-        source=merge.op.source,
+        source=at.source,
         parent=None,
         program=program.fingerprint,
     )
@@ -193,7 +195,9 @@ def _is_foldable(program: Program, merge: Merge, end: _End) -> bool:
 
 def _products(program: Program, merge: Merge) -> set[int]:
     """The products at the ends of a gated sum: part of it, and no gates of their own."""
-    met = (step.value for operand in merge.operands for step in walk(program, operand) if not step.gates)
+    met = (
+        step.value for operand in merge.operands for step in walk(program, operand) if not (step.gates or step.weights)
+    )
     return {index for index in met if program.ops[index].kind == "product"}
 
 

@@ -2,7 +2,7 @@
 
 `addcmul(x, a, b)` is `x + a·b`, `lerp(x, y, w)` is `x·(1 − w) + y·w`, and a sum over a `stack` is a sum of the
 stacked tensors. A matrix product with a parameter as bias stays what it is: a linear layer. Blocks in which
-gradients are off, or autocast is, become part of the graph around them.
+gradients are off, or under autocast, become part of the graph around them.
 """
 
 import functools
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from skiplab.functional import fake_value
@@ -61,14 +62,14 @@ def _elementwise_rule(product: Any) -> Callable[..., Node]:
 
 def _add(call: Call, _: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None:
     """`add(x, y, alpha)` as an addition of a scaled value, so that the scaling is seen on the way."""
-    if alpha == 1 or not isinstance(y, Node):
+    if alpha == 1 or not (_is_tensor(x) and _is_tensor(y)):
         return None
     return call(aten.add.Tensor, x, call(aten.mul.Tensor, y, alpha))
 
 
 def _sub(call: Call, _: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None:
     """`x − αy` as `x + (−α)y`; `rsub` has the operands the other way round."""
-    if not isinstance(x, Node) or not isinstance(y, Node) or isinstance(alpha, Node):
+    if not _is_tensor(x) or not _is_tensor(y) or isinstance(alpha, Node):
         return None
     return call(aten.add.Tensor, x, call(aten.mul.Tensor, y, -alpha))
 
@@ -77,7 +78,14 @@ def _rsub(call: Call, node: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None
     return _sub(call, node, y, x, alpha)
 
 
-def _lerp(call: Call, _: Node, x: Node, y: Node, weight: Any) -> Node:
+def _is_tensor(value: Any) -> bool:
+    """And not a size that varies with the batch."""
+    return isinstance(value, Node) and isinstance(value.meta.get("val"), Tensor)
+
+
+def _lerp(call: Call, _: Node, x: Node, y: Node, weight: Any) -> Node | None:
+    if isinstance(weight, Node) and not _is_tensor(weight):
+        return None
     if isinstance(weight, Node):
         rest = call(aten.rsub.Scalar, weight, 1)
         return call(aten.add.Tensor, call(aten.mul.Tensor, x, rest), call(aten.mul.Tensor, y, weight))
@@ -122,7 +130,7 @@ _RULES: dict[str, Callable[..., Node | None]] = {
 
 
 def blend(graph: Graph) -> None:
-    """Rewrites `a + g·(b − a)`, with a gate g that depends on the data, as the `a·(1 − g) + b·g` that it is.
+    """Rewrites `a + g·(b − a)`, with a tensor g (a gate, or a parameter), as the `a·(1 − g) + b·g` that it is.
 
     Which of the two is carried on then shows, whichever way the sum was written.
     """
@@ -131,14 +139,14 @@ def blend(graph: Graph) -> None:
         if (node.op == "placeholder" and not node.meta.get("lifted")) or any(n in data for n in node.all_input_nodes):
             data.add(node)
         if node.target is aten.add.Tensor and node in data:
-            _blend(graph, node, data)
-    graph.eliminate_dead_code(is_impure_node=_is_kept)
+            data.update(_blend(graph, node))
 
 
-def _blend(graph: Graph, node: Node, data: set[Node]) -> None:
+def _blend(graph: Graph, node: Node) -> list[Node]:
+    """The new nodes, where the sum is one of this form."""
     for a, product in (node.args[:2], node.args[1::-1]):
         found = _difference(a, product) if isinstance(a, Node) else None
-        if found is None or found[0] not in data or found[1].meta["val"].shape != node.meta["val"].shape:
+        if found is None or found[1].meta["val"].shape != node.meta["val"].shape:
             continue
         gate, b = found
         with graph.inserting_before(node):
@@ -147,8 +155,9 @@ def _blend(graph: Graph, node: Node, data: set[Node]) -> None:
         for new in (rest, *parts):
             new.meta = {**node.meta, "val": fake_value(new)}
         node.args = tuple(parts)
-        data.update((rest, *parts))
-        return
+        _erase(graph, product)
+        return [rest, *parts]
+    return []
 
 
 def _difference(a: Node, product: Any) -> tuple[Node, Node] | None:
@@ -175,16 +184,22 @@ def _signed(node: Any) -> tuple[int, Any]:
     return sign, node
 
 
-def _is_kept(node: Node) -> bool:
-    """What the sums above did not leave behind stays, whether anything reads it or not."""
-    return node.target not in (aten.mul.Tensor, aten.add.Tensor)
+def _erase(graph: Graph, node: Any) -> None:
+    """Takes out the product and the difference that nothing reads any more."""
+    if not isinstance(node, Node) or node.users or node.target not in (aten.mul.Tensor, aten.add.Tensor):
+        return
+    operands = node.all_input_nodes
+    graph.erase_node(node)
+    for operand in operands:
+        _erase(graph, operand)
 
 
 def inline(module: GraphModule) -> None:
-    """Makes blocks under `torch.no_grad`, reentrant checkpoints and autocast that is off part of the graph.
+    """Makes blocks under `torch.no_grad`, reentrant checkpoints and autocast part of the graph.
 
     `torch.export` wraps each in a graph of its own. Where gradients were off they are on afterwards: whether a
-    value is differentiated is for the one to say who measures.
+    value is differentiated is for the one to say who measures. A block under autocast runs in its operands' own
+    precision afterwards: the same network, more exactly.
     """
     for node in list(module.graph.nodes):
         if not _is_block(node):
@@ -205,8 +220,7 @@ def inline(module: GraphModule) -> None:
 
 def _is_block(node: Node) -> bool:
     name = getattr(node.target, "__name__", "")
-    # wrap_with_autocast(device, dtype, enabled, cache_enabled, block, *operands)
-    return name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and node.args[2] is False)
+    return name in ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
 def _copied(module: GraphModule, node: Node, block: GraphModule, operands: tuple) -> list[Node]:

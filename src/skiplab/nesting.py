@@ -13,6 +13,7 @@ class Span:
 
     Attributes:
         fork, merge: indices of its ops.
+        at: the sum at which its shortcut arrives, where the merge is a chain of sums; else the merge.
         position: which of the merge's operands ends its shortcut.
         reach: the ways to the merge's operands.
         comes: for each op, the forks of this merge's skips from which it comes, as bits.
@@ -21,6 +22,7 @@ class Span:
 
     fork: int
     merge: int
+    at: int
     position: int
     reach: Reach
     comes: dict[int, int]
@@ -44,7 +46,7 @@ def parents(spans: Sequence[Span]) -> list[int | None]:
         while begun < len(starts) and spans[starts[begun]].fork <= span.fork:
             bisect.insort(active, starts[begun])
             begun += 1
-        ended = bisect.bisect_right(active, span.merge, key=lambda other: spans[other].merge)
+        ended = bisect.bisect_left(active, span.merge, key=lambda other: spans[other].merge)
         del active[:ended]
         found.append(_innermost(spans, active, span))
     return found
@@ -57,11 +59,12 @@ def _innermost(spans: Sequence[Span], active: list[int], span: Span) -> int | No
         if least is not None and outer.merge - span.fork >= least:
             break  # whatever comes later ends later, and begins no later than this fork
         size = outer.merge - outer.fork
-        if (
-            outer.fork <= span.fork
-            and (least is None or size < least)
-            and outer.holds(span.merge)
-            and (outer.fork == span.fork or outer.holds(span.fork))
-        ):
+        if outer.fork <= span.fork and (least is None or size < least) and _is_around(outer, span):
             best, least = number, size
     return best
+
+
+def _is_around(outer: Span, span: Span) -> bool:
+    if outer.merge == span.merge:
+        return outer.at > span.at and outer.holds(span.fork)
+    return outer.holds(span.merge) and (outer.fork == span.fork or outer.holds(span.fork))

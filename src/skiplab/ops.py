@@ -4,6 +4,7 @@ One question is answered here: given an operator and which of its operands carry
 an activation, a view, …? Everything above (finding skips, counting paths) speaks in these kinds only.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,6 +24,34 @@ Kind = Literal[
     "expand",  # linear, but repeats values, so that no longer one value meets one value
     "other",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One step of the data flow: an operator through which data passes, or an input.
+
+    Attributes:
+        index: position in `Program.ops`, which is in order of execution.
+        name: name of the node in the graph.
+        target: the operator, without overload or in-place underscore: "conv2d", "relu", "add".
+        kind: what the operator does to data; see `Kind`.
+        inputs: indices of the operands that carry data, in argument order.
+        module: path of the module in whose `forward` it stands; "" for the root.
+        source: "file:line" of the call, as absolute path; None where the graph does not know.
+        shape: its value's shape; None for a dimension that varies, () also for values that are no tensor.
+        weights: names of the parameters with which it was computed.
+    """
+
+    index: int
+    name: str
+    target: str
+    kind: Kind
+    inputs: tuple[int, ...]
+    module: str
+    source: str | None
+    shape: tuple[int | None, ...]
+    weights: tuple[str, ...] = ()
+
 
 # What the walk along a shortcut may cross (DESIGN §2); a weight layer only once.
 TRANSPARENT: tuple[Kind, ...] = ("view", "resample", "batch_norm")
@@ -116,8 +145,8 @@ _INTERLEAVE = frozenset(
 )
 _SCATTERED_ADD = frozenset("index_add scatter_add".split())
 _RAISING = ("upsample", "_upsample", "conv_transpose", "pixel_shuffle", "max_unpool", "col2im")
-_DIVISION = frozenset("div divide true_divide".split())
-_SCALES = _DIVISION | {"mul", "multiply"}
+DIVISIONS = frozenset("div divide true_divide".split())
+SCALES = DIVISIONS | {"mul", "multiply"}
 
 
 def operator_name(target: object) -> str:
@@ -144,6 +173,11 @@ def is_zero(name: str, zeros: list[bool]) -> bool:
 def raises_resolution(name: str) -> bool:
     """Whether an operator gives more positions than it takes."""
     return name.startswith(_RAISING)
+
+
+def keeps_whole(name: str, position: int) -> bool:
+    """Whether a merge has all entries of the operand at a position: what is written into something replaces a part."""
+    return name not in _INTERLEAVE or (position > 0 and name not in ("where", "masked_scatter"))
 
 
 def read_operands(name: str) -> slice:
@@ -174,9 +208,9 @@ def classify(name: str, data: tuple[int, ...], *, learned: bool, float_steered: 
             return "product"
         # A product with a fixed matrix is linear and weight-free: a Fourier or resampling matrix.
         return "weight" if learned or name.startswith("embedding") else "resample"
-    if name in _SCALES and len(data) == 1:
+    if name in SCALES and len(data) == 1:
         # constant / data is no scaling
-        kind = "activation" if name in _DIVISION and data[0] > 0 else "resample"
+        kind = "activation" if name in DIVISIONS and data[0] > 0 else "resample"
     if kind == "merge" and len(data) == 1:
         # Adding a constant shifts the values; concatenating one pads them.
         kind = "resample" if is_concat(name) or name == "rsub" else "view"

@@ -17,7 +17,10 @@ _SPLITS = ("split", "chunk", "unbind")
 
 
 def position(program: Program, op: Op) -> Position | None:
-    """Which single position of which value an op takes, if it does: `x[:, t]`, `x[:, t:t + 1]`, one of `unbind`."""
+    """Which single position of which value an op takes, if it does: `x[:, t]`, `x[:, t:t + 1]`, one of `unbind`.
+
+    A window of several positions may as well be a group of channels, and is none.
+    """
     node = program.nodes.get(op.name)
     if node is None or len(op.inputs) != 1 or not node.args or not isinstance(node.args[0], Node):
         return None
@@ -28,14 +31,26 @@ def position(program: Program, op: Op) -> Position | None:
     if name == "slice" and op.shape != program.ops[op.inputs[0]].shape:
         dim, start = (*node.args[1:3], 0, 0)[:2]
         return _at(program, op.inputs[0], source, dim, start) if op.shape[_whole(dim) % len(op.shape)] == 1 else None
-    if name == "getitem" and operator_name(source.target) == "unbind":
-        origin, dim = (*source.args, 0)[:2]
-        assert isinstance(origin, Node)
-        return _at(program, program.ops[op.inputs[0]].inputs[0], origin, dim, node.args[1])
+    if name == "narrow" and node.args[3] == 1:
+        return _at(program, op.inputs[0], source, node.args[1], node.args[2])
+    if name == "getitem":
+        return _part(program, op, source, node.args[1])
     return None
 
 
-def others(program: Program, taken: Position) -> Iterator[int]:
+def _part(program: Program, op: Op, parts: Node, index: object) -> Position | None:
+    """One of the tensors of `unbind`, or of a split into pieces of one position each."""
+    kind = operator_name(parts.target)
+    if not parts.args or not isinstance(parts.args[0], Node) or kind not in ("unbind", "split", "chunk"):
+        return None
+    place = 1 if kind == "unbind" else 2
+    dim = parts.args[place] if len(parts.args) > place else parts.kwargs.get("dim", 0)
+    if kind != "unbind" and (not op.shape or op.shape[_whole(dim) % len(op.shape)] != 1):
+        return None
+    return _at(program, program.ops[op.inputs[0]].inputs[0], parts.args[0], dim, index)
+
+
+def elsewhere(program: Program, taken: Position) -> Iterator[int]:
     """The ops that take another position of the same value along the same dimension."""
     rest, seen = [taken[0]], set()
     while rest:
@@ -45,14 +60,19 @@ def others(program: Program, taken: Position) -> Iterator[int]:
             at = position(program, op)
             if at is not None and at[:2] == taken[:2] and at[2] != taken[2]:
                 yield user
-            elif op.target == "unbind" or _is_whole(program, op):
+            elif op.target in _SPLITS or _is_whole(program, op):
                 rest.append(user)
 
 
-def are_disjoint(program: Program, one: int, other: int) -> bool:
-    """Whether two values are computed from parts of one value that share no entry."""
+def are_two_signals(program: Program, one: int, other: int) -> bool:
+    """Whether two values are made of different values, or of parts of one that share no entry."""
+    return program.anchors[one] != program.anchors[other] or _are_disjoint(program, one, other)
+
+
+def _are_disjoint(program: Program, one: int, other: int) -> bool:
     first, second = _parts(program, one), _parts(program, other)
-    return bool(first) and bool(second) and not first & second
+    of = {_source(program, part) for part in first | second}
+    return bool(first) and bool(second) and not first & second and len(of) == 1
 
 
 def _parts(program: Program, index: int) -> set[int]:
@@ -69,7 +89,7 @@ def _parts(program: Program, index: int) -> set[int]:
             return set()
         else:
             rest += op.inputs
-    return parts if len({_source(program, part) for part in parts}) == 1 else set()
+    return parts
 
 
 def _source(program: Program, part: int) -> int:

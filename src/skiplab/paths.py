@@ -15,7 +15,7 @@ import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from skiplab.anchors import anchors, ways
+from skiplab.anchors import ways
 from skiplab.errors import UsageError
 from skiplab.ops import WEIGHT_LAYERS, Kind
 from skiplab.program import Program
@@ -128,8 +128,7 @@ def _range(histogram: dict[int, int]) -> Range:
 
 def _ways(program: Program) -> dict[int, list[list[int]]]:
     """For each merge at which ways meet, its operands grouped into ways."""
-    anchored = anchors(program)
-    groups = {op.index: ways(anchored, op.inputs) for op in program.ops if op.kind == "merge"}
+    groups = {op.index: ways(program.anchors, op.inputs) for op in program.ops if op.kind == "merge"}
     return {index: group for index, group in groups.items() if len(group) > 1}
 
 

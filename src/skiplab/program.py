@@ -1,6 +1,7 @@
 """A captured network: its graph, the flow of data through it, and where in the user's code each step stands."""
 
 import hashlib
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,43 +16,17 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from skiplab import ops
+from skiplab.anchors import anchors
 from skiplab.errors import UsageError
 from skiplab.functional import functionalise
 from skiplab.fused import blend, inline, unfold
-from skiplab.ops import Kind
+from skiplab.ops import Kind, Op
 
 # Frames of torch's own Python stand between an operator and the line that asked for it. Only its modules are
 # networks, and among them a recurrent one is a single operator, which its caller placed.
 _TORCH = f"{Path(torch.__file__).parent}/"
 _MODULES = f"{_TORCH}nn/modules/"
 _CALLERS = tuple(f"{_MODULES}{name}.py" for name in ("module", "container", "rnn"))
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One step of the data flow: an operator through which data passes, or an input.
-
-    Attributes:
-        index: position in `Program.ops`, which is in order of execution.
-        name: name of the node in the graph.
-        target: the operator, without overload or in-place underscore: "conv2d", "relu", "add".
-        kind: what the operator does to data; see `skiplab.ops.Kind`.
-        inputs: indices of the operands that carry data, in argument order.
-        module: path of the module in whose `forward` it stands; "" for the root.
-        source: "file:line" of the call, as absolute path; None where the graph does not know.
-        shape: its value's shape; None for a dimension that varies, () also for values that are no tensor.
-        weights: names of the parameters with which it was computed.
-    """
-
-    index: int
-    name: str
-    target: str
-    kind: Kind
-    inputs: tuple[int, ...]
-    module: str
-    source: str | None
-    shape: tuple[int | None, ...]
-    weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +87,14 @@ class Program:
         return {op.name: op for op in self.ops}
 
     @cached_property
+    def anchors(self) -> list[frozenset[int]]:
+        """For each op, where the ways start of which its value is made; see `skiplab.anchors`."""
+        return anchors(self.ops)
+
+    @cached_property
     def growing(self) -> frozenset[int]:
         """Indices of the ops that raise the resolution: upsampling, transposed convolution, pixel shuffle."""
-        return frozenset(op.index for op in self.ops if ops.raises_resolution(op.target))
+        return frozenset(op.index for op in self.ops if op.inputs and _grows(op, self.ops[op.inputs[0]]))
 
     @cached_property
     def nodes(self) -> Mapping[str, Node]:
@@ -133,6 +113,15 @@ class Program:
     def unflatten(self, values: list[Any]) -> Any:
         """The network's output in the form in which the model returns it."""
         return pytree.tree_unflatten(values, self.specs[1])
+
+
+def _grows(op: Op, before: Op) -> bool:
+    """A transposed convolution of stride 1, or an interpolation to the same size, does not."""
+    return ops.raises_resolution(op.target) and _positions(op) > _positions(before)
+
+
+def _positions(op: Op) -> int:
+    return math.prod(size for size in op.shape[2:] if size is not None)
 
 
 def from_exported(exported: ExportedProgram, name: str, example: tuple[tuple, dict]) -> Program:

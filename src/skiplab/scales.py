@@ -3,19 +3,20 @@
 import torch
 from torch.fx import Node
 
-from skiplab.ops import operator_name
-from skiplab.program import Op, Program
+from skiplab.ops import DIVISIONS, SCALES, Op, operator_name
+from skiplab.program import Program
 
+_SIGNS = frozenset({"neg", "negative"})
 _RANDOM = frozenset("bernoulli rand randn randint rand_like randn_like uniform normal_functional".split())
 
 
 def factors(program: Program, ops: tuple[Op, ...]) -> tuple[str, ...]:
     """The factors among ops that each scale one signal: numbers, names of parameters, "random", "constant"."""
-    return tuple(_factor(program, op) for op in ops if op.kind == "resample" and op.target in ("mul", "div", "neg"))
+    return tuple(_factor(program, op) for op in ops if op.kind == "resample" and op.target in SCALES | _SIGNS)
 
 
 def _factor(program: Program, op: Op) -> str:
-    if op.target == "neg":
+    if op.target in _SIGNS:
         return "-1"
     if op.weights:
         return ", ".join(op.weights)
@@ -23,7 +24,7 @@ def _factor(program: Program, op: Op) -> str:
     data = {program.ops[i].name for i in op.inputs}
     by = next((each for each in node.args if not (isinstance(each, Node) and each.name in data)), 1)
     if isinstance(by, (int, float)):
-        return f"{1 / by if op.target == 'div' and by else by:g}"
+        return f"{1 / by if op.target in DIVISIONS and by else by:g}"
     return "random" if isinstance(by, Node) and _is_random(by) else "constant"
 
 

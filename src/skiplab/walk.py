@@ -7,13 +7,14 @@ a norm, a merge or any other product of data ends it.
 from dataclasses import dataclass, replace
 
 from skiplab.ops import TRANSPARENT
-from skiplab.parts import Position, position
+from skiplab.parts import Position, are_two_signals, position
 from skiplab.program import Op, Program
 from skiplab.skips import Shortcut
 
 # Activations between bounds, with which one signal weights another; `exp` is the decay of a scan.
 _GATES = frozenset("sigmoid hardsigmoid softmax _softmax _safe_softmax exp relu6 hardtanh clamp".split())
 _PRODUCTS = ("mul", "multiply")
+_RECIPROCALS = ("reciprocal", "div", "divide", "true_divide")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +59,22 @@ def gate(program: Program, op: Op) -> int | None:
     if op.kind != "product" or op.target not in _PRODUCTS or len(set(op.inputs)) != 2:
         return None
     for among in (_GATES, {"tanh"}):
-        gates = [operand for operand in op.inputs if _origin(program, operand).target in among]
+        gates = [operand for operand in op.inputs if _bounds(program, operand) in among]
         if gates:
-            return gates[0] if len(gates) == 1 else None
+            # A product of one signal with a function of itself is an activation: x · sigmoid(x).
+            return gates[0] if len(gates) == 1 and are_two_signals(program, *op.inputs) else None
     return None
 
 
-def _origin(program: Program, index: int) -> Op:
-    """What made a value, leaving out what only moves, scales or shifts it, such as 1 − g."""
+def _bounds(program: Program, index: int) -> str:
+    """The activation that made a value, leaving out what only moves, scales or shifts it, such as 1 − g.
+
+    A reciprocal is what it is taken of: 1 / (1 + exp(−x)) is a sigmoid in other words.
+    """
     op = program.ops[index]
-    while op.kind in ("view", "resample", "expand") and len(op.inputs) == 1:
+    while len(op.inputs) == 1 and (op.kind in ("view", "resample", "expand") or op.target in _RECIPROCALS):
         op = program.ops[op.inputs[0]]
-    return op
+    return op.target
 
 
 def _before(program: Program, step: Step) -> Step | None:

@@ -119,7 +119,7 @@ def test_batch_statistics_in_the_training_graph() -> None:
 def test_recurrent_layers_are_weight_layers() -> None:
     case = captured("lstm")
     x = torch.randn(2, 5, 8)
-    table = gradient(case.program, case.skips, [(x, None)], lambda output, _: output.square().mean())
+    table = gradient(case.program, case.skips.in_graph(), [(x, None)], lambda output, _: output.square().mean())
     assert table["name"].to_list() == ["lstm", "forward"]
     lstm = case.model.lstm
     assert isinstance(lstm, nn.LSTM)

@@ -80,9 +80,14 @@ def gates(program: Program) -> set[int]:
     ends = set()
     for merge in merges(program):
         if any(skip.shortcut == "gated" for skip in skips_at(program, merge) if not is_folded(program, skip)):
-            ends |= {value for o in operands(program, merge) for value, _, _, gated in walk(program, o) if not gated}
+            ends |= {
+                value
+                for o in operands(program, merge)
+                for value, weights, _, gated in walk(program, o)
+                if not (gated or weights)
+            }
     products = [op for op in program.ops if op.target == "mul"]
-    return {op.index for op in products if len({sources(program, i) for i in op.inputs}) > 1} - ends
+    return {op.index for op in products if len(op.inputs) == 2 and are_two_signals(program, *op.inputs)} - ends
 
 
 def skips_at(program: Program, merge: Op) -> Iterator[Found]:
@@ -108,12 +113,27 @@ def beside(program: Program, skip: Found) -> set[int]:
 
 def around(program: Program, skip: Found, found: set[Found]) -> set[Found]:
     """The innermost of the skips on whose branch this one lies; several where they are of one size."""
-    outer = {
-        other: len(beside(program, other))
-        for other in found
-        if skip.merge in beside(program, other) and (skip.fork in beside(program, other) or skip.fork == other.fork)
-    }
+    outer = {other: len(beside(program, other)) for other in found if is_around(program, other, skip)}
     return {other for other in outer if outer[other] == min(outer.values())}
+
+
+def is_around(program: Program, outer: Found, skip: Found) -> bool:
+    on_branch = beside(program, outer)
+    if outer.merge == skip.merge:  # a chain of sums: the later one is around the earlier
+        return arrival(program, outer) > arrival(program, skip) and skip.fork in on_branch
+    return skip.merge in on_branch and (skip.fork in on_branch or skip.fork == outer.fork)
+
+
+def arrival(program: Program, skip: Found) -> int:
+    """The sum of a chain that reads the shortcut's end."""
+    chain, rest = [], [program.ops[skip.merge]]
+    while rest:
+        op = rest.pop()
+        chain.append(op)
+        rest += [
+            program.ops[i] for i in op.inputs if program.ops[i].kind == "merge" and is_inner(program, program.ops[i])
+        ]
+    return next(op.index for op in chain if skip.operand in op.inputs)
 
 
 def is_inner(program: Program, op: Op) -> bool:
@@ -160,7 +180,27 @@ def gate(program: Program, op: Op) -> int | None:
     if op.target != "mul" or len(op.inputs) != 2 or op.inputs[0] == op.inputs[1]:
         return None
     gates = [i for i in op.inputs if is_squashed(program, program.ops[i])]
-    return gates[0] if len(gates) == 1 else None
+    return gates[0] if len(gates) == 1 and are_two_signals(program, *op.inputs) else None
+
+
+def are_two_signals(program: Program, one: int, other: int) -> bool:
+    """Whether two factors have different origins, or come from different slices of one value."""
+    if sources(program, one) != sources(program, other):
+        return True
+    first, second = slices(program, one), slices(program, other)
+    if not first or not second or first & second or None in first | second:
+        return False
+    return len({program.ops[i].inputs for i in first | second if i is not None}) == 1
+
+
+def slices(program: Program, index: int) -> set[int | None]:
+    """The slices from which an op is computed; None among them where a way leads around all slices."""
+    op = program.ops[index]
+    if op.target == "slice":
+        return {index}
+    if op.kind in ("weight", "recurrent", "input"):
+        return {None}
+    return set().union(*(slices(program, i) for i in op.inputs))
 
 
 def is_squashed(program: Program, op: Op) -> bool:
