@@ -22,7 +22,7 @@ import torchvision_shim  # noqa: E402, F401
 
 torch.set_num_threads(1)  # test cases are small, and more threads only wait for each other
 
-# `pytest tests/test_planted.py --hypothesis-profile=thorough` for two thousand networks instead of two hundred
+# `pytest tests/test_planted.py --hypothesis-profile=thorough` for two thousand random networks instead of two hundred
 settings.register_profile("default", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("default")

@@ -35,7 +35,7 @@ def as_found(program: Program, skip: Skip) -> finder.Found:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(graphs.plans())
 def test_finds_what_the_definition_says(plan: graphs.Plan) -> None:
     program = graphs.program(plan)
@@ -45,7 +45,7 @@ def test_finds_what_the_definition_says(plan: graphs.Plan) -> None:
     assert {program.by_name[each.op].index for each in skips.apart if each.reason == "foldable"} == foldable
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(graphs.plans())
 def test_wherever_ways_meet_there_is_a_skip_or_a_reason(plan: graphs.Plan) -> None:
     program = graphs.program(plan)
@@ -56,7 +56,7 @@ def test_wherever_ways_meet_there_is_a_skip_or_a_reason(plan: graphs.Plan) -> No
     assert finder.ways_meet(program) <= joined | apart
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(graphs.plans())
 def test_gates_are_products_of_two_signals(plan: graphs.Plan) -> None:
     program = graphs.program(plan)
@@ -64,7 +64,7 @@ def test_gates_are_products_of_two_signals(plan: graphs.Plan) -> None:
     assert found == finder.gates(program)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(graphs.plans(most=16))
 def test_parent_is_the_innermost_skip_around(plan: graphs.Plan) -> None:
     program = graphs.program(plan)
