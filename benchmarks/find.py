@@ -4,6 +4,8 @@
 
 Needs, beside Skiplab: torchview, torchinfo, torchlens (`pip install torchview torchinfo torchlens`).
 
+Seconds are those of the one core that works (one thread), so that what else the machine does hardly changes them.
+
 - speed: capture, find, census, and each of the tools, on ResNet-50 and on a pre-activation ResNet of 1,004 layers
   (6n + 2; 501 blocks), as ratios to `torch.export` alone on the same network; sides interleaved, minimum and median.
   Beside it how many of the network's additions around a branch each one reports.
@@ -128,9 +130,9 @@ def compare(sides: dict[str, Callable[[], object]], base: str, repeats: int) -> 
             gc.collect()
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter("ignore")
-                start = time.perf_counter()
+                start = time.process_time()
                 result = work()
-                seconds = time.perf_counter() - start
+                seconds = time.process_time() - start
             results[name] = ([*results[name][0], seconds], result)
     print(f"{'':14} {'min s':>9} {'median s':>9}   ratio to {base}: min, median")
     for name, result in results.items():
@@ -180,9 +182,9 @@ def scaling(sizes: list[int], repeats: int) -> None:
     print(f"\n{'blocks':>7} {'ops':>7} {'capture s':>10} {'find s':>9} {'census s':>9}   find / capture")
     for blocks in sizes:
         model = nn.Sequential(*(Block(8) for _ in range(blocks))).eval()
-        start = time.perf_counter()
+        start = time.process_time()
         program = skiplab.capture(model, (torch.randn(2, 8),))
-        seconds = {"capture": time.perf_counter() - start}
+        seconds = {"capture": time.process_time() - start}
         skips = skiplab.find(program)
         assert len(skips) == blocks, len(skips)
         for name, work in (("find", skiplab.find), ("census", skiplab.census)):
@@ -201,9 +203,9 @@ def scaling(sizes: list[int], repeats: int) -> None:
 
 def _timed(work: Callable[[Any], object], program: Any) -> float:
     gc.collect()
-    start = time.perf_counter()
+    start = time.process_time()
     work(program)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def _slope(rows: list[dict[str, Any]]) -> float:
@@ -220,11 +222,16 @@ def _plot(rows: list[dict[str, Any]]) -> None:
     table = pandas.DataFrame([{**row, "step": f"{row['step']} (slope {slopes[row['step']]:.2f})"} for row in rows])
     order = [f"{step} (slope {slope:.2f})" for step, slope in slopes.items()]
     base = altair.Chart(table, title="Seconds over residual blocks, both axes logarithmic")
-    chart = base.mark_line(point=True).encode(
-        x=altair.X("blocks:Q", scale=altair.Scale(type="log"), title="residual blocks"),
-        y=altair.Y("seconds:Q", scale=altair.Scale(type="log"), title="seconds"),
+    chart = base.mark_line(point={"size": 60}).encode(
+        x=altair.X(
+            "blocks:Q",
+            scale=altair.Scale(type="log", nice=False),
+            axis=altair.Axis(values=sorted(table["blocks"].unique().tolist())),
+            title="residual blocks",
+        ),
+        y=altair.Y("seconds:Q", scale=altair.Scale(type="log"), axis=altair.Axis(tickCount=6), title="seconds"),
         color=altair.Color("step:N", sort=order, title=None),
-        shape=altair.Shape("step:N", sort=order, title=None),
+        shape=altair.Shape("step:N", sort=order, legend=None),
     )
     chart = chart.properties(width=460, height=300)
     FIGURE.parent.mkdir(exist_ok=True)
