@@ -364,6 +364,10 @@ OURS = [
 CASES: dict[str, Case] = {
     case.name: case for case in [*TORCHVISION, *TIMM, *SEGMENTATION, *TRANSFORMERS, *BY_HAND, *OURS]
 }
+# What Skiplab gets wrong today, with the truth in the row and the reason here.
+WRONG = {
+    "rwkv": "the denominator's gates and what they weight are made of the same keys, which looks like a function of one",
+}
 NUMERIC = [name for name in CASES if not CASES[name].meta]
 # Networks whose training graph differs by more than batch statistics: dropout, dropped paths, extra heads.
 TRAINED = [

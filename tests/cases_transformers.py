@@ -302,8 +302,7 @@ TRANSFORMERS = [
         gates=2 * 2,
     ),
     # Numerator and denominator of a moving average, carried from each of 8 tokens to the next but one from an empty
-    # state and one that nobody reads. The denominator's first state is an exponential, as gates are: which of the
-    # two factors carries the other is undecided there.
+    # state and one that nobody reads.
     Case(
         "rwkv",
         transformers(
@@ -317,7 +316,7 @@ TRANSFORMERS = [
             **TOKENS,
         ),
         tokens(use_cache=False),
-        {**add(4), **gated(2 * ((8 - 2) + (8 - 3)))},
+        {**add(4), **gated(2 * 2 * (8 - 2))},
         gates=None,
         fusions=None,
     ),
