@@ -366,7 +366,7 @@ CASES: dict[str, Case] = {
 }
 # What Skiplab gets wrong today, with the truth in the row and the reason here.
 WRONG = {
-    "rwkv": "the denominator's gates and what they weight are made of the same keys, which looks like a function of one",
+    "rwkv": "the denominator's gates and what they weight are made of the same keys, like a function of one value",
 }
 NUMERIC = [name for name in CASES if not CASES[name].meta]
 # Networks whose training graph differs by more than batch statistics: dropout, dropped paths, extra heads.
