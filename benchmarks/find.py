@@ -92,13 +92,13 @@ def speed(name: str, model: nn.Module, x: Tensor, additions: int, repeats: int) 
 
 
 def _torchview(model: nn.Module, x: Tensor) -> Any:
-    from torchview import draw_graph
+    from torchview import draw_graph  # pyright: ignore[reportMissingImports]
 
     return draw_graph(model, input_data=x, expand_nested=True, depth=9, device="cpu")
 
 
 def _torchinfo(model: nn.Module, x: Tensor) -> Any:
-    from torchinfo import summary
+    from torchinfo import summary  # pyright: ignore[reportMissingImports]
 
     return summary(model, input_data=x, depth=9, verbose=0)
 
