@@ -104,7 +104,7 @@ def _torchinfo(model: nn.Module, x: Tensor) -> Any:
 
 
 def _torchlens(model: nn.Module, x: Tensor) -> Any:
-    import torchlens
+    import torchlens  # pyright: ignore[reportMissingImports]
 
     return torchlens.trace(model, x)
 
