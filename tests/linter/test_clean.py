@@ -11,6 +11,7 @@ FOUND = {
     "activated_shortcut": {"nonlinear-shortcut": 1},
     "broadcast": {"broadcast-merge": 1},
     "counting": {"broadcast-merge": 1},  # the batch's mean is added to each sample
+    "rwkv": {"dead-branch": 2},  # in each of two layers, the last token's numerator, that only a cache would read
 }
 
 
