@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import skiplab
 from skiplab.execute import Execution
-from skiplab.measure.lesion import lesion_edges
+from skiplab.measure.edges import branch_edges
 from skiplab.models import resnet
 
 
@@ -56,7 +56,7 @@ def _lesions(repeats: int) -> None:
         losses = []
         with torch.no_grad():
             for skip in skips:
-                patches = dict.fromkeys(lesion_edges(program, skip, "branch"), torch.zeros_like)
+                patches = dict.fromkeys(branch_edges(program, skip), torch.zeros_like)
                 losses.append(float(F.cross_entropy(Execution(program, (x,), patches=patches).finish(), y)))
         return losses
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 import skiplab
 from cases import CASES, NUMERIC, TRAINED, WRONG, by_kind, captured
 from skiplab.execute import Execution, run
-from skiplab.measure.lesion import lesion_edges
+from skiplab.measure.edges import branch_edges
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,7 +80,7 @@ def test_training_graph_computes_what_the_model_computes(name: str) -> None:
 @pytest.mark.parametrize("name", NUMERIC)
 def test_scaling_every_branch_by_one_changes_nothing(name: str) -> None:
     found = captured(name)
-    edges = {edge for skip in found.skips.in_graph() for edge in lesion_edges(found.program, skip, "branch")}
+    edges = {edge for skip in found.skips.in_graph() for edge in branch_edges(found.program, skip)}
     seen = []
     patches = dict.fromkeys(edges, lambda value: seen.append(None) or value * 1)
     with torch.no_grad():

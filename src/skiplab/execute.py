@@ -29,6 +29,7 @@ class Execution(Interpreter):
         program: what to run.
         args, kwargs: the user's inputs, as the model takes them.
         record: names of ops whose values are kept in `recorded`.
+        watch: for the name of an op, a function that is shown its value once it is computed.
         patches: for an edge (reader, operand), a function applied to the operand's value for that reader
             alone.
         tensors: values that stand for parameters or buffers, by placeholder name.
@@ -41,6 +42,7 @@ class Execution(Interpreter):
         kwargs: Mapping[str, Any] | None = None,
         *,
         record: Iterable[str] = (),
+        watch: Mapping[str, Callable[[Any], None]] | None = None,
         patches: Mapping[Edge, Patch] | None = None,
         tensors: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -50,6 +52,7 @@ class Execution(Interpreter):
         self.position = 0
         self.recorded: dict[str, Tensor] = {}
         self.record = frozenset(record)
+        self.watch = dict(watch or {})
         self.patches = dict(patches or {})
         self.readers = {reader for reader, _ in self.patches}
         self.given = (args, kwargs, tensors)
@@ -70,7 +73,7 @@ class Execution(Interpreter):
             return Execution(self.program, args, kwargs, patches=patches, tensors=tensors)
         other = object.__new__(Execution)
         other.__dict__.update(self.__dict__)
-        other.recorded, other.record = {}, frozenset()
+        other.recorded, other.record, other.watch = {}, frozenset(), {}
         own = {name: self.values[name].clone() for name in self.plan.mutated}
         other.values = {**self.values, **own}
         moved = {self.values[name].untyped_storage()._cdata: (self.values[name], own[name]) for name in own}
@@ -94,6 +97,8 @@ class Execution(Interpreter):
             value = self.env[node] = self.run_node(node)
             if node.name in self.record:
                 self.recorded[node.name] = value
+            if node.name in self.watch:
+                self.watch[node.name](value)
             for dead in self.plan.dies[position]:
                 self.env.pop(dead, None)
         self.position = max(self.position, stop)

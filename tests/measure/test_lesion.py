@@ -12,7 +12,7 @@ from cases import captured
 from oracles.tower import Tower, mean_loss, samples
 from skiplab.errors import DataError, StaleSkip
 from skiplab.measure import lesion
-from skiplab.measure.lesion import lesion_edges
+from skiplab.measure.edges import branch_edges, shortcut_edges
 from skiplab.program import Program
 from skiplab.skips import Skips
 
@@ -102,7 +102,7 @@ def test_the_networks_parameters_and_gradients_are_left_alone(tower: Captured) -
 def test_all_branches_of_a_parallel_block_go_together() -> None:
     case = captured("parallel")
     (skip,) = case.skips
-    branch, shortcut = (lesion_edges(case.program, skip, part) for part in ("branch", "shortcut"))
+    branch, shortcut = branch_edges(case.program, skip), shortcut_edges(case.program, skip)
     assert (len(branch), len(shortcut)) == (2, 1)
     assert {operand for _, operand in branch} == set(skip.branch)
     assert [operand for _, operand in shortcut] == [skip.operand]

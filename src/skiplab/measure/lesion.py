@@ -9,9 +9,9 @@ import torch
 from skiplab.errors import UsageError
 from skiplab.execute import Edge, Execution, Patch
 from skiplab.measure.batches import Batch, Loss, checked, finite
-from skiplab.merges import merge_at
+from skiplab.measure.edges import branch_edges, shortcut_edges, start
 from skiplab.program import Program
-from skiplab.skips import Skip, Skips
+from skiplab.skips import Skips
 
 Part = Literal["branch", "shortcut"]
 
@@ -48,38 +48,25 @@ def lesion(
             f"lesions need batch norm to use its statistics, and {program.name} was captured as training graph: "
             "capture it without train=True"
         )
-    edges = {skip.id: lesion_edges(program, skip, part) for skip in skips}
-    order = sorted(skips, key=lambda skip: _start(program, edges[skip.id]))
+    edges_of = branch_edges if part == "branch" else shortcut_edges
+    edges = {skip.id: edges_of(program, skip) for skip in skips}
+    order = sorted(skips, key=lambda skip: start(program, edges[skip.id]))
     functions = [loss] if metric is None else [loss, metric]
     whole, sums, samples = [0.0] * len(functions), {s.id: [0.0] * len(functions) for s in skips}, 0
-    for args, target, size in checked(program, batches):
+    for given in checked(program, batches):
+        target, size = given.target, given.size
         samples += size
         with torch.no_grad():
-            clean = Execution(program, args)
+            clean = Execution(program, given.args, given.kwargs)
             for skip in order:
-                clean.advance(until=program.ops[_start(program, edges[skip.id])].name)
+                clean.advance(until=program.ops[start(program, edges[skip.id])].name)
                 patches: dict[Edge, Patch] = dict.fromkeys(edges[skip.id], torch.zeros_like)
                 _add(sums[skip.id], functions, clean.fork(patches).finish(), target, size)
             output = clean.finish()
             for function in functions:
-                finite(function(output, target), "the loss of the whole network")
+                finite(program, given, function(output, target), "the loss of the whole network")
             _add(whole, functions, output, target, size)
     return _table(program, skips, sums, whole, samples)
-
-
-def lesion_edges(program: Program, skip: Skip, part: Part) -> tuple[Edge, ...]:
-    """The edges into the merge on which the part's values arrive."""
-    merge = merge_at(program, skip.merge)
-    names = skip.branch if part == "branch" else (skip.operand,)
-    return tuple(
-        (program.ops[reader].name, program.ops[operand].name)
-        for operand, reader in zip(merge.operands, merge.readers, strict=True)
-        if program.ops[operand].name in names
-    )
-
-
-def _start(program: Program, edges: tuple[Edge, ...]) -> int:
-    return min(program.by_name[reader].index for reader, _ in edges)
 
 
 def _add(sums: list[float], functions: list[Callable], output: Any, target: Any, size: int) -> None:

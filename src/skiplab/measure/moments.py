@@ -1,0 +1,32 @@
+"""Mean and standard deviation of numbers that come batch by batch."""
+
+import torch
+from torch import Tensor
+
+
+class Moments:
+    """Of columns of numbers, NaN left out, in constant memory; Chan et al. 1983's way of joining two parts."""
+
+    def __init__(self) -> None:
+        self.count = self.mean = self.squares = torch.zeros((), dtype=torch.double)
+
+    def add(self, values: Tensor) -> None:
+        """values: (samples, …): each entry beyond the first dimension is a column of its own."""
+        values = values.detach().double().cpu()
+        known = ~values.isnan()
+        count = known.sum(0).double()
+        mean = torch.where(known, values, 0).sum(0) / count.clamp(min=1)
+        squares = torch.where(known, values - mean, 0).square().sum(0)
+        total = self.count + count
+        gap, weight = mean - self.mean, count / total.clamp(min=1)
+        self.squares = self.squares + squares + gap.square() * self.count * weight
+        self.mean = self.mean + gap * weight
+        self.count = total
+
+    def means(self) -> Tensor:
+        """NaN where there was no number."""
+        return torch.where(self.count > 0, self.mean, torch.nan)
+
+    def deviations(self) -> Tensor:
+        """Of a sample (n − 1); NaN where there were fewer than two numbers."""
+        return torch.where(self.count > 1, self.squares / (self.count - 1), torch.nan).sqrt()
