@@ -4,7 +4,7 @@
 
 writes `resnet20-0.safetensors` and `plain20-0.safetensors`, for seed 0 and so on, and prints their errors. Then
 
-    skiplab measure resnet20 --weights weights/resnet20-0.safetensors --data benchmarks/cifar.py:test --what lesion
+    skiplab measure resnet20 --weights weights/resnet20-0.safetensors --data benchmarks/cifar.py:held_out --what lesion
 
 deletes each block of the trained network (Veit et al. 2016, §4.1; docs/lesion.md has the result). A training that is
 killed goes on where it was.
@@ -39,7 +39,7 @@ def read(part: str, folder: Path = FOLDER, limit: int | None = None) -> Split:
     return Split((x - mean) / deviation, torch.tensor(table["label"].to_pylist()))
 
 
-def test(size: int = 250, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def held_out(size: int = 250, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """The test images as batches (x, y); `limit` cuts their number."""
     split = read("test", limit=limit)
     yield from zip(split.x.split(size), split.y.split(size), strict=True)
