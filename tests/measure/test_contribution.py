@@ -12,7 +12,7 @@ from skiplab.errors import DataError, StaleSkip
 from skiplab.execute import run
 from skiplab.measure import contribution
 
-QUANTITIES = ("ratio", "cosine", "growth")
+QUANTITIES = ("ratio", "cosine", "growth", "influence")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_scaling_a_branch_scales_its_ratio_alone(tower: tuple) -> None:
 
 
 def test_subtraction_counts_as_taking_away() -> None:
-    """x − x/2 takes away half of what x says: ratio ½, cosine −1, growth ½."""
+    """x − x/2 takes away half of what x says: ratio ½, cosine −1, growth ½; what is left points the same way."""
 
     class Half(nn.Module):
         def __init__(self) -> None:
@@ -99,7 +99,7 @@ def test_subtraction_counts_as_taking_away() -> None:
         model.branch[0].weight.copy_(torch.eye(4) / 2)  # type: ignore[operator]
     program = skiplab.capture(model, (torch.rand(3, 4),))
     table = contribution(program, skiplab.find(program), [(torch.rand(5, 4) + 0.1, None)])
-    assert [table[q][0] for q in QUANTITIES] == pytest.approx([0.5, -1, 0.5], abs=1e-6)
+    assert [table[q][0] for q in QUANTITIES] == pytest.approx([0.5, -1, 0.5, 0], abs=1e-6)
 
 
 def test_parallel_branches_are_added_up() -> None:

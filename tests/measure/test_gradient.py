@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import skiplab
 from cases import captured
@@ -40,7 +41,10 @@ def test_against_autograd_on_the_module(tower: tuple) -> None:
 def test_table(tower: tuple) -> None:
     model, program, skips = tower
     table = gradient(program, skips, samples(4), F.cross_entropy)
-    assert list(table) == ["what", "name", "order", "gradient_norm", "gradient_norm_std", "relative"]
+    assert list(table) == [
+        *("what", "name", "network", "order", "gradient_norm", "gradient_norm_std", "relative"),
+        *("shortcut_norm", "branch_norm"),
+    ]
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     weights = table[table["what"] == "weight"]
     assert set(weights["name"]) == set(layers)
@@ -139,7 +143,7 @@ def test_data_that_is_not_finite_raises(tower: tuple) -> None:
     _, program, skips = tower
     (x, target), *_ = samples(4)
     x[0, 0] = torch.nan
-    with pytest.raises(DataError, match="the loss is nan: look for NaN or overflow in the data and the weights"):
+    with pytest.raises(DataError, match="the loss is nan: input 0 holds NaN or infinity in sample 0"):
         gradient(program, skips, [(x, target)], F.cross_entropy)
 
     def overflowing(output: Tensor, target: Tensor) -> Tensor:
@@ -147,3 +151,80 @@ def test_data_that_is_not_finite_raises(tower: tuple) -> None:
 
     with pytest.raises(DataError, match="the loss is inf"):
         gradient(program, skips, samples(4), overflowing)
+
+
+def split_by_hand(tower: Tower, x: Tensor, target: Tensor) -> list[tuple[float, float]]:
+    """For each block the gradient of its input by each way: the other way reads a copy."""
+    found = []
+    for number in range(len(tower.blocks)):
+        ways: list[Tensor] = []
+        value = x
+        for place, block in enumerate(tower.blocks):
+            one = two = value
+            if place == number:
+                one, two = (value.detach().clone().requires_grad_() for _ in range(2))
+                ways = [one, two]
+            value = block.after(block.join(block.shortcut(one), block.branch(two)))  # type: ignore[operator]
+        grads = torch.autograd.grad(F.cross_entropy(tower.head(value), target), ways)
+        shortcut, branch = ((len(x) * grad).norm(dim=1).square().mean().sqrt() for grad in grads)
+        found.append((float(shortcut), float(branch)))
+    return found
+
+
+def test_the_two_ways_by_hand(tower: tuple) -> None:
+    model, program, skips = tower
+    ((x, target),) = samples(5)
+    table = gradient(program, skips, [(x, target)], F.cross_entropy)
+    parts = table[table["what"] == "skip"][["shortcut_norm", "branch_norm"]].to_numpy().tolist()
+    assert parts == [pytest.approx(pair, rel=1e-9) for pair in split_by_hand(model, x, target)]
+    assert table[table["what"] == "weight"][["shortcut_norm", "branch_norm"]].isna().all(axis=None)
+
+
+def test_a_branch_that_leaves_its_fork_by_several_edges_is_added_up() -> None:
+    """x + G(A(x) + B(x)): the branch's gradient is that of the sum, not a sum of norms."""
+    net = Net(lambda net, x: x + net.c(torch.tanh(net.a(x)) + torch.tanh(net.b(x))), a=linear(), b=linear(), c=linear())
+    net.double()
+    x = torch.randn(3, 8, dtype=torch.double)
+    program = skiplab.capture(net, (x,))
+    skips = skiplab.find(program).expect(1)
+    table = gradient(program, skips, [(x, None)], lambda o, _: o.square().mean())
+    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out = one + net.c(torch.tanh(net.a(two)) + torch.tanh(net.b(two)))  # type: ignore[operator]
+    grads = torch.autograd.grad(out.square().mean(), (one, two))
+    row = table[table["what"] == "skip"].iloc[0]
+    assert [row["shortcut_norm"], row["branch_norm"]] == pytest.approx([float(g.norm() * 3**0.5) for g in grads])
+
+
+def test_the_twin_has_no_shortcut(tower: tuple) -> None:
+    model, program, skips = tower
+    ((x, target),) = samples(4)
+    table = gradient(program, skips, [(x, target)], F.cross_entropy, networks=("as it is", "twin"))
+    twin = table[table["network"] == "twin"]
+    assert (twin[twin["what"] == "skip"]["shortcut_norm"] == 0).all()
+    value = x
+    for block in model.blocks:
+        shortcut, branch = block.shortcut(value), block.branch(value)
+        value = block.after(block.join(torch.zeros_like(shortcut), branch))
+    model.zero_grad()
+    F.cross_entropy(model.head(value), target).backward()
+    weights = twin[twin["what"] == "weight"].set_index("name")["gradient_norm"]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            grad = module.weight.grad
+            assert weights[name] == pytest.approx(0.0 if grad is None else float(grad.norm()), rel=1e-9)
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "unet", "dense_block", "bert", "highway", "written_gru_cho", "keywords"])
+def test_every_kind_of_network(name: str) -> None:
+    case = captured(name)
+    args, kwargs = case.program.example
+    inputs = (*args, kwargs) if kwargs else args
+    table = gradient(case.program, case.skips.in_graph(), [(inputs, None)], first_square)
+    assert table["gradient_norm"].notna().all()
+    assert (table[table["what"] == "skip"][["shortcut_norm", "branch_norm"]] > 0).all(axis=None)
+
+
+def first_square(output: object, _: object) -> Tensor:
+    real = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    return real[0].square().mean()

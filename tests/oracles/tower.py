@@ -131,19 +131,21 @@ def hooked(tower: Tower) -> Iterator[list[tuple[Tensor, Tensor]]]:
 
 
 def contributions(tower: Tower, x: Tensor) -> list[dict[str, list[float]]]:
-    """For each block, each sample's ratio, cosine and growth, one sample at a time."""
+    """For each block, each sample's ratio, cosine, growth and influence, one sample at a time."""
     with hooked(tower) as values, torch.no_grad():
         tower(x)
     factors = [1, 1, -2, 1]
     found = []
     for (shortcut, branch), factor, block in zip(values, factors, tower.blocks, strict=True):
-        rows: dict[str, list[float]] = {"ratio": [], "cosine": [], "growth": []}
+        rows: dict[str, list[float]] = {"ratio": [], "cosine": [], "growth": [], "influence": []}
         for s, f in zip(shortcut.tolist(), (factor * branch).tolist(), strict=True):
             size, inner = norm(s), sum(a * b for a, b in zip(s, f, strict=True))
             rows["ratio"].append(norm(f) / size)
             if not isinstance(block, Concat):
                 rows["cosine"].append(inner / (norm(f) * size))
-                rows["growth"].append(norm([a + b for a, b in zip(s, f, strict=True)]) / size)
+                out = [a + b for a, b in zip(s, f, strict=True)]
+                rows["growth"].append(norm(out) / size)
+                rows["influence"].append(1 - sum(a * b for a, b in zip(s, out, strict=True)) / (size * norm(out)))
         found.append(rows)
     return found
 

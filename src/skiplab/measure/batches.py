@@ -12,7 +12,9 @@ from torch.utils import _pytree as pytree
 from skiplab.errors import DataError, UsageError
 from skiplab.program import Program
 
-Batch = tuple[Any, Any]  # (inputs, target); inputs: a tensor, a tuple of arguments or a mapping of keyword arguments
+# (inputs, target); inputs: a tensor, a tuple of arguments, a mapping of keyword arguments, or a tuple of arguments
+# that such a mapping ends.
+Batch = tuple[Any, Any]
 Loss = Callable[[Any, Any], Tensor]  # (output, target) -> the batch's mean, a scalar
 Result = TypeVar("Result")
 
@@ -50,8 +52,7 @@ def checked(program: Program, batches: Iterable[Batch]) -> Iterator[Given]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise DataError(f"batch {count} is no pair (inputs, target): wrap it, with None for no target")
         inputs, target = batch
-        kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-        args = () if kwargs else tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        args, kwargs = _arguments(program, inputs)
         yield Given(args, kwargs, target, _size(program, args, kwargs, count))
     if not count:
         raise DataError("there is no batch to measure on: the iterable of batches is empty or used up")
@@ -91,6 +92,14 @@ def finite(program: Program, given: Given, value: Tensor, what: str) -> Tensor:
     return value
 
 
+def _arguments(program: Program, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    takes_keywords, positional = bool(program.example[1]), len(program.example[0])
+    if takes_keywords and len(args) == positional + 1 and isinstance(args[-1], Mapping):
+        return args[:-1], dict(args[-1])
+    return args, {}
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     """CPU memory has no exception of its own in torch."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
@@ -106,13 +115,16 @@ def _halved(program: Program, given: Given, error: BaseException) -> int:
 
 
 def _size(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int) -> int:
-    expected = [x for x in program.flatten(*program.example) if isinstance(x, Tensor)]
     try:
-        given = [x for x in program.flatten(args, kwargs) if isinstance(x, Tensor)]
+        values = program.flatten(args, kwargs)
     except UsageError as error:
         raise DataError(f"batch {count}: {error}") from None
+    pairs = [(w, g) for w, g in zip(program.flatten(*program.example), values, strict=True) if isinstance(w, Tensor)]
+    for _, got in pairs:
+        if not isinstance(got, Tensor):
+            raise DataError(f"batch {count} has a {type(got).__name__} where {program.name} takes a tensor")
     first = 1 if program.dynamic_batch else 0
-    for want, got in zip(expected, given, strict=False):
+    for want, got in pairs:
         if got.shape[first:] != want.shape[first:]:
             wanted = tuple("any" if i < first else n for i, n in enumerate(want.shape))
             raise DataError(
@@ -124,4 +136,4 @@ def _size(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], co
                 f"batch {count} has an input of {got.dtype} where {program.name} was captured with {want.dtype}: "
                 f"use .to({want.dtype})"
             )
-    return next((len(x) for x in given if x.ndim), 1)
+    return next((len(got) for _, got in pairs if got.ndim), 1)

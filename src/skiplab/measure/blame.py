@@ -27,9 +27,15 @@ def blame(program: Program, given: Given) -> str:
         if node in program.tensors and not program.tensors[node].isfinite().all():
             return f"the weight `{name}` holds NaN or infinity: it was so before the measure"
     wrong = _Inspection(program, given).inspected()
-    first = next((node for node, kind in wrong.items() if kind == "NaN"), None) or next(iter(wrong), None)
+    outputs = {program.ops[index].name for index in program.outputs}
+    first = next((n for n, kind in wrong.items() if kind == "NaN"), None) or next(
+        (n for n in wrong if n.name in outputs), None
+    )
     if first is None:
-        return "the network's own values are finite, so the loss function makes it of them"
+        return (
+            "the network's outputs are finite, so it is the loss function that makes it of them, or the way back "
+            "through the gradient of a root, norm or logarithm at zero"
+        )
     origin = _origin(first, wrong)
     text = f"the first {wrong[origin]} arises in {_place(program, origin)}"
     if origin is not first:

@@ -1,18 +1,25 @@
 """How much each branch adds to the signal that its shortcut carries."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import combinations
 
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from skiplab.execute import Edge, Execution
-from skiplab.measure.batches import Batch, checked
-from skiplab.merges import merge_at
+from skiplab.execute import Edge, Patch
+from skiplab.measure.batches import Batch, Given, finite
+from skiplab.measure.moments import Moments
+from skiplab.measure.norms import norm
+from skiplab.measure.observe import Gradients, Look, observe
+from skiplab.measure.operands import by_sample, entries, gathered, merges_of, stacked
+from skiplab.merges import Merge
+from skiplab.ops import is_concat
 from skiplab.program import Program
 from skiplab.skips import Skip, Skips
+
+QUANTITIES = ("ratio", "cosine", "growth", "influence")
+COLUMNS = ["id", "order", "samples", *(f"{quantity}{end}" for quantity in QUANTITIES for end in ("", "_std"))]
 
 
 def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.DataFrame:
@@ -23,62 +30,98 @@ def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd
     - ratio: ‖F‖ / ‖x‖, dimensionless; NaN for samples whose x is zero.
     - cosine: ⟨F, x⟩ / (‖F‖ ‖x‖) in [−1, 1]: 0 where F and x do not speak of the same thing, −1 where F takes
       away what x says.
-    - growth: ‖merge‖ / ‖x‖.
+    - growth: ‖x + F‖ / ‖x‖.
+    - influence: 1 − cos(x, x + F), how far the block turns the signal: 0 for a block that does nothing (block
+      influence, Men et al. 2024, arXiv:2403.03853, §3.1, there for each token by itself).
 
-    All three are invariant to the scale of the network's output. F is what the merge would be without the
-    shortcut: the signed sum of all the other operands of an addition; for `concat` their concatenation, where
-    cosine and growth have no meaning and are NaN. Likewise x is what it would be without all the others.
-    Compare Veit et al. 2016, §4; Greff et al. 2017, §3.
+    All are invariant to the scale of the network's output. F is what the merge would be without the shortcut: the
+    signed sum of all the other operands of an addition; for `concat` their concatenation, where only the ratio has
+    a meaning and the others are NaN. Likewise x is what it would be without all the others. Sums over a sample are
+    in its own precision, single at least. Compare Veit et al. 2016, §4; Greff et al. 2017, §3.
 
     Returns:
-        One row a skip: id, order, samples, ratio, ratio_std, cosine, cosine_std, growth, growth_std.
+        One row a skip: id, order, samples, and each quantity with its `_std`.
     """
-    skips.check(program).require_merges()
-    edges = {skip.id: _edges(program, skip) for skip in skips}
-    starts = {skip.id: min(program.by_name[r].index for part in edges[skip.id] for r, _ in part) for skip in skips}
-    samples: dict[str, list[Tensor]] = defaultdict(list)
-    for args, _, _ in checked(program, batches):
-        with torch.no_grad():
-            execution = Execution(program, args)
-            for skip in sorted(skips, key=lambda skip: starts[skip.id]):
-                execution.advance(until=program.ops[starts[skip.id]].name)
-                without_shortcut, without_others = (
-                    execution.fork(dict.fromkeys(part, torch.zeros_like)).value(skip.merge) for part in edges[skip.id]
-                )
-                samples[skip.id].append(_per_sample(skip, without_others, without_shortcut))
-    rows = [_row(program, skip, torch.cat(samples[skip.id])) for skip in skips]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    observer = Contribution(program, skips)
+    observe(program, batches, [observer])
+    return observer.table()
 
 
-_QUANTITIES = ("ratio", "cosine", "growth")
-_COLUMNS = ["id", "order", "samples", *(f"{q}{end}" for q in _QUANTITIES for end in ("", "_std"))]
+class Contribution:
+    """`contribution` as one observer of a pass."""
+
+    backward = False
+
+    def __init__(self, program: Program, skips: Skips) -> None:
+        self.program = program
+        self.skips = skips.check(program).require_merges()
+        self.merges = merges_of(program, skips)
+        self.parts = {skip.id: _parts(program, self.merges[skip.merge], skip) for skip in skips}
+        self.moments = Moments()
+        self.samples = 0
+
+    def look(self, given: Given) -> Look:
+        inner: dict[str, Tensor] = {}  # merge -> inner products of its operands
+
+        def ready(merge: Merge) -> Callable[[list[Tensor]], None]:
+            return lambda values: inner.update({merge.op.name: self._inner_products(merge, values, given.size)})
+
+        edges: dict[Edge, Patch] = {}
+        for merge in self.merges.values():
+            edges.update(gathered(self.program, merge, ready(merge)))
+
+        def keep(_: Gradients) -> None:
+            if not inner:
+                return
+            finite(self.program, given, torch.stack([each.sum() for each in inner.values()]), "a value at a merge")
+            found = [_quantities(inner[s.merge], *self.parts[s.id], concat=self._is_concat(s)) for s in self.skips]
+            self.moments.add(stacked(found))
+            self.samples += given.size
+
+        return Look(keep, edges)
+
+    def _inner_products(self, merge: Merge, values: list[Tensor], size: int) -> Tensor:
+        """(samples, operands, operands): ⟨a, b⟩ of each pair for each sample; of a concat the diagonal alone."""
+        concat = is_concat(merge.op.target)
+        ops = [self.program.ops[index] if concat else merge.op for index in merge.operands]
+        rows = [by_sample(self.program, op, value, size) for op, value in zip(ops, values, strict=True)]
+        squares = [norm(row, dim=1).square() for row in rows]
+        products = torch.diag_embed(torch.stack(squares, dim=1))
+        if not concat:
+            for i, j in combinations(range(len(rows)), 2):
+                products[:, i, j] = products[:, j, i] = (rows[i] * rows[j]).sum(1)
+        return products
+
+    def _is_concat(self, skip: Skip) -> bool:
+        return is_concat(self.merges[skip.merge].op.target)
+
+    def table(self) -> pd.DataFrame:
+        means, deviations = self.moments.means(), self.moments.deviations()
+        rows = []
+        for number, skip in enumerate(self.skips):
+            pairs = zip(means[number].tolist(), deviations[number].tolist(), strict=True)
+            order = self.program.by_name[skip.merge].index
+            rows.append([skip.id, order, self.samples, *(number for pair in pairs for number in pair)])
+        return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _edges(program: Program, skip: Skip) -> tuple[list[Edge], list[Edge]]:
-    """The edges into the merge on which the shortcut's value arrives, and all others."""
-    merge = merge_at(program, skip.merge)
-    edges = [
-        (program.ops[reader].name, program.ops[operand].name)
-        for operand, reader in zip(merge.operands, merge.readers, strict=True)
-    ]
-    return [e for e in edges if e[1] == skip.operand], [e for e in edges if e[1] != skip.operand]
+def _parts(program: Program, merge: Merge, skip: Skip) -> tuple[list[int], list[int]]:
+    """Places of the shortcut's value among a merge's operands, and of all others."""
+    names = [operand for (_, operand), _ in entries(program, merge)]
+    places = range(len(names))
+    return [i for i in places if names[i] == skip.operand], [i for i in places if names[i] != skip.operand]
 
 
-def _per_sample(skip: Skip, shortcut: Tensor, branch: Tensor) -> Tensor:
-    """Shape (samples, 3): ratio, cosine and growth of each sample."""
-    x, f = (value.reshape(len(value), -1).double() for value in (shortcut, branch))
-    size = x.norm(dim=1)
-    ratio, growth = f.norm(dim=1) / size, (x + f).norm(dim=1) / size
-    cosine = F.cosine_similarity(f, x, dim=1, eps=0.0)
-    if skip.combine == "concat":
-        cosine = growth = torch.full_like(ratio, torch.nan)
-    return torch.where((size > 0)[:, None], torch.stack([ratio, cosine, growth], dim=1), torch.nan)
+def _quantities(inner: Tensor, shortcut: list[int], others: list[int], *, concat: bool) -> Tensor:
+    """(samples, 4): `QUANTITIES` of one skip for each sample."""
 
+    def total(some: list[int], more: list[int]) -> Tensor:
+        return inner[:, some][:, :, more].sum((1, 2))
 
-def _row(program: Program, skip: Skip, samples: Tensor) -> list:
-    row: list = [skip.id, program.by_name[skip.merge].index, len(samples)]
-    for column in samples.T:
-        known = column[~column.isnan()]
-        mean = float(known.mean()) if len(known) else float("nan")
-        row += [mean, float(known.std()) if len(known) > 1 else float("nan")]
-    return row
+    xx, ff, xf = total(shortcut, shortcut), total(others, others), total(shortcut, others)
+    # Where operands cancel, rounding can leave a square below zero.
+    size, added, out = (square.clamp(min=0).sqrt() for square in (xx, ff, xx + 2 * xf + ff))
+    found = torch.stack([added / size, xf / (added * size), out / size, 1 - (xx + xf) / (size * out)], dim=1)
+    if concat:
+        found[:, 1:] = torch.nan
+    return torch.where((size > 0)[:, None] & found.isfinite(), found, torch.nan)

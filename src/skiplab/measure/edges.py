@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from skiplab.execute import Edge
 from skiplab.merges import merge_at
 from skiplab.program import Program
-from skiplab.reach import between
 from skiplab.skips import Skip
 
 
@@ -36,24 +35,30 @@ def start(program: Program, edges: Iterable[Edge]) -> int:
 def fork_edges(program: Program, skip: Skip) -> tuple[tuple[Edge, ...], tuple[Edge, ...]]:
     """The edges out of the fork that lead into the shortcut, and those that lead into the branch.
 
-    A reader that lies on both, such as a projection whose result also enters a gate, counts as shortcut.
+    What a gate on the shortcut is made of counts to the branch. A reader that lies on both counts as shortcut.
     """
-    fork = program.by_name[skip.fork]
-    into = {end: _starts(program, skip, names) for end, names in (("s", (skip.operand,)), ("b", skip.branch))}
-    readers = dict.fromkeys(program.users[fork.index])
-    light = [r for r in readers if r in into["s"]]
-    heavy = [r for r in readers if r in into["b"] and r not in into["s"]]
-    shortcut, branch = (tuple((program.ops[r].name, fork.name) for r in each) for each in (light, heavy))
+    light = _readers(program, skip, (skip.operand,), frozenset(skip.gates))
+    heavy = _readers(program, skip, (*skip.branch, *skip.gates), frozenset())
+    shortcut, branch = (
+        tuple((program.ops[reader].name, skip.fork) for reader in sorted(each)) for each in (light, heavy - light)
+    )
     return shortcut, branch
 
 
-def _starts(program: Program, skip: Skip, operands: tuple[str, ...]) -> set[int]:
-    """Readers of the fork from which a way leads to the merge by one of these operands."""
-    fork, merge = program.by_name[skip.fork].index, merge_at(program, skip.merge)
-    ends = [program.by_name[name].index for name in operands]
-    found = set(between(program, fork, ends))
-    if fork in ends:  # the fork itself is joined
-        found |= {reader for operand, reader in zip(merge.operands, merge.readers, strict=True) if operand == fork}
+def _readers(program: Program, skip: Skip, ends: tuple[str, ...], without: frozenset[str]) -> set[int]:
+    """Readers of the fork from which a way leads to the merge through one of the ends."""
+    fork = program.by_name[skip.fork].index
+    pending = [program.by_name[end].index for end in ends]
+    found = {program.by_name[reader].index for reader, operand in _into(program, skip) if operand in ends}
+    found = {reader for reader in found if fork in program.ops[reader].inputs and skip.fork in ends}
+    seen: set[int] = set()
+    while pending:
+        op = program.ops[pending.pop()]
+        if op.index > fork and op.index not in seen and op.name not in without:
+            seen.add(op.index)
+            pending += op.inputs
+            if fork in op.inputs:
+                found.add(op.index)
     return found
 
 

@@ -1,90 +1,170 @@
-"""How large the gradient is, layer by layer."""
+"""How large the gradient is, layer by layer, and which way it took."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from skiplab.execute import Execution
-from skiplab.measure.batches import Batch, Loss, checked, finite
+from skiplab.execute import Edge
+from skiplab.measure.batches import Batch, Given, Loss
+from skiplab.measure.edges import fork_edges
+from skiplab.measure.norms import norm
+from skiplab.measure.observe import Gradients, Look, observe
+from skiplab.measure.variants import AS_IT_IS, Variant, variants
 from skiplab.ops import WEIGHT_LAYERS
 from skiplab.program import Program
 from skiplab.skips import Skips
 
+Way = tuple[str, str]  # (skip's id, "shortcut" or "branch")
+_WAYS = ("shortcut", "branch")
 
-def gradient(program: Program, skips: Skips, batches: Iterable[Batch], loss: Loss) -> pd.DataFrame:
-    """Norm of the loss's gradient for every weight layer and at the merge of every skip.
+
+def gradient(
+    program: Program,
+    skips: Skips,
+    batches: Iterable[Batch],
+    loss: Loss,
+    networks: Sequence[str] = ("as it is",),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Norm of the loss's gradient for every weight layer and at every skip, by the way that it came.
 
     - For a weight layer: L2 norm of ∂L/∂W over all the layer's parameters with two or more dimensions (kernels
       and matrices, not biases), with L the mean loss of a batch. Unit: that of the loss per unit of weight;
       scales with the loss.
     - For a skip: L2 norm over the batch of ∂L/∂(value of the merge), times the square root of the batch size,
       so that it is the root mean square over samples of each sample's own gradient and does not depend on the
-      batch size.
-    - relative: the norm divided by the largest of the same kind: dimensionless, invariant to the loss's scale.
+      batch size. `shortcut_norm` and `branch_norm` are the same of the two parts of ∂L/∂(value of the fork): what
+      came back by the shortcut, and what came back by the branch.
+    - relative: the norm divided by the largest of the same kind in the same network: dimensionless, invariant to
+      the loss's scale.
 
     Mean and standard deviation over batches. Capture with `train=True` to measure at initialisation with batch
     statistics (He et al. 2016, §4; Glorot and Bengio 2010, §4). Layers that are frozen or run under
     `torch.no_grad` are measured like all others. The model's own `.grad` is not touched.
 
+    Args:
+        program, skips, batches: what is measured, and on what; batches that can be gone through again where there
+            are several networks.
+        loss: (output, target) -> mean over the batch.
+        networks: of "as it is"; "twin", the same weights with every one of the skips' shortcuts removed;
+            "reinitialised" and "reinitialised twin", both with fresh weights from `seed`.
+
     Returns:
-        One row a weight layer or skip: what ("weight" or "skip"), name (module path or skip id), order,
-        gradient_norm, gradient_norm_std, relative.
+        One row a weight layer or skip of each network: what ("weight" or "skip"), name (module path or skip id),
+        network, order, gradient_norm, gradient_norm_std, relative, shortcut_norm, branch_norm (NaN for weights).
     """
-    skips.check(program).require_merges()
-    layers = [op for op in program.ops if op.kind in WEIGHT_LAYERS and op.weights]
-    merges = {skip.merge for skip in skips}
-    norms: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for args, target, size in checked(program, batches):
-        weights = _leaves(program)
-        by_fqn = {program.parameters[n]: weight for n, weight in weights.items()}
-        with torch.enable_grad():
-            execution = Execution(program, args, record=merges, tensors=weights)
-            value = loss(execution.finish(), target)
-            finite(value, "the loss")
-            kernels = {fqn: w for fqn, w in by_fqn.items() if w.ndim > 1}
-            wanted = [*kernels.values(), *execution.recorded.values()]
-            grads = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
-        of_kernel = dict(zip(kernels, grads, strict=False))
-        of_merge = dict(zip(execution.recorded, grads[len(kernels) :], strict=True))
-        for op in layers:
-            parts = [of_kernel[fqn] for fqn in op.weights if fqn in of_kernel]
-            norms["weight", op.name].append(_norm(parts))
-        for name, grad in of_merge.items():
-            norms["skip", name].append(_norm([grad]) * size**0.5)
-    return _table(program, skips, norms)
+    tables = []
+    for variant in variants(program, skips, networks, seed):
+        observer = Gradient(program, skips, variant)
+        observe(program, batches, [observer], loss, variant)
+        tables.append(observer.table())
+    return pd.concat(tables, ignore_index=True)
 
 
-def _leaves(program: Program) -> dict[str, Tensor]:
-    """Every real-valued parameter, ready to be differentiated."""
-    real = [name for name in program.parameters if program.tensors[name].is_floating_point()]
-    return {name: program.tensors[name].detach().requires_grad_() for name in real}
+class Gradient:
+    """`gradient` of one network as one observer of a pass."""
+
+    backward = True
+
+    def __init__(self, program: Program, skips: Skips, variant: Variant = AS_IT_IS) -> None:
+        self.program = program
+        self.variant = variant
+        self.skips = skips.check(program).require_merges()
+        self.layers = [op for op in program.ops if op.kind in WEIGHT_LAYERS and op.weights]
+        self.ways = {
+            (skip.id, way): edges for skip in skips for way, edges in zip(_WAYS, fork_edges(program, skip), strict=True)
+        }
+        self.norms: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def look(self, given: Given) -> Look:
+        norms: dict[tuple[str, str], Tensor] = {}
+        sums: dict[Way, Tensor] = {}  # of ways that leave the fork by several edges
+        by_edge: dict[Edge, list[Way]] = defaultdict(list)
+        for way, edges in self.ways.items():
+            for edge in edges:
+                by_edge[edge].append(way)
+
+        def arrived(edge: Edge, grad: Tensor) -> None:
+            for way in by_edge[edge]:
+                if len(self.ways[way]) == 1:
+                    norms[way] = _norm([grad])
+                else:
+                    sums[way] = sums[way] + grad if way in sums else grad
+
+        def merged(name: str) -> Callable[[Any], None]:
+            def see(value: Any) -> None:
+                if value.requires_grad:
+                    value.register_hook(lambda grad: norms.__setitem__(("skip", name), _norm([grad])))
+
+            return see
+
+        def keep(grads: Gradients) -> None:
+            norms.update((way, _norm([total])) for way, total in sums.items())
+            for op in self.layers:
+                norms["weight", op.name] = _norm([grads[w] for w in op.weights if w in grads and grads[w].ndim > 1])
+            self._keep(norms, given.size)
+
+        values = {skip.merge: merged(skip.merge) for skip in self.skips}
+        return Look(keep, {edge: _tap(edge, arrived) for edge in by_edge}, values)
+
+    def _keep(self, norms: dict[tuple[str, str], Tensor], size: int) -> None:
+        zero = torch.zeros((), dtype=torch.double)
+        for op in self.layers:
+            self.norms["weight", op.name].append(float(norms["weight", op.name]))
+        for name in {skip.merge for skip in self.skips}:
+            self.norms["skip", name].append(float(norms.get(("skip", name), zero)) * size**0.5)
+        for way in self.ways:  # a way on which nothing came back has no norm
+            self.norms[way].append(float(norms.get(way, zero)) * size**0.5)
+
+    def table(self) -> pd.DataFrame:
+        missing = float("nan")
+        rows = []
+        for op in self.layers:
+            rows.append(("weight", op.module or op.name, op.index, self.norms["weight", op.name], missing, missing))
+        for skip in self.skips:
+            ways = (_mean(self.norms[skip.id, way]) for way in _WAYS)
+            order = self.program.by_name[skip.merge].index
+            rows.append(("skip", skip.id, order, self.norms["skip", skip.merge], *ways))
+        table = pd.DataFrame(
+            [
+                (what, name, self.variant.name, order, _mean(norms), _std(norms), *ways)
+                for what, name, order, norms, *ways in rows
+            ],
+            columns=["what", "name", "network", "order", "gradient_norm", "gradient_norm_std", *_WAY_COLUMNS],
+        )
+        largest = table.groupby("what")["gradient_norm"].transform("max")
+        table.insert(6, "relative", table["gradient_norm"] / largest)
+        return table
 
 
-def _norm(parts: list[Tensor]) -> float:
-    """In double precision: the squares of a vanishing gradient underflow in single."""
-    return float(torch.stack([part.double().norm() for part in parts]).norm()) if parts else float("nan")
+_WAY_COLUMNS = [f"{way}_norm" for way in _WAYS]
 
 
-def _table(program: Program, skips: Skips, norms: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
-    rows = []
-    for op in program.ops:
-        if ("weight", op.name) in norms:
-            rows.append(("weight", op.module or op.name, op.index, norms["weight", op.name]))
-    for skip in skips:
-        rows.append(("skip", skip.id, program.by_name[skip.merge].index, norms["skip", skip.merge]))
-    table = pd.DataFrame(
-        [(what, name, order, _mean(values), _std(values)) for what, name, order, values in rows],
-        columns=["what", "name", "order", "gradient_norm", "gradient_norm_std"],
-    )
-    largest = table.groupby("what")["gradient_norm"].transform("max")
-    return table.assign(relative=table["gradient_norm"] / largest)
+def _tap(edge: Edge, arrived: Callable[[Edge, Tensor], None]) -> Callable[[Tensor], Tensor]:
+    """A patch that changes nothing, and hands on the gradient that comes back on this edge alone."""
+
+    def patch(value: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return value
+        if not value.requires_grad:  # nothing before it learns: the network's input, say
+            value = value.detach().requires_grad_()
+        alias = value.view_as(value)
+        alias.register_hook(lambda grad: arrived(edge, grad))
+        return alias
+
+    return patch
+
+
+def _norm(parts: list[Tensor]) -> Tensor:
+    return torch.stack([norm(part) for part in parts]).norm() if parts else torch.full((), torch.nan)
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else float("nan")
 
 
 def _std(values: list[float]) -> float:

@@ -1,0 +1,115 @@
+"""How fast the gradient of the input turns into noise when the input moves."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from skiplab.errors import UsageError
+from skiplab.execute import Execution
+from skiplab.measure.batches import Batch, Given, each, finite
+from skiplab.measure.moments import Moments
+from skiplab.measure.operands import by_sample, sample_dimension
+from skiplab.measure.starts import replacing, starts
+from skiplab.measure.variants import Variant, variants
+from skiplab.program import Op, Program
+from skiplab.skips import Skips
+
+DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+
+def shattering(
+    program: Program,
+    skips: Skips,
+    batches: Iterable[Batch],
+    networks: Sequence[str] = ("as it is", "twin"),
+    distances: Sequence[float] = DISTANCES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Correlation of the input's gradient with that at an input nearby, by their distance.
+
+    With f a fixed random projection of the network's output (normal, from `seed`), x a sample and δ a random
+    direction: the cosine of ∂f/∂x and ∂f/∂x at x + distance · ‖x‖ · δ / ‖δ‖, over all entries of the sample. Near 1
+    the gradient is smooth; near 0 it is white noise. Dimensionless, invariant to the scale of output and input; mean
+    and standard deviation over samples. After Balduzzi et al. 2017, "The Shattered Gradients Problem",
+    arXiv:1702.08591, §2, there along a line and at initialisation: capture with `train=True`, or ask for
+    "reinitialised" networks. For tokens x are their embeddings.
+
+    Args:
+        program, skips, batches: what is measured, and on what; targets are not used. Batches that can be gone
+            through again where there are several networks.
+        networks: of "as it is"; "twin", without the skips' shortcuts; "reinitialised"; "reinitialised twin".
+        distances: relative to the sample's own norm, above 0.
+        seed: of the projection, the directions and the fresh weights.
+
+    Returns:
+        One row a network and distance: network, distance, samples, correlation, correlation_std.
+    """
+    if not distances or min(distances) <= 0:
+        raise UsageError(f"distances={tuple(distances)}: give numbers above 0, relative to a sample's norm")
+    rows = []
+    for variant in variants(program, skips.check(program).require_merges(), networks, seed):
+        moments, samples = Moments(), 0
+        nearby = _Nearby(program, variant, distances, seed)
+        for given, correlations in each(program, batches, nearby.correlations):
+            finite(program, given, correlations.nansum(), "the gradient of the input")
+            moments.add(correlations)
+            samples += given.size
+        pairs = zip(distances, moments.means().tolist(), moments.deviations().tolist(), strict=True)
+        rows += [(variant.name, distance, samples, mean, deviation) for distance, mean, deviation in pairs]
+    return pd.DataFrame(rows, columns=["network", "distance", "samples", "correlation", "correlation_std"])
+
+
+class _Nearby:
+    def __init__(self, program: Program, variant: Variant, distances: Sequence[float], seed: int) -> None:
+        self.program, self.variant, self.distances, self.seed = program, variant, distances, seed
+        self.origin = starts(program)
+        frozen = {name: tensor.detach() for name, tensor in program.tensors.items()}
+        self.tensors = {**frozen, **variant.tensors}
+
+    def correlations(self, given: Given) -> Tensor:
+        """(samples, distances); NaN where a gradient is zero."""
+        here = self._gradient(given, 0.0)
+        return torch.stack([_cosine(here, self._gradient(given, each)) for each in self.distances], dim=1)
+
+    def _gradient(self, given: Given, distance: float) -> Tensor:
+        """(samples, entries) of the projected output's gradient at the given distance from the samples."""
+        generator = torch.Generator().manual_seed(self.seed)  # the same directions for every distance
+        leaves: list[Tensor] = []
+
+        def leaf(op: Op, value: Tensor) -> Tensor:
+            moved = value.detach() + distance * self._directions(op, value.detach(), given.size, generator)
+            leaves.append(moved.requires_grad_())
+            return leaves[-1]
+
+        patches = {**self.variant.edges, **replacing(self.program, self.origin, leaf)}
+        with torch.inference_mode(False), torch.enable_grad():
+            execution = Execution(self.program, given.args, given.kwargs, patches=patches, tensors=self.tensors)
+            ends = [t for t in pytree.tree_leaves(execution.finish()) if isinstance(t, Tensor) and t.requires_grad]
+            onto = [_normal(end[:1], self.seed).expand_as(end) for end in ends]
+            grads = torch.autograd.grad(ends, leaves, onto, allow_unused=True, materialize_grads=True)
+        parts = zip(self.origin, grads, strict=True)
+        return torch.cat([by_sample(self.program, op, grad, given.size) for op, grad in parts], dim=1)
+
+    def _directions(self, op: Op, value: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        """Normal noise, for each sample as large as the sample."""
+        noise = torch.randn(value.shape, generator=generator).to(value)
+        if not len(value):
+            return noise
+        rows, norms = by_sample(self.program, op, noise, size), by_sample(self.program, op, value, size).norm(dim=1)
+        scale = norms / rows.norm(dim=1)
+        dim = sample_dimension(self.program, op)
+        shape = [1] * value.ndim
+        shape[dim] = value.shape[dim]
+        return noise * scale.repeat_interleave(value.shape[dim] // len(scale)).reshape(shape).to(value)
+
+
+def _normal(like: Tensor, seed: int) -> Tensor:
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a.double(), b.double()
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))

@@ -1,0 +1,52 @@
+"""Where a network's real numbers begin: its real-valued inputs, and for tokens what their embeddings make of them."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from skiplab.errors import UsageError
+from skiplab.execute import Edge, Patch
+from skiplab.program import Op, Program
+
+
+def starts(program: Program) -> tuple[Op, ...]:
+    """The real-valued inputs that lead to an output; in a network of tokens alone, the embeddings of inputs."""
+    useful = _leading_to_outputs(program)
+    inputs = [op for op in program.ops if op.kind == "input" and op.index in useful]
+    real = [op for op in inputs if _is_real(program, op)]
+    if not real:
+        real = [op for op in program.ops if op.target.startswith("embedding") and op.inputs and op.index in useful]
+    if not real:
+        raise UsageError(
+            f"{program.name} has neither a real-valued input nor an embedding of one that leads to its output, so "
+            "there is nothing by which to differentiate"
+        )
+    return tuple(real)
+
+
+def replacing(program: Program, ops: tuple[Op, ...], change: Callable[[Op, Tensor], Tensor]) -> Mapping[Edge, Patch]:
+    """Patches by which all readers of these ops get what `change` makes of their value, once in a pass."""
+    changed: dict[int, Tensor] = {}
+
+    def patch(op: Op) -> Patch:
+        def once(value: Tensor) -> Tensor:
+            if op.index not in changed:
+                changed[op.index] = change(op, value)
+            return changed[op.index]
+
+        return once
+
+    return {(program.ops[reader].name, op.name): patch(op) for op in ops for reader in program.users[op.index]}
+
+
+def _is_real(program: Program, op: Op) -> bool:
+    value = program.nodes[op.name].meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _leading_to_outputs(program: Program) -> set[int]:
+    useful = set(program.outputs)
+    for op in reversed(program.ops):
+        if op.index in useful:
+            useful.update(op.inputs)
+    return useful
