@@ -43,7 +43,7 @@ def _structure(repeats: int) -> None:
         "census": lambda: skiplab.census(program),
     }
     print("ResNet-1202, CIFAR form; export is torch.export alone")
-    _compare(sides, "export", min(repeats, 3))
+    compare(sides, "export", min(repeats, 3))
 
 
 def _lesions(repeats: int) -> None:
@@ -65,7 +65,7 @@ def _lesions(repeats: int) -> None:
 
     assert naive() == shared(), "the two must agree bit for bit"
     print(f"\nLesions of {len(skips)} blocks, ResNet-56, batch 64 (results are bit-identical)")
-    _compare(
+    compare(
         {"naive loop": naive, "measure.lesion": shared, "one forward": lambda: _forward(model, x)},
         "naive loop",
         repeats,
@@ -77,7 +77,7 @@ def _forward(model: torch.nn.Module, x: Tensor) -> Tensor:
         return model(x)
 
 
-def _compare(sides: dict[str, Callable[[], object]], base: str, repeats: int) -> None:
+def compare(sides: dict[str, Callable[[], object]], base: str, repeats: int) -> None:
     """Interleaves the sides, so that whatever slows the machine slows them all."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
