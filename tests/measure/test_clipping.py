@@ -19,6 +19,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "gelu": F.gelu,
     "leaky_relu": F.leaky_relu,
+    "softplus": F.softplus,
+    "abs": torch.abs,
 }
 
 

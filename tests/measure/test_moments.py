@@ -26,7 +26,7 @@ def test_parts_joined_are_the_whole(values: np.ndarray, cut: float) -> None:
         assert [float(mean), float(deviation)] == pytest.approx(expected, rel=1e-9, abs=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-20, 1.0, 1e25])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-22, 1.0, 1e25])
 @pytest.mark.parametrize("dim", [None, 1])
 def test_norms_of_vanishing_and_exploding_values(scale: float, dim: int | None) -> None:
     value = torch.arange(1.0, 13).reshape(3, 4) * scale
