@@ -89,11 +89,12 @@ def _hooked(model: nn.Module, work: Callable[[], None]) -> list[Tensor]:
 
 def _hooks(_depth: int, _batch: int, _repeats: int) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    import torchvision_shim  # noqa: F401  (torchvision's wheel wants the operators of its CUDA build)
+    # torchvision's wheel wants the operators of its CUDA build.
+    import torchvision_shim  # noqa: F401  # type: ignore[import-not-found]
     from skiplab.resolve import resolve
 
     print(f"\nNorms in a backward hook on every leaf module, and measure.together, on {len(NAMES)} architectures")
-    worked = dict.fromkeys(("module hooks", "measure.together"), 0)
+    worked: dict[str, int] = dict.fromkeys(("module hooks", "measure.together"), 0)
     for name in NAMES:
         model = resolve(name).model.train()
         x = torch.randn(2, 3, 224, 224)

@@ -17,8 +17,8 @@ SOURCE = Path(str(skiplab.__file__)).parent
 # A module imports from those above its own line alone, or from its own folder.
 RANKS = """
 errors
-ops functional files data recipe inputs weights mismatch
-fused arguments checkpoint models anchors
+ops functional files recipe inputs weights mismatch
+data fused arguments checkpoint models anchors
 program builders loop
 execute train skips parts resolve
 merges paths walk scales cells
@@ -26,6 +26,7 @@ reach
 nesting apart
 finder
 export measure outline prover linter differ
+sources
 schema terminal
 study
 cli
@@ -91,7 +92,24 @@ def test_public_names() -> None:
     ]
     assert dir(skiplab) == skiplab.__all__
     assert all(getattr(skiplab, name) is not None for name in skiplab.__all__)
-    assert skiplab.measure.__all__ == ["contribution", "gradient", "lesion"]
+    assert skiplab.measure.__all__ == [
+        "band",
+        "clipping",
+        "contribution",
+        "cost",
+        "estimate",
+        "faster",
+        "gradient",
+        "layers",
+        "lengths",
+        "lesion",
+        "linearity",
+        "probe",
+        "shattering",
+        "similarity",
+        "spectrum",
+        "together",
+    ]
 
 
 def test_unknown_names_are_attribute_errors() -> None:

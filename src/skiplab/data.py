@@ -1,7 +1,6 @@
 """Data sets small enough to live in memory, already split in two, and the batches drawn from them."""
 
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from skiplab.errors import DataError
+from skiplab.weights import checksum
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,9 @@ class DataSet:
     def fingerprint(self) -> dict[str, Any]:
         """Name, classes, shapes and a checksum, as JSON: equal for two data sets that hold the same bytes."""
         parts = {"train": self.train, "test": self.test}
-        checksum = 0
-        for split in parts.values():
-            for values in (split.x, split.y):
-                checksum = zlib.crc32(values.cpu().contiguous().view(torch.uint8).numpy().data, checksum)
+        crc32 = checksum(values for split in parts.values() for values in (split.x, split.y))
         shapes = {part: list(split.x.shape) for part, split in parts.items()}
-        return {"name": self.name, "classes": self.classes, **shapes, "crc32": f"{checksum:08x}"}
+        return {"name": self.name, "classes": self.classes, **shapes, "crc32": crc32}
 
 
 def digits(test_fraction: float = 0.2, seed: int = 0) -> DataSet:

@@ -104,8 +104,7 @@ def _build(spec: str, options: dict[str, Any], trust: bool, meta: bool | None) -
             raise UsageError(f"{spec} brings its own weights, which have to be read: leave out --meta")
         return _exported(Path(spec), trust)
     if colon:
-        module = _from_file(Path(owner)) if owner.endswith(".py") else _from_package(owner)
-        return _called(spec, module, name, options, bool(meta))
+        return _called(spec, module_of(owner), name, options, bool(meta))
     return _ours(spec, options, bool(meta))
 
 
@@ -135,6 +134,11 @@ def _called(spec: str, owner: ModuleType, name: str, options: dict[str, Any], me
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module):
         return made[0], lambda: inputs.returned(made[1])
     raise ModelError(f"{spec} returns {type(made).__name__}: it should return a model or (model, example inputs)")
+
+
+def module_of(owner: str) -> ModuleType:
+    """The module before the colon of `file.py:callable` or `package.module:callable`, imported."""
+    return _from_file(Path(owner)) if owner.endswith(".py") else _from_package(owner)
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -7,6 +7,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from skiplab.differ import Difference, trait
 from skiplab.errors import DataError
 from skiplab.paths import Census
@@ -17,6 +19,7 @@ from skiplab.skips import Apart, Skip, Skips
 FIND = "skiplab.find/2"
 CENSUS = "skiplab.census/1"
 DIFF = "skiplab.diff/1"
+MEASURE = "skiplab.measure/1"
 
 
 def find_json(model: str, program: Program, skips: Skips, census: Census, proof: Proof | None = None) -> dict[str, Any]:
@@ -74,6 +77,24 @@ def diff_json(before: str, after: str, difference: Difference) -> dict[str, Any]
         "added": [asdict(skip) for skip in difference.added],
         "changed": changed,
         "apart": [{"path": path, "reason": why, "more": n} for (path, why), n in difference.apart.items()],
+    }
+
+
+def measure_json(
+    config: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], sentences: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """What `skiplab measure --json` prints: NaN and infinities of the tables are null.
+
+    config: model, data and options, as JSON has them.
+    """
+    return {
+        "schema": MEASURE,
+        **config,
+        "tables": {
+            name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()
+        },
+        "notes": {name: dict(table.attrs) for name, table in tables.items() if table.attrs},
+        "sentences": dict(sentences),
     }
 
 

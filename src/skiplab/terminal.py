@@ -4,8 +4,10 @@ import contextlib
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
@@ -20,6 +22,7 @@ from skiplab.prover import Proof
 from skiplab.skips import Skip, Skips
 
 _WITNESS = 40  # steps of the lightest path that are shown
+_MEASURED = 40  # rows of a measure's table that are shown
 _PIPE_WIDTH = 200  # a file or a pipe has no edge at which a line would have to break
 
 
@@ -34,9 +37,10 @@ def stderr() -> Console:
 
 
 @contextlib.contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar on stderr, gone when done; a function that is told (done, total)."""
-    with Progress(console=stderr(), transient=True) as progress:
+    console = stderr()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -234,3 +238,64 @@ def witness_table(census: Census) -> Table:
         else:
             table.add_row(step.module or ".", step.target, step.kind.replace("_", "-"))
     return table
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One column of a measure's table as people see it: its heading, and how its numbers are told.
+
+    `how`: "number", "text", "share" (a percentage), "bytes", "std" (± the deviation in `<column>_std`), or "interval"
+    (from `<column>_low` to `<column>_high`).
+    """
+
+    heading: str
+    column: str
+    how: Literal["number", "text", "share", "bytes", "std", "interval"] = "number"
+
+
+def measured_table(measured: pd.DataFrame, shown: Sequence[Shown]) -> Table:
+    """A measure's rows, the middle left out where there are too many, and columns that say nothing left out."""
+    columns = [each for each in shown if each.column in measured and _tells(measured[each.column], each)]
+    table = _table()
+    for each in columns:
+        is_text = each.how == "text" or measured[each.column].dtype.kind not in "iuf"
+        table.add_column(each.heading, justify="left" if is_text else "right", overflow="fold")
+    rows = measured.to_dict("records")
+    cut = len(rows) - _MEASURED if len(rows) > _MEASURED + 1 else 0
+    for row in rows[: _MEASURED // 2] if cut else rows:
+        table.add_row(*(_value(row, each) for each in columns))
+    if cut:
+        table.add_row(f"… {cut} more")
+        for row in rows[-_MEASURED // 2 :]:
+            table.add_row(*(_value(row, each) for each in columns))
+    return table
+
+
+def _tells(column: pd.Series, shown: Shown) -> bool:
+    """A word that stands in every row, such as the only kind of lesion, is no column's worth."""
+    return bool(column.notna().any()) and (shown.how != "text" or len(column) == 1 or column.nunique() > 1)
+
+
+def memory(size: float) -> str:
+    """Bytes for people to read: "3.5 MiB"."""
+    power = min(3, int(math.log2(size) // 10)) if size >= 1 else 0
+    return f"{size / 2 ** (10 * power):.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+def _value(row: Mapping[Hashable, Any], shown: Shown) -> str:
+    value = row[shown.column]
+    if isinstance(value, str):
+        return value
+    if value is None or not math.isfinite(value):
+        return "–" if value is None or math.isnan(value) else str(value)
+    match shown.how:
+        case "share":
+            return f"{value:.1%}"
+        case "bytes":
+            return memory(float(value))
+        case "std" if math.isfinite(row[f"{shown.column}_std"]):
+            return f"{value:.3g} ± {row[f'{shown.column}_std']:.2g}"
+        case "interval" if math.isfinite(row[f"{shown.column}_low"]):
+            return f"{value:.3g} ({row[f'{shown.column}_low']:.3g} to {row[f'{shown.column}_high']:.3g})"
+        case _:
+            return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"

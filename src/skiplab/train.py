@@ -62,7 +62,7 @@ def fit(
     Raises `DataError` when the folder holds another run or the model does not fit the data, `OutputError`
     when the folder cannot be written, and `DivergedError`, with the log kept, when the loss is not finite.
     """
-    fabric = _fabric(device, recipe.precision)
+    fabric = fabric_on(device, recipe.precision)
     keeper = None
     if folder is not None:
         keeper = RunFolder(folder, {"recipe": asdict(recipe), "data": data.fingerprint()})
@@ -102,7 +102,8 @@ def _take_up(loop: Loop, keeper: RunFolder | None) -> tuple[int, list[Row]]:
     return saved.epoch, saved.rows
 
 
-def _fabric(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
+def fabric_on(device: str, precision: Literal["32-true", "bf16-mixed"] = "32-true") -> Fabric:
+    """Lightning Fabric on the one device asked for; UsageError for one that is not here."""
     choices = "choose auto, cpu, cuda, cuda:N or mps"
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"device={device!r}: {choices}")

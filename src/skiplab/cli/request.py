@@ -64,7 +64,7 @@ def on_a_model(command: Callable[..., None]) -> Callable[..., None]:
 
 def captured(request: Request) -> "Program":
     """The model's program; what may be wrong with it is said on stderr."""
-    options = _options(request.kwargs)
+    options = keywords(request.kwargs)
     import torch
 
     from skiplab.export import capture
@@ -76,15 +76,20 @@ def captured(request: Request) -> "Program":
         say("note: the model would fill the memory, so it was built without values (as with --meta)")
     with quiet():
         program = capture(resolved.model, resolved.args, resolved.kwargs, train=request.train)
+    say_doubts(program, values=not resolved.meta)
+    return program
+
+
+def say_doubts(program: "Program", *, values: bool = True) -> None:
+    """What may be wrong with a program; without values its output cannot be compared with the model's."""
     if program.unfollowed:
         names = ", ".join(program.unfollowed[:3])
         say(f"note: in-place writes that could not be followed, so skips through them may be missed: {names}")
-    if not resolved.meta and not program.difference <= _TOLERANCE:
+    if values and not program.difference <= _TOLERANCE:
         say(
             f"note: the captured graph's output differs from the model's by {program.difference:.2g} "
             "(nan: they could not be compared), so it may not be the same network"
         )
-    return program
 
 
 def skips_of(request: Request) -> "Skips":
@@ -103,7 +108,8 @@ def other(request: Request, model: str, kwargs: str | None) -> Request:
     return replace(request, model=model, kwargs=request.kwargs if kwargs is None else kwargs)
 
 
-def _options(kwargs: str) -> dict[str, Any]:
+def keywords(kwargs: str) -> dict[str, Any]:
+    """What `--kwargs` holds."""
     try:
         options = json.loads(kwargs)
     except json.JSONDecodeError as error:

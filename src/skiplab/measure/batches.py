@@ -1,7 +1,7 @@
 """The batches that measures run on: checked, split where they fill the memory, and blamed for what is not finite."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -67,19 +67,25 @@ def each(
     `work` must therefore change nothing outside before it returns. DataError when one sample does not fit.
     """
     for given in checked(program, batches):
-        pending = given.parts(largest or given.size)
-        while pending:
-            first = pending[0]
-            try:
-                result = work(first)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                largest = _halved(program, first, error)
-            else:
-                yield pending.pop(0), result
-                continue
+        largest = yield from in_parts(program, given, work, largest)
+
+
+def in_parts(
+    program: Program, given: Given, work: Callable[[Given], Result], largest: int | None = None
+) -> Generator[tuple[Given, Result], None, int | None]:
+    """`work` on the samples of one batch, as `each`; returns how many can be run at once, where that is known."""
+    pending = given.parts(largest or given.size)
+    while pending:
+        try:
+            result = work(pending[0])
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            largest = _halved(program, pending[0], error)
             pending = [part for whole in pending for part in whole.parts(largest)]
+        else:
+            yield pending.pop(0), result
+    return largest
 
 
 def finite(program: Program, given: Given, value: Tensor, what: str) -> Tensor:

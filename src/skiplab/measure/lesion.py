@@ -1,19 +1,37 @@
-"""What the trained network loses when a branch or a shortcut is deleted, without retraining."""
+"""What the trained network loses when skip connections are deleted or changed, without retraining."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Unpack, get_args
 
 import pandas as pd
-import torch
 
 from skiplab.errors import UsageError
-from skiplab.execute import Edge, Execution, Patch
-from skiplab.measure.batches import Batch, Loss, checked, finite
-from skiplab.measure.edges import branch_edges, shortcut_edges, start
+from skiplab.measure.batches import Batch, Loss
+from skiplab.measure.lesions import replacement
+from skiplab.measure.lesions.passes import Passes, Running
+from skiplab.measure.lesions.record import Groups, deletions, edges_of, grouped
+from skiplab.measure.lesions.reorder import reorderings
+from skiplab.measure.lesions.replacement import Kind, Replacement
+from skiplab.measure.lesions.sweep import compared, names_of, plan, require_trained
 from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.skips import Skip, Skips
 
-Part = Literal["branch", "shortcut"]
+MOMENTS = "moments"
+
+
+class Options(Running, total=False):
+    """Keyword options of `lesion`; those of how it is run are in `Running`."""
+
+    kinds: Sequence[Kind]
+    """What happens to a skip, one row each: its branch ("branch", the default) or its shortcut ("shortcut") is replaced
+    by zeros as it enters the merge; or the branch by its mean over samples ("mean"), by normal noise of the same mean
+    and variance in each channel ("noise"), or by another sample's branch, of the same batch ("shuffle")."""
+    groups: Groups
+    """How many consecutive skips are changed together, or "pairs" for every two: 1, each alone."""
+    reorder: int
+    """Up to how many random pairs of blocks of the same form are swapped, in rows of their own: 0."""
+    draws: int
+    """How many random reorderings there are of each number of swaps: 5."""
 
 
 def lesion(
@@ -22,67 +40,84 @@ def lesion(
     batches: Iterable[Batch],
     loss: Loss,
     metric: Loss | None = None,
-    part: Part = "branch",
+    **options: Unpack[Options],
 ) -> pd.DataFrame:
-    """Change in loss when one skip connection at a time loses its branch (or its shortcut).
+    """Change in loss when skip connections lose their branches (or shortcuts), one at a time or several together.
 
-    Exact: each lesioned network is run on all the data. What precedes a lesion is computed once and shared,
-    which halves the work and is bit-identical to running each network from the start. Veit et al. 2016, §4.1.
+    Exact: each lesioned network is run on all the data. What precedes a lesion is computed once and shared, which
+    halves the work and is bit-identical to running each network from the start; one state of the whole network is
+    kept at a time. Veit et al. 2016, arXiv:1605.06431, §4.1 (one), §4.2 (several), §4.3 (reordering).
 
     Args:
         program: the captured, trained network (not the training graph: batch norm must use its statistics).
-        skips: those to delete, one at a time.
+        skips: those to change.
         batches: pairs (inputs, target).
-        loss: (output, target) -> mean over the batch.
+        loss: (output, target) -> mean over the batch, or one value a sample.
         metric: a second quantity of the same form, such as the error rate.
-        part: what is deleted: its values are replaced by zeros as they enter the merge.
+        options: see `Options` and `Running`.
 
     Returns:
-        One row a skip: id, order, samples, loss (of the lesioned network), loss_change (minus that of the
-        whole network, in the loss's unit), and metric, metric_change when a metric is given. Means over
-        samples. A lesioned network may overflow: its loss is then inf or NaN, and stays so.
+        One row a kind and group of skips, then one a reordering, and all again with re-estimated batch norms:
+
+        - id: ids of the skips joined by " + "; of swapped blocks "a ↔ b". order: index of the first merge.
+        - kind: as in `kinds`, or "reorder". k: number of skips changed together, or of swaps.
+        - batchnorm: "as trained", or "re-estimated" (`torch.optim.swa_utils.update_bn` on `batches`) in this network
+          and in the whole one that it is compared with.
+        - samples; loss of the changed network, and loss_change, minus that of the whole network: means over samples,
+          in the loss's unit, with which they scale. A changed network may overflow: its loss is inf or NaN, and
+          stays so.
+        - loss_change_low, loss_change_high: 95 % percentile bootstrap interval, paired. It resamples the `unit`, which
+          is "sample", or "batch" where the loss is no mean over samples (weighted, or contrasting samples). NaN for
+          one unit alone and for changes that are not finite.
+        - metric, metric_change, metric_change_low, metric_change_high when a metric is given.
+
+    Raises:
+        UsageError: for options that make no sense; for "mean", "noise" and `reestimate` with batches that can be read
+            only once.
+        DataError: where the whole network's loss is not finite; for "shuffle" with a batch of one sample; where
+            `folder` holds other lesions.
     """
     skips.check(program).require_merges()
-    if program.training:
-        raise UsageError(
-            f"lesions need batch norm to use its statistics, and {program.name} was captured as training graph: "
-            "capture it without train=True"
-        )
-    edges_of = branch_edges if part == "branch" else shortcut_edges
-    edges = {skip.id: edges_of(program, skip) for skip in skips}
-    order = sorted(skips, key=lambda skip: start(program, edges[skip.id]))
+    require_trained(program)
+    kinds, groups, seed = _kinds(options), grouped(skips, options.get("groups", 1)), options.get("seed", 0)
+    most, draws = options.get("reorder", 0), options.get("draws", 5)
+    swaps = reorderings(program, skips, most, draws, seed) if most else []
     functions = [loss] if metric is None else [loss, metric]
-    whole, sums, samples = [0.0] * len(functions), {s.id: [0.0] * len(functions) for s in skips}, 0
-    for given in checked(program, batches):
-        target, size = given.target, given.size
-        samples += size
-        with torch.no_grad():
-            clean = Execution(program, given.args, given.kwargs)
-            for skip in order:
-                clean.advance(until=program.ops[start(program, edges[skip.id])].name)
-                patches: dict[Edge, Patch] = dict.fromkeys(edges[skip.id], torch.zeros_like)
-                _add(sums[skip.id], functions, clean.fork(patches).finish(), target, size)
-            output = clean.finish()
-            for function in functions:
-                finite(program, given, function(output, target), "the loss of the whole network")
-            _add(whole, functions, output, target, size)
-    return _table(program, skips, sums, whole, samples)
+    networks = plan(len(kinds) * len(groups) + len(swaps), reestimate=options.get("reestimate", False))
+    moments = {MOMENTS: 1} if {"mean", "noise"} & set(kinds) else {}
+    identity = {
+        "skips": [skip.id for skip in skips],
+        "kinds": kinds,
+        "groups": options.get("groups", 1),
+        "reorder": [most, draws],
+        "seed": seed,
+        "functions": names_of(functions),
+    }
+    passes = Passes(program, batches, moments | networks, options, identity)
+    deleted = deletions(program, groups, _replacements(passes, kinds, skips, seed))
+    return compared(passes, [*deleted, *swaps], functions, seed)
 
 
-def _add(sums: list[float], functions: list[Callable], output: Any, target: Any, size: int) -> None:
-    for i, function in enumerate(functions):
-        sums[i] += float(function(output, target)) * size
+def _kinds(options: Options) -> list[Kind]:
+    known = Options.__annotations__.keys() | Running.__annotations__.keys()
+    if unknown := options.keys() - known:
+        raise UsageError(f"no option {sorted(unknown)}: a lesion takes {sorted(known)}")
+    kinds = list(options.get("kinds", ("branch",)))
+    if other := [kind for kind in kinds if kind not in get_args(Kind)]:
+        raise UsageError(f"kinds: {other[0]!r} is none of {', '.join(get_args(Kind))}; give a list of these")
+    return kinds
 
 
-def _table(
-    program: Program, skips: Skips, sums: dict[str, list[float]], whole: list[float], samples: int
-) -> pd.DataFrame:
-    names = ["loss", "metric"][: len(whole)]
-    rows = []
-    for skip in skips:
-        row: list = [skip.id, program.by_name[skip.merge].index, samples]
-        for value, clean in zip(sums[skip.id], whole, strict=True):
-            row += [value / samples, (value - clean) / samples]
-        rows.append(row)
-    columns = ["id", "order", "samples", *(f"{name}{end}" for name in names for end in ("", "_change"))]
-    return pd.DataFrame(rows, columns=columns)
+def _replacements(passes: Passes, kinds: Sequence[Kind], skips: Sequence[Skip], seed: int) -> dict[str, Replacement]:
+    program, moments = passes.program, {}
+    if MOMENTS in passes.plan:
+        operands = dict.fromkeys(operand for skip in skips for _, operand in edges_of(program, skip, "mean"))
+        moments = replacement.branch_moments(passes, MOMENTS, operands)
+    of: dict[str, Any] = {
+        "branch": replacement.zero,
+        "shortcut": replacement.zero,
+        "mean": replacement.mean(moments),
+        "noise": replacement.noise(program, moments, seed),
+        "shuffle": replacement.shuffle(seed),
+    }
+    return {kind: of[kind] for kind in kinds}

@@ -2,6 +2,7 @@
 
 from skiplab.report.curves import error_by_depth, gradient_by_layer, path_histogram, training_curves
 from skiplab.report.linked import skip_charts
+from skiplab.report.measure import measure_page
 from skiplab.report.model import model_page
 from skiplab.report.page import Page, Section, png, svg
 from skiplab.report.study import study_page
@@ -11,6 +12,7 @@ __all__ = [
     "Section",
     "error_by_depth",
     "gradient_by_layer",
+    "measure_page",
     "model_page",
     "path_histogram",
     "png",

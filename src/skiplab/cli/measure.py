@@ -1,0 +1,255 @@
+"""`skiplab measure`: what a network's skip connections do, on data."""
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.request import Request, on_a_model
+from skiplab.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from skiplab.cli.kept import Kept
+    from skiplab.cli.losses import Function
+    from skiplab.cli.measures import LesionOptions, Work
+    from skiplab.cli.subject import Subject
+
+CHOICES = "contribution, clipping, gradient, lesion, lengths, shattering, similarity, probe, spectrum, linearity, cost"
+
+Tables = dict[str, "pd.DataFrame"]
+Functions = tuple["Function", "Function | None"]  # loss and metric
+
+
+@app.command()
+@on_a_model
+def measure(
+    request: Request,
+    data: Annotated[
+        str,
+        typer.Option(help="digits, a folder of pictures, Parquet, hub:NAME, .npz, .safetensors, file.py:callable."),
+    ],
+    what: Annotated[str | None, typer.Option(help=f"With commas, of {CHOICES}. Default: the first four.")] = None,
+    loss: Annotated[str, typer.Option(help="cross-entropy, mse, bce or file.py:callable.")] = "cross-entropy",
+    metric: Annotated[
+        str | None, typer.Option(help="error, none or file.py:callable (default: error where there are classes).")
+    ] = None,
+    skips: Annotated[str | None, typer.Option(help="Which skips, by id or path: 'layer2.*' (default: all).")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
+    samples: Annotated[int, typer.Option(min=0, help="Samples to measure on, drawn at random; 0 for all.")] = 512,
+    split: Annotated[str | None, typer.Option(help="Which part of the data, such as train (default: test).")] = None,
+    column: Annotated[str | None, typer.Option(help="Which columns or arrays: x=image,y=label.")] = None,
+    normalise: Annotated[
+        str | None, typer.Option(help="Of pictures: imagenet, data or none (default: imagenet for 3 channels).")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="Lesions: branch, shortcut, mean, noise, shuffle.")] = "branch",
+    group: Annotated[str, typer.Option(help="Lesions: how many skips at once: 1, 2, …, or pairs.")] = "1",
+    reestimate: Annotated[
+        bool, typer.Option("--reestimate", help="Lesions: also with batch norm's statistics measured anew.")
+    ] = False,
+    method: Annotated[str, typer.Option(help="Lesions: exact, or estimate from gradients.")] = "exact",
+    fast: Annotated[bool, typer.Option("--fast", help="Lesions: in a faster form, equal but for rounding.")] = False,
+    memory: Annotated[float | None, typer.Option(help="Lesions: GiB for values that are kept.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep tables, charts and config there, and go on from it.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Json = False,
+    report: Page = None,
+) -> None:
+    """Measure what the skip connections of a network do, on data."""
+    if report is not None:
+        check_page(report)
+    from skiplab.cli.kept import Kept, config_of
+    from skiplab.cli.losses import loss_of, metric_of
+    from skiplab.cli.subject import subject
+    from skiplab.sources import Asked
+
+    names = _names(what)
+    lesion = _lesion(kind, group, reestimate, method, fast, memory)
+    functions = loss_of(loss), metric_of(metric, loss)
+    asked = Asked(data, batch, samples, split, normalise, _columns(column), request.seed)
+    measured = subject(request, asked, device, skips)
+    names = _fitting(names, explicit=what is not None, subject_=measured, estimate=lesion.estimate)
+    options = {"loss": loss, "metric": metric, "skips": skips, "lesion": lesion.numbers()}
+    config = config_of(request, asked, measured, options)
+    kept = Kept(out, config)
+    with _notes():
+        tables = _measured(names, measured, functions, lesion, kept)
+    _told(request.model, config, tables, as_json)
+    _written(request.model, config, tables, report, out)
+
+
+def _names(what: str | None) -> tuple[str, ...]:
+    choices = CHOICES.split(", ")
+    if what is None:
+        return tuple(choices[:4])
+    names = tuple(dict.fromkeys(name.strip() for name in what.split(",")))
+    if wrong := [name for name in names if name not in choices]:
+        raise UsageError(f"--what {wrong[0]}: choose of {CHOICES}")
+    return names
+
+
+def _lesion(kind: str, group: str, reestimate: bool, method: str, fast: bool, memory: float | None) -> "LesionOptions":
+    from skiplab.cli.measures import LesionOptions
+    from skiplab.measure.lesions.replacement import Kind
+
+    if method not in ("exact", "estimate"):
+        raise UsageError(f"--method {method}: choose exact or estimate")
+    if group != "pairs" and not (group.isdecimal() and int(group) > 0):
+        raise UsageError(f"--group {group}: write how many skips at once, such as 2, or pairs")
+    kinds = tuple(dict.fromkeys(each.strip() for each in kind.split(",")))
+    if wrong := [each for each in kinds if each not in get_args(Kind)]:
+        raise UsageError(f"--kind {wrong[0]}: choose of {', '.join(get_args(Kind))}")
+    groups: Any = group if group == "pairs" else int(group)
+    return LesionOptions(kinds, groups, reestimate, fast, memory, method == "estimate")
+
+
+def _columns(column: str | None) -> dict[str, str]:
+    pairs = [each.partition("=") for each in column.split(",")] if column else []
+    if any(not (key and sign and name) for key, sign, name in pairs):
+        raise UsageError(f"--column {column}: write x=NAME,y=NAME")
+    return {key.strip(): name.strip() for key, _, name in pairs}
+
+
+def _fitting(names: Sequence[str], *, explicit: bool, subject_: "Subject", estimate: bool) -> tuple[str, ...]:
+    """Those that the data and the graph allow; what was asked for by name and cannot be is an error."""
+    from skiplab.cli.measures import MEASURES
+
+    fitting = []
+    for name in names:
+        if MEASURES[name].targets and subject_.targets is None:
+            why = "the data have no targets"
+        elif name == "lesion" and subject_.program.training:
+            why = "the training graph was captured"
+        else:
+            fitting.append("estimate" if name == "lesion" and estimate else name)
+            continue
+        if explicit:
+            raise UsageError(f"--what {name}: {why}: leave it out, or give others")
+        say(f"note: {name} is left out, since {why}")
+    if not len(subject_.skips) and set(fitting) != {"gradient"}:
+        raise DataError("there is no skip connection to measure: --what gradient measures the weight layers alone")
+    return tuple(fitting)
+
+
+def _measured(
+    names: Sequence[str], subject: "Subject", functions: Functions, lesion: "LesionOptions", kept: "Kept"
+) -> Tables:
+    """Every table, in the order asked for; those that are finished are loaded."""
+    from skiplab.cli.measures import MEASURES, ONE_PASS
+
+    if any(MEASURES[name].targets for name in names):
+        _try(subject, *functions)
+    tables: Tables = {name: table for name in names if (table := kept.load(name)) is not None}
+    if tables:
+        say(f"loaded what is finished: {', '.join(tables)}")
+    left = [name for name in names if name not in tables]
+    shared = [name for name in left if name in ONE_PASS]
+    groups = [shared] if len(shared) > 1 else []
+    groups += [[name] for name in left if not (groups and name in shared)]
+    try:
+        for group in groups:
+            started = time.monotonic()
+            with _work(subject, functions, lesion, kept, group) as work:
+                found = _one_pass(work, group) if len(group) > 1 else {group[0]: MEASURES[group[0]].call(work)}
+            for name, table in found.items():
+                kept.save(name, table)
+            tables |= found
+            say(f"measured {', '.join(group)} in {time.monotonic() - started:.1f} s")
+    except (KeyboardInterrupt, SystemExit):
+        done = ", ".join(tables) or "nothing yet"
+        say(f"stopped; finished: {done}" + kept.mend())
+        raise
+    return {name: tables[name] for name in names}
+
+
+def _one_pass(work: "Work", names: Sequence[str]) -> Tables:
+    from skiplab import measure as measures
+
+    return measures.together(work.subject.program, work.subject.skips, work.batches, work.loss, tuple(names))
+
+
+@contextmanager
+def _work(
+    subject: "Subject", functions: Functions, lesion: "LesionOptions", kept: "Kept", names: Sequence[str]
+) -> Iterator["Work"]:
+    """What a measure gets, with a bar on stderr while it works."""
+    from skiplab import terminal
+    from skiplab.cli.measures import MEASURES, Work
+    from skiplab.sources import Told
+
+    with terminal.bar(", ".join(names)) as progress:
+        batches = subject.batches if MEASURES[names[0]].own_progress else Told(subject.batches, progress)
+        loss, metric = functions
+        yield Work(subject, batches, loss, metric, lesion, progress, kept.folder(names[0]))
+
+
+def _try(subject: "Subject", loss: "Function", metric: "Function | None") -> None:
+    """Loss and metric of one batch."""
+    import torch
+
+    from skiplab.cli.losses import check
+    from skiplab.execute import Execution
+    from skiplab.measure.batches import checked
+
+    given = next(checked(subject.program, subject.batches))
+    with torch.no_grad():
+        output = Execution(subject.program, given.args, given.kwargs).finish()
+        for function in [loss] if metric is None else [loss, metric]:
+            check(function, output, given.target, subject.targets)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """What the package warns of, a line each on stderr; what others warn of is not the user's to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", module=r"skiplab\.")
+        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
+        yield
+
+
+def _told(model: str, config: dict[str, Any], tables: Tables, as_json: bool) -> None:
+    from skiplab import terminal
+    from skiplab.cli.measures import MEASURES
+
+    if as_json:
+        from skiplab.schema import measure_json
+
+        print_json(measure_json(config, tables, {name: _sentences(name, table) for name, table in tables.items()}))
+        return
+    for name, table in tables.items():
+        shown = MEASURES[name]
+        print_lines([f"{name} of {model}"])
+        terminal.stdout().print(terminal.measured_table(shown.rows(table), shown.shown))
+        print_lines([*(f"– {sentence}" for sentence in _sentences(name, table)), ""])
+
+
+def _sentences(name: str, table: "pd.DataFrame") -> list[str]:
+    from skiplab.cli.measures import MEASURES
+
+    return list(MEASURES[name].answer(table))
+
+
+def _written(model: str, config: dict[str, Any], tables: Tables, report: Path | None, out: Path | None) -> None:
+    """The page, and beside the tables every chart."""
+    if report is None and out is None:
+        return
+    from skiplab.files import write_bytes, write_text
+    from skiplab.report import measure_page, png, svg
+
+    sentences = [sentence for name, table in tables.items() for sentence in _sentences(name, table)]
+    page = measure_page(f"What the skip connections of {model} do", sentences, tables, config)
+    if report is not None:
+        write_text(report, page.html())
+        say(f"wrote {report}")
+    if out is not None:
+        for name, chart in page.charts().items():
+            write_bytes(out / f"{name}.png", png(chart))
+            write_text(out / f"{name}.svg", svg(chart))
+        say(f"wrote tables, charts and config to {out}")

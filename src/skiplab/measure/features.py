@@ -1,0 +1,113 @@
+"""What each block of a network hands on: the value of a merge, after the activation that follows it."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from skiplab.errors import UsageError
+from skiplab.execute import Execution
+from skiplab.measure.batches import Given, finite
+from skiplab.program import Op, Program
+from skiplab.skips import Skip, Skips
+
+# Operators that say which dimension holds the channels of what they read: the second, or the last.
+_SECOND = re.compile(r"_?conv|.*(batch|group|instance)_norm|.*_pool\dd|.*upsample")
+_LAST = re.compile(r"linear|.*layer_norm|.*rms_norm|mm$|matmul")
+
+
+def outputs(program: Program, skips: Skips) -> dict[str, Op]:
+    """The output of each block, by id of the first skip that has its merge; in order of the graph."""
+    merges: dict[str, Skip] = {}
+    for skip in skips:
+        merges.setdefault(skip.merge, skip)
+    found = {skip.id: _output(program, skip) for skip in merges.values()}
+    return dict(sorted(found.items(), key=lambda item: item[1].index))
+
+
+def reduced(
+    program: Program, given: Given, wanted: Mapping[str, Op], reduce: Callable[[str, Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """`reduce(name, value)` of each wanted op's value, in one pass, which keeps no whole value longer than it must."""
+    found: dict[str, Tensor] = {}
+    names: dict[str, list[str]] = {}
+    for name, op in wanted.items():  # a block's output may be the network's too
+        names.setdefault(op.name, []).append(name)
+
+    def watcher(of_op: list[str]) -> Callable[[Tensor], None]:
+        return lambda value: found.update({n: reduce(n, sampled(program, given, value, n)) for n in of_op})
+
+    with torch.no_grad():
+        watch = {op: watcher(of_op) for op, of_op in names.items()}
+        Execution(program, given.args, given.kwargs, watch=watch).advance()
+    return {name: found[name] for name in wanted}
+
+
+def sampled(program: Program, given: Given, value: Tensor, name: str) -> Tensor:
+    """The value, where it is finite and its first dimension is that of the samples; an error otherwise."""
+    if not value.ndim or len(value) != given.size:
+        raise UsageError(
+            f"the output of `{name}` has shape {tuple(value.shape)} for {given.size} samples, and so not one entry "
+            "a sample: leave it out, as in `Skips(s for s in skips if …)`"
+        )
+    return finite(program, given, value, f"the output of `{name}`")
+
+
+def tokens(program: Program, op: Op, value: Tensor) -> Tensor:
+    """An op's value as (samples, positions, channels): images (N, C, H, W) and sequences (N, T, C) alike."""
+    if value.ndim < 3:
+        return value.reshape(len(value), 1, -1)
+    return value.movedim(channels(program, op), -1).flatten(1, -2)
+
+
+def channels(program: Program, op: Op) -> int:
+    """The dimension of an op's value that holds channels: by the nearest layer that reads it, or else makes it.
+
+    Where there is none, the last of a sequence (N, T, C), and the second of an image (N, C, H, W).
+    """
+    found = _nearest(program, op, program.users, reads=True)
+    if found is None:
+        found = _nearest(program, op, [each.inputs for each in program.ops], reads=False)
+    return found or (1 if len(op.shape) > 3 else -1)
+
+
+def _nearest(program: Program, op: Op, around: Sequence[tuple[int, ...]], reads: bool) -> int | None:
+    """Breadth first over ops that keep the shape: a layer that reads a value may change it, one that makes it not."""
+    seen, todo = {op.index}, [op.index]
+    for index in todo:  # grows on the way
+        for neighbour in (program.ops[i] for i in around[index] if i not in seen):
+            same = neighbour.shape == op.shape
+            if reads or same:
+                if _SECOND.match(neighbour.target):
+                    return 1
+                if _LAST.match(neighbour.target):
+                    return -1
+            if same:
+                seen.add(neighbour.index)
+                todo.append(neighbour.index)
+    return None
+
+
+def fork_of(program: Program, skip: Skip) -> Op:
+    """The op at which a skip forks; where it splits a value into several, the one that makes that value."""
+    op = program.by_name[skip.fork]
+    while not isinstance(program.nodes[op.name].meta.get("val"), Tensor):
+        op = program.ops[op.inputs[0]]
+    return op
+
+
+def first_real(program: Program, among: Iterable[int]) -> Op | None:
+    """The first of these ops whose value is one tensor of real numbers."""
+    for op in (program.ops[index] for index in among):
+        value = program.nodes[op.name].meta.get("val")
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return op
+    return None
+
+
+def _output(program: Program, skip: Skip) -> Op:
+    op = program.by_name[skip.merge]
+    while skip.activation_after is not None and op.kind != "activation":  # over views that nothing else reads
+        op = program.ops[program.users[op.index][0]]
+    return op

@@ -1,0 +1,69 @@
+"""Each sample's inner product of a value and its gradient, at many edges of one pass."""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from skiplab.errors import DataError, UsageError
+from skiplab.execute import Edge, Execution, Patch
+from skiplab.measure.batches import Given
+from skiplab.program import Program
+
+
+class Gates:
+    """A pass with a gate on each of some edges: a factor of 1 on the value, by which a loss can be differentiated.
+
+    That derivative is the inner product of gradient and value. It is taken when a backward pass comes by, so that no
+    gradient is kept; those of parameters are not computed at all. To be used where gradients are enabled.
+
+    Attributes:
+        output: the network's.
+    """
+
+    def __init__(self, program: Program, given: Given, edges: Iterable[Edge]) -> None:
+        self._program, self._given = program, given
+        self._leaves: list[Tensor] = []
+        self._found: dict[Edge, Tensor] = {}
+        self._edges = tuple(edges)
+        patches: dict[Edge, Patch] = {edge: partial(self._gate, edge) for edge in self._edges}
+        frozen = {name: value.detach() for name, value in program.tensors.items() if value.requires_grad}
+        self.output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen).finish()
+
+    def backward(self, scalar: Tensor, again: bool = False) -> dict[Edge, Tensor]:
+        """The derivatives of a scalar that was made of `output`: for each edge its samples' parts, (samples,).
+
+        With `again`, a further scalar can be differentiated afterwards.
+        """
+        if not scalar.requires_grad:
+            raise UsageError("the loss has no gradient, as an error rate has none: give one that can be differentiated")
+        none = scalar.new_zeros(self._given.size, dtype=torch.double)  # of what the scalar does not depend on
+        self._found = dict.fromkeys(self._edges, none)
+        torch.autograd.grad(scalar, self._leaves, retain_graph=again, allow_unused=True)
+        return self._found
+
+    def _gate(self, edge: Edge, value: Tensor) -> Tensor:
+        """An alias of the value that sees this reader's gradient alone."""
+        if value.requires_grad:
+            alias = value.view_as(value)
+        else:  # no gate lies before it
+            alias = value.detach().requires_grad_()
+            self._leaves.append(alias)
+
+        def meet(gradient: Tensor) -> None:
+            self._found[edge] = self._found[edge] + self._by_sample(edge[1], gradient * value.detach())
+
+        alias.register_hook(meet)
+        return alias
+
+    def _by_sample(self, name: str, product: Tensor) -> Tensor:
+        """Sums over all but the samples, which may not be a value's first dimension, or share one with others."""
+        shape = self._program.by_name[name].shape
+        dimension = shape.index(None) if self._program.dynamic_batch and None in shape else 0
+        size = self._given.size
+        if product.ndim == 0 or product.shape[dimension] % size:
+            raise DataError(
+                f"the branch's value `{name}` of shape {tuple(product.shape)} has no dimension of {size} samples"
+            )
+        return product.movedim(dimension, 0).reshape(size, -1).sum(1).double()

@@ -1,0 +1,34 @@
+"""Intervals of mean differences, by resampling the samples."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RESAMPLES = 2000
+
+
+def intervals(differences: Tensor, sizes: Tensor, seed: int) -> np.ndarray:
+    """Percentile bootstrap 95 % intervals of weighted means; Efron & Tibshirani 1993, §13.3.
+
+    All columns are resampled together, so that one set of random numbers serves all and columns stay comparable.
+
+    Args:
+        differences: (units, columns): of two networks on the same samples, which makes the bootstrap paired.
+        sizes: (units,): how many samples each unit stands for.
+        seed: of the resamples.
+
+    Returns:
+        (2, columns): the lower ends and the upper. NaN for a single unit, and for a column that is not finite.
+    """
+    units = len(differences)
+    if units < 2:
+        return np.full((2, differences.shape[1]), np.nan)
+    finite = torch.where(differences.isfinite().all(0), differences, torch.nan)
+    generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, 2**22 // units)  # 32 MiB of weights
+    means = []
+    for start in range(0, RESAMPLES, at_once):
+        drawn = torch.randint(units, (min(at_once, RESAMPLES - start), units), generator=generator)
+        weights = torch.zeros(drawn.shape, dtype=torch.double).scatter_add_(1, drawn, sizes[drawn])
+        means.append(weights @ finite / weights.sum(1, keepdim=True))
+    return np.quantile(torch.cat(means).numpy(), [0.025, 0.975], axis=0)

@@ -1,0 +1,178 @@
+"""How far the map of each block, and of the whole network, is from an affine one."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from skiplab.errors import DataError, UsageError
+from skiplab.execute import Execution
+from skiplab.measure.affine import unexplained
+from skiplab.measure.batches import Batch, Given, checked, each
+from skiplab.measure.features import channels, first_real, fork_of, outputs, sampled
+from skiplab.program import Op, Program
+from skiplab.skips import Skips
+
+_ROWS = 8192  # positions of all samples together that a fit is made of and scored on
+_TARGETS = 256  # directions to which outputs are reduced
+
+
+def linearity(
+    program: Program, skips: Skips, batches: Iterable[Batch], samples: int = 512, seed: int = 0
+) -> pd.DataFrame:
+    """Three distances of a block's map f from an affine map: one fitted, one at midpoints, one from the identity.
+
+    A block leads from a fork (of the first of the skips that share the merge) to the merge's value after the
+    activation that follows it. The network leads from its first real input, or the first embeddings of token ids,
+    to its first real output. All three are dimensionless, and invariant to the scale of f's output (the last one
+    to that of input and output together).
+
+    - nonlinearity: 1 − R² of the best affine map, ‖Y − Ŷ‖² / ‖Y − Ȳ‖²: fitted by ridge regression on every other
+      sample, scored on the rest, with the strength that has the least leave-one-out error on the former. 0 for an
+      affine f; 1 for no better than the mean; above 1 for worse. Where input and output are sequences
+      (N, T, C) of one length, the same map is fitted at each position (Razzhigaev et al. 2024, §3, for
+      Transformers), on at most 8,192 of them; else to whole flattened samples. With fewer `rows` than `features`
+      it has no way to be small even where f is affine: read it as an upper bound. An output of more than 256
+      numbers is reduced to 256 by a fixed random projection (count sketch), which keeps both sums in expectation.
+    - bend: E‖f((a+b)/2) − (f(a)+f(b))/2‖² / E‖(f(a)−f(b))/2‖² over pairs of inputs that follow each other in a
+      batch, what does not come from the fork kept as it is: exactly 0 for an affine f, needs no fit, and few samples.
+    - distance_from_identity: E‖f(x) − x‖² / E‖x‖²; NaN where shapes differ.
+
+    Memory: the input of one block at a time for all the samples, since the network is run anew for each.
+
+    Args:
+        program: the captured network.
+        skips: those whose merges are measured.
+        batches: pairs (inputs, target), of two samples or more for `bend`; the target is not used.
+        samples: how many to measure on, from the first on.
+        seed: for the projection and the choice of positions, drawn apart from torch's own generator.
+
+    Returns:
+        One row a block, in the order of the graph, then one for the network (id "network"): id, order, samples,
+        rows (fitted on), features, nonlinearity, bend, distance_from_identity.
+
+    Raises:
+        DataError: fewer than four samples; values that are not finite.
+    """
+    if samples < 4:
+        raise UsageError(f"samples must be at least 4, two to fit and two to score, got {samples}")
+    maps = _maps(program, skips.check(program).require_merges())
+    kept = _first(program, batches, samples)
+    rows = [(name, *_measured(program, each_map, kept, seed)) for name, each_map in maps]
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+_COLUMNS = "id order samples rows features nonlinearity bend distance_from_identity".split()
+
+
+@dataclass(frozen=True)
+class _Map:
+    """From the value of one op to that of a later one.
+
+    Attributes:
+        sequence: whether both are sequences of the same length, with channels last.
+    """
+
+    source: Op
+    target: Op
+    sequence: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """Of one batch: rows to fit, shape (samples, positions, features or targets), and sums of squares, shape (4,)."""
+
+    inputs: Tensor
+    outputs: Tensor
+    sums: Tensor
+
+
+def _maps(program: Program, skips: Skips) -> list[tuple[str, _Map]]:
+    forks = {skip.id: fork_of(program, skip) for skip in skips}
+    ends = [(name, forks[name], op) for name, op in outputs(program, skips).items()]
+    first, last = first_real(program, range(len(program.ops))), first_real(program, program.outputs)
+    if first is not None and last is not None:
+        ends.append(("network", first, last))
+    return [(name, _Map(a, b, _are_sequences(program, a, b))) for name, a, b in ends]
+
+
+def _are_sequences(program: Program, *ops: Op) -> bool:
+    return (
+        all(len(op.shape) == 3 and channels(program, op) == -1 for op in ops) and len({op.shape[1] for op in ops}) == 1
+    )
+
+
+def _first(program: Program, batches: Iterable[Batch], samples: int) -> list[Batch]:
+    kept, count = [], 0
+    for given in checked(program, batches):
+        part = given.part(0, samples - count) if program.dynamic_batch else given
+        kept.append((dict(part.kwargs) or part.args, None))
+        count += part.size
+        if count >= samples:
+            break
+    if count < 4:
+        raise DataError(f"linearity needs at least 4 samples, two to fit and two to score, got {count}")
+    return kept
+
+
+def _measured(program: Program, of: _Map, kept: list[Batch], seed: int) -> tuple:
+    """A row of the table, without its id."""
+    reduce = _Reduction(of, sum(given.size for given in checked(program, kept)), seed)
+    seen = [result for _, result in each(program, kept, lambda given: _seen(program, given, of, reduce))]
+    x, y = torch.cat([s.inputs for s in seen]), torch.cat([s.outputs for s in seen])
+    fitted, scored = ((x[half::2].flatten(0, 1), y[half::2].flatten(0, 1)) for half in (0, 1))
+    bent, spread, moved, size = torch.stack([s.sums for s in seen]).sum(0).tolist()
+    ratios = (bent / spread if spread else math.nan, moved / size if size else math.nan)
+    return of.target.index, len(x), len(fitted[0]), x.shape[2], unexplained(fitted, scored), *ratios
+
+
+def _seen(program: Program, given: Given, of: _Map, reduce: "_Reduction") -> _Seen:
+    with torch.no_grad():
+        execution = Execution(program, given.args, given.kwargs)
+        a = sampled(program, given, execution.value(of.source.name), of.source.module or of.source.name)
+
+        def f(value: Tensor) -> Tensor:
+            patches = {(node.name, of.source.name): lambda _: value for node in program.nodes[of.source.name].users}
+            return execution.fork(patches).value(of.target.name)
+
+        b = a.roll(1, 0)
+        of_a = sampled(program, given, f(a), of.target.module or of.target.name)
+        of_b, of_middle = f(b), f((a + b) / 2)
+        sums = [_squares(of_middle - (of_a + of_b) / 2), _squares((of_a - of_b) / 2)]
+        sums += [_squares(of_a - a), _squares(a)] if a.shape == of_a.shape else [math.nan, math.nan]
+    return _Seen(reduce.rows(a), reduce.sketch(reduce.rows(of_a)), torch.tensor(sums, dtype=torch.double))
+
+
+def _squares(value: Tensor) -> float:
+    return float(value.double().square().sum())
+
+
+class _Reduction:
+    """Which rows of inputs and outputs enter the fit, and in what form; the same for all batches."""
+
+    def __init__(self, of: _Map, samples: int, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.positions: Tensor | None = None
+        if of.sequence and isinstance(length := of.source.shape[1], int):
+            self.positions = torch.randperm(length, generator=self.generator)[: max(_ROWS // samples, 1)]
+        self.bucket: Tensor | None = None
+
+    def rows(self, value: Tensor) -> Tensor:
+        """Shape (samples, positions, channels); whole samples are rows of one position."""
+        if self.positions is None:
+            return value.reshape(len(value), 1, -1)
+        return value[:, self.positions.to(value.device)]
+
+    def sketch(self, rows: Tensor) -> Tensor:
+        """Each number with a random sign, added to one of 256 at random (Charikar, Chen and Farach-Colton 2002)."""
+        size = rows.shape[-1]
+        if size <= _TARGETS:
+            return rows
+        if self.bucket is None:
+            self.bucket = torch.randint(_TARGETS, (size,), generator=self.generator)
+            self.sign = torch.randint(2, (size,), generator=self.generator) * 2 - 1
+        bucket, sign = self.bucket.to(rows.device), self.sign.to(rows)
+        return rows.new_zeros(*rows.shape[:2], _TARGETS).index_add(2, bucket, rows * sign)

@@ -1,0 +1,191 @@
+"""How blocks and networks stretch small changes: singular values of Jacobians, with shortcuts and without."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor
+
+from skiplab.errors import UsageError
+from skiplab.execute import Edge, Execution
+from skiplab.measure.batches import Batch, Given, each, finite
+from skiplab.measure.edges import shortcut_edges
+from skiplab.measure.features import first_real, fork_of, sampled
+from skiplab.measure.jacobian import Jacobian
+from skiplab.program import Op, Program
+from skiplab.skips import Skips
+
+_SIDE, _ENTRIES = 512, 2**25  # a matrix of at most this smaller side and this many entries is built whole
+_PROBES = 32  # random vectors for the trace of one that is not
+_RESTARTS = 20  # of some ten products each, before Lanczos iteration gives up
+
+
+def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: int = 4, seed: int = 0) -> pd.DataFrame:
+    """Singular values of the Jacobian of each block, and of the whole network, with shortcuts and without.
+
+    For a skip, J = ∂merge/∂fork, with all that does not come from the fork kept as it is. For the whole network,
+    J = ∂output/∂input: of its first real output by its first real input, or by the first embeddings of token
+    ids. Of each there is a row "as it is" and a row "twin": the same at the same point with zeros on the shortcut's
+    edges into the merge (for the network, on those of all of `skips`), which leaves the branch alone.
+
+    - largest, smallest: of the min(m, n) singular values of J, shape (m, n): how far the most and the least
+      amplified direction are stretched. Unit of the output per unit of the input.
+    - mean_square: tr(JᵀJ)/n = E‖Jv‖² over directions v of length 1 at the input: above 1 a random small change
+      grows. (Where m < n this is less than the mean of the squared singular values, by m/n.)
+    - condition: largest / smallest, scale-free; 1 is dynamical isometry (Saxe, McClelland and Ganguli 2014, §3;
+      Pennington, Schoenholz and Ganguli 2017).
+
+    Exact where J is small (a side of at most 512, and 2²⁵ entries). Else `exact` is False, and nothing of J is
+    built: largest and smallest by Lanczos iteration on J's smaller Gram matrix, NaN where it does not converge to
+    three digits in about 200 products or is too small for the network's precision (a singular J thus has NaN, not
+    0); mean_square by Hutchinson's estimate over 32 random vectors (within some 3 % where many directions matter).
+
+    Args:
+        program: the captured network. In its training graph, and where its batch size is fixed, each sample is
+            varied while the others of its batch stay.
+        skips: those to measure, one by one; several may share a merge.
+        batches: pairs (inputs, target); the target is not used.
+        samples: how many to measure, from the first on.
+        seed: for the random vectors, which are drawn apart from torch's and numpy's own generators.
+
+    Returns:
+        One row a skip and one for the network (id "network"), each as "as it is" and as "twin": id, network,
+        order, samples, largest, largest_std, smallest, smallest_std, mean_square, mean_square_std, condition (its
+        mean over samples), exact.
+    """
+    if samples < 1:
+        raise UsageError(f"samples must be at least 1, got {samples}")
+    places = _places(program, skips.check(program).require_merges())
+    found: dict[_Place, list[Tensor]] = {place: [] for place in places}
+    done = 0
+
+    def work(given: Given) -> dict[_Place, Tensor]:
+        return _measured(program, given, places, min(given.size, samples - done), np.random.default_rng((seed, done)))
+
+    together = program.training or not program.dynamic_batch
+    for _, values in each(program, batches, work, None if together else 1):
+        for place, of_samples in values.items():
+            found[place].append(of_samples)
+        done += len(values[places[0]])
+        if done == samples:
+            break
+    return pd.DataFrame([_row(place, torch.cat(found[place])) for place in places], columns=_COLUMNS)
+
+
+_QUANTITIES = ("largest", "smallest", "mean_square")
+_COLUMNS = ["id", "network", "order", "samples", *(q + end for q in _QUANTITIES for end in ("", "_std")), "condition"]
+_COLUMNS += ["exact"]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One Jacobian to measure: of the value of `target` by that of `source`."""
+
+    id: str
+    network: str
+    source: Op
+    target: Op
+    zeroed: tuple[Edge, ...]
+
+
+def _places(program: Program, skips: Skips) -> list[_Place]:
+    places = []
+    for skip in skips:
+        fork, merge = fork_of(program, skip), program.by_name[skip.merge]
+        places.append(_Place(skip.id, "as it is", fork, merge, ()))
+        places.append(_Place(skip.id, "twin", fork, merge, shortcut_edges(program, skip)))
+    first, last = first_real(program, range(len(program.ops))), first_real(program, program.outputs)
+    if first is None or last is None:
+        raise UsageError(f"{program.name} has no real-valued input and output, between which there is no Jacobian")
+    every = tuple(edge for skip in skips for edge in shortcut_edges(program, skip))
+    places += [_Place("network", "as it is", first, last, ()), _Place("network", "twin", first, last, every)]
+    return places
+
+
+def _measured(
+    program: Program, given: Given, places: list[_Place], rows: int, random: np.random.Generator
+) -> dict[_Place, Tensor]:
+    """For each place, (rows, 5): largest, smallest, mean square, condition, and whether they are exact."""
+    found: dict[_Place, Tensor] = {}
+    with torch.no_grad():
+        execution = Execution(program, given.args, given.kwargs)
+        ordered = sorted(places, key=lambda place: place.source.index)
+        for source, together in itertools.groupby(ordered, key=lambda place: place.source):
+            sampled(program, given, execution.value(source.name), source.module or source.name)
+            for place in together:
+                of_rows = [_values(program, given, execution, place, row, random) for row in range(rows)]
+                found[place] = torch.tensor(of_rows, dtype=torch.double)
+    return found
+
+
+def _values(
+    program: Program, given: Given, execution: Execution, place: _Place, row: int, random: np.random.Generator
+) -> list[float]:
+    jacobian = Jacobian(execution, place.source.name, place.target.name, row, place.zeroed)
+    if not place.zeroed:
+        finite(program, given, jacobian.y, f"the output of `{place.id}`")
+    m, n = jacobian.shape
+    exact = min(m, n) <= _SIDE and m * n <= _ENTRIES
+    largest, smallest, mean_square = _built(jacobian) if exact else _estimated(jacobian, random)
+    condition = largest / smallest if smallest else math.inf
+    return [largest, smallest, mean_square, condition, float(exact)]
+
+
+def _built(jacobian: Jacobian) -> tuple[float, float, float]:
+    matrix = jacobian.matrix()
+    if not matrix.isfinite().all():
+        return math.nan, math.nan, math.nan
+    singular = torch.linalg.svdvals(matrix)
+    return float(singular[0]), float(singular[-1]), float(matrix.square().sum() / matrix.shape[1])
+
+
+def _estimated(jacobian: Jacobian, random: np.random.Generator) -> tuple[float, float, float]:
+    m, n = jacobian.shape
+    signs = (torch.from_numpy(random.choice([-1.0, 1.0], m)) for _ in range(_PROBES))
+    mean_square = sum(float(jacobian.transposed_times(u).square().sum()) for u in signs) / (_PROBES * n)
+    if not math.isfinite(mean_square):
+        return math.nan, math.nan, math.nan
+
+    operator = _Gram(jacobian)
+    largest, smallest = (_extreme(operator, which, random) for which in ("LA", "SA"))
+    if not smallest > torch.finfo(jacobian.x.dtype).eps * largest:
+        smallest = math.nan
+    return math.sqrt(max(largest, 0.0)), math.sqrt(smallest), mean_square
+
+
+class _Gram(LinearOperator):
+    """JJᵀ or JᵀJ, whichever is smaller: its eigenvalues are the squares of J's singular values."""
+
+    def __init__(self, jacobian: Jacobian) -> None:
+        m, n = jacobian.shape
+        self.steps = (
+            [jacobian.transposed_times, jacobian.times] if m <= n else [jacobian.times, jacobian.transposed_times]
+        )
+        super().__init__(np.float64, (min(m, n), min(m, n)))
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        first, second = self.steps
+        return second(first(torch.from_numpy(x))).numpy()
+
+
+def _extreme(operator: LinearOperator, which: str, random: np.random.Generator) -> float:
+    """The largest ("LA") or smallest ("SA") eigenvalue; NaN where the iteration does not converge."""
+    start = random.standard_normal(operator.shape[0])
+    options = {"v0": start, "maxiter": _RESTARTS, "tol": 1e-3, "return_eigenvectors": False}
+    try:
+        values = eigsh(operator, 1, which=which, **options)
+    except ArpackNoConvergence:
+        return math.nan
+    return float(values[0])
+
+
+def _row(place: _Place, values: Tensor) -> list:
+    """values: (samples, 5), as `_measured` gives them."""
+    means, deviations = values.mean(0).tolist(), values.std(0).tolist() if len(values) > 1 else [math.nan] * 5
+    quantities = [number for i in range(3) for number in (means[i], deviations[i])]
+    return [place.id, place.network, place.target.index, len(values), *quantities, means[3], means[4] == 1]

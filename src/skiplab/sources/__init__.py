@@ -1,0 +1,7 @@
+"""Data by name, as the command line takes them: `digits`, folders and files, data sets of the hub, callables."""
+
+from skiplab.sources.asked import Asked
+from skiplab.sources.batches import Batches, Told, batches, quartered
+from skiplab.sources.opened import FORMS, opened
+
+__all__ = ["FORMS", "Asked", "Batches", "Told", "batches", "opened", "quartered"]
