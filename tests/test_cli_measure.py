@@ -257,6 +257,7 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        (("--networks", "plain"), UsageError, "--networks plain: choose of as it is, twin"),
         (("--what", "magic"), UsageError, "--what magic: choose of contribution, clipping"),
         (("--method", "guess"), UsageError, "choose exact or estimate"),
         (("--group", "none"), UsageError, "how many skips at once"),
@@ -383,3 +384,22 @@ def test_neighbours_are_pairs_of_one_block_and_the_next() -> None:
     orders = [3, 7, 20]
     pairs = pd.DataFrame([(a, b) for a in orders for b in orders], columns=["order", "other_order"])
     assert answers.neighbours(pairs).to_numpy().tolist() == [[3, 7], [7, 20]]
+
+
+def test_layers_of_a_network_without_skips(net: Path) -> None:
+    arguments = ("--data", "digits", "--samples", "40", "--what", "gradient,layers", "--json")
+    tables = json.loads(invoke(f"{net}:plain", *arguments).stdout)["tables"]
+    assert [row["id"] for row in tables["layers"]] == ["3"]
+    assert {row["kind"] for row in tables["layers"]} == {"layer"}
+    with pytest.raises(DataError, match="there is no skip connection to measure: --what gradient,layers"):
+        invoke(f"{net}:plain", "--data", "digits", "--what", "contribution")
+
+
+def test_the_gradient_of_the_twin_and_swapped_blocks(net: Path) -> None:
+    arguments = ("--data", "digits", "--samples", "40", "--what", "gradient,lesion", "--json", "--reorder", "1")
+    tables = json.loads(invoke(f"{net}:build", *arguments, "--networks", "as it is, twin").stdout)["tables"]
+    assert {row["network"] for row in tables["gradient"]} == {"as it is", "twin"}
+    twin = [row for row in tables["gradient"] if row["network"] == "twin" and row["what"] == "skip"]
+    assert all(row["shortcut_norm"] == 0 for row in twin)
+    swapped = [row for row in tables["lesion"] if row["kind"] == "reorder"]
+    assert len({row["id"] for row in swapped}) == len(swapped) > 0

@@ -212,7 +212,11 @@ def test_reordered_blocks_have_rows_of_their_own() -> None:
     batches = images(4, 4)
     program = skiplab.capture(model, (batches[0][0],))
     table = lesion(program, skiplab.find(program).expect(3), batches, F.cross_entropy, kinds=[], reorder=2, draws=4)
-    assert list(table["k"]) == [1] * 4 + [2] * 4
+    counts = table["k"].value_counts()
+    assert set(counts.index) == {1, 2}
+    assert 1 <= counts[1] <= 3  # of three blocks there are three pairs, drawn four times
+    assert 1 <= counts[2] <= 4
+    assert table["id"].is_unique
     assert set(table["kind"]) == {"reorder"}
     assert table["id"].str.count("↔").to_list() == table["k"].to_list()
 

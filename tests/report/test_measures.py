@@ -38,6 +38,7 @@ def tables(blocks: int = 6) -> dict[str, pd.DataFrame]:
         ),
         "gradient": pd.DataFrame(weights + skips, columns=columns),
         "lesion": lesion.assign(**ends),
+        "layers": lesion.assign(**ends, kind="layer"),
         "estimate": base.assign(loss_change=size, first_order=size / 2, curvature=size / 2),
         "lengths": pd.DataFrame(
             {"length": length, "weight": binom.pmf(length, blocks, 0.2), "path_share": binom.pmf(length, blocks, 0.5)}

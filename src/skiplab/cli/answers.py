@@ -154,6 +154,8 @@ _DOING = {
     "mean": "Replacing a branch by its mean",
     "noise": "Replacing a branch by noise",
     "shuffle": "Giving a branch another sample's values",
+    "reorder": "Swapping blocks of the same form",
+    "layer": "Deleting a layer",
 }
 
 

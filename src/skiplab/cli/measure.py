@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from skiplab.cli.kept import Kept
     from skiplab.cli.losses import Function
-    from skiplab.cli.measures import LesionOptions, Work
+    from skiplab.cli.measures import LesionOptions, Options, Work
     from skiplab.cli.subject import Subject
 
-CHOICES = "contribution, clipping, gradient, lesion, lengths, shattering, similarity, probe, spectrum, linearity, cost"
+_DEFAULT = "contribution, clipping, gradient, lesion"
+CHOICES = f"{_DEFAULT}, layers, lengths, shattering, similarity, probe, spectrum, linearity, cost"
 
 Tables = dict[str, "pd.DataFrame"]
 Functions = tuple["Function", "Function | None"]  # loss and metric
@@ -50,12 +51,17 @@ def measure(
     ] = None,
     kind: Annotated[str, typer.Option(help="Lesions: branch, shortcut, mean, noise, shuffle.")] = "branch",
     group: Annotated[str, typer.Option(help="Lesions: how many skips at once: 1, 2, …, or pairs.")] = "1",
+    reorder: Annotated[int, typer.Option(min=0, help="Lesions: also swap up to so many pairs of like blocks.")] = 0,
     reestimate: Annotated[
         bool, typer.Option("--reestimate", help="Lesions: also with batch norm's statistics measured anew.")
     ] = False,
     method: Annotated[str, typer.Option(help="Lesions: exact, or estimate from gradients.")] = "exact",
     fast: Annotated[bool, typer.Option("--fast", help="Lesions: in a faster form, equal but for rounding.")] = False,
     memory: Annotated[float | None, typer.Option(help="Lesions: GiB for values that are kept.")] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(help="Gradient, shattering: as it is, twin, reinitialised, reinitialised twin, with commas."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep tables, charts and config there, and go on from it.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Json = False,
@@ -66,20 +72,22 @@ def measure(
         check_page(report)
     from skiplab.cli.kept import Kept, config_of
     from skiplab.cli.losses import loss_of, metric_of
+    from skiplab.cli.measures import Options
     from skiplab.cli.subject import subject
     from skiplab.sources import Asked
 
     names = _names(what)
-    lesion = _lesion(kind, group, reestimate, method, fast, memory)
+    lesion = _lesion(kind, group, reorder, reestimate, method, fast, memory)
+    chosen = _networks(networks)
     functions = loss_of(loss), metric_of(metric, loss)
     asked = Asked(data, batch, samples, split, normalise, _columns(column), request.seed)
     measured = subject(request, asked, device, skips)
     names = _fitting(names, explicit=what is not None, subject_=measured, estimate=lesion.estimate)
-    options = {"loss": loss, "metric": metric, "skips": skips, "lesion": lesion.numbers()}
+    options = {"loss": loss, "metric": metric, "skips": skips, "lesion": lesion.numbers(), "networks": chosen}
     config = config_of(request, asked, measured, options)
     kept = Kept(out, config)
     with _notes():
-        tables = _measured(names, measured, functions, lesion, kept)
+        tables = _measured(names, measured, functions, Options(lesion, chosen), kept)
     _told(request.model, config, tables, as_json)
     _written(request.model, config, tables, report, out)
 
@@ -87,14 +95,25 @@ def measure(
 def _names(what: str | None) -> tuple[str, ...]:
     choices = CHOICES.split(", ")
     if what is None:
-        return tuple(choices[:4])
+        return tuple(_DEFAULT.split(", "))
     names = tuple(dict.fromkeys(name.strip() for name in what.split(",")))
     if wrong := [name for name in names if name not in choices]:
         raise UsageError(f"--what {wrong[0]}: choose of {CHOICES}")
     return names
 
 
-def _lesion(kind: str, group: str, reestimate: bool, method: str, fast: bool, memory: float | None) -> "LesionOptions":
+def _networks(networks: str | None) -> tuple[str, ...]:
+    from skiplab.measure.variants import NAMES
+
+    names = tuple(dict.fromkeys(each.strip() for each in networks.split(","))) if networks else ()
+    if wrong := [name for name in names if name not in NAMES]:
+        raise UsageError(f"--networks {wrong[0]}: choose of {', '.join(NAMES)}")
+    return names
+
+
+def _lesion(  # the command's own options, as they are written
+    kind: str, group: str, reorder: int, reestimate: bool, method: str, fast: bool, memory: float | None
+) -> "LesionOptions":
     from skiplab.cli.measures import LesionOptions
     from skiplab.measure.lesions.replacement import Kind
 
@@ -106,7 +125,7 @@ def _lesion(kind: str, group: str, reestimate: bool, method: str, fast: bool, me
     if wrong := [each for each in kinds if each not in get_args(Kind)]:
         raise UsageError(f"--kind {wrong[0]}: choose of {', '.join(get_args(Kind))}")
     groups: Any = group if group == "pairs" else int(group)
-    return LesionOptions(kinds, groups, reestimate, fast, memory, method == "estimate")
+    return LesionOptions(kinds, groups, reorder, reestimate, fast, memory, method == "estimate")
 
 
 def _columns(column: str | None) -> dict[str, str]:
@@ -124,7 +143,7 @@ def _fitting(names: Sequence[str], *, explicit: bool, subject_: "Subject", estim
     for name in names:
         if MEASURES[name].targets and subject_.targets is None:
             why = "the data have no targets"
-        elif name == "lesion" and subject_.program.training:
+        elif name in ("lesion", "layers") and subject_.program.training:
             why = "the training graph was captured"
         else:
             fitting.append("estimate" if name == "lesion" and estimate else name)
@@ -132,13 +151,13 @@ def _fitting(names: Sequence[str], *, explicit: bool, subject_: "Subject", estim
         if explicit:
             raise UsageError(f"--what {name}: {why}: leave it out, or give others")
         say(f"note: {name} is left out, since {why}")
-    if not len(subject_.skips) and set(fitting) != {"gradient"}:
-        raise DataError("there is no skip connection to measure: --what gradient measures the weight layers alone")
+    if not len(subject_.skips) and not set(fitting) <= {"gradient", "layers"}:
+        raise DataError("there is no skip connection to measure: --what gradient,layers measure the weight layers")
     return tuple(fitting)
 
 
 def _measured(
-    names: Sequence[str], subject: "Subject", functions: Functions, lesion: "LesionOptions", kept: "Kept"
+    names: Sequence[str], subject: "Subject", functions: Functions, options: "Options", kept: "Kept"
 ) -> Tables:
     """Every table, in the order asked for; those that are finished are loaded."""
     from skiplab.cli.measures import MEASURES, ONE_PASS
@@ -149,13 +168,13 @@ def _measured(
     if tables:
         say(f"loaded what is finished: {', '.join(tables)}")
     left = [name for name in names if name not in tables]
-    shared = [name for name in left if name in ONE_PASS]
+    shared = [name for name in left if name in ONE_PASS and not (name == "gradient" and options.networks)]
     groups = [shared] if len(shared) > 1 else []
     groups += [[name] for name in left if not (groups and name in shared)]
     try:
         for group in groups:
             started = time.monotonic()
-            with _work(subject, functions, lesion, kept, group) as work:
+            with _work(subject, functions, options, kept, group) as work:
                 found = _one_pass(work, group) if len(group) > 1 else {group[0]: MEASURES[group[0]].call(work)}
             for name, table in found.items():
                 kept.save(name, table)
@@ -176,7 +195,7 @@ def _one_pass(work: "Work", names: Sequence[str]) -> Tables:
 
 @contextmanager
 def _work(
-    subject: "Subject", functions: Functions, lesion: "LesionOptions", kept: "Kept", names: Sequence[str]
+    subject: "Subject", functions: Functions, options: "Options", kept: "Kept", names: Sequence[str]
 ) -> Iterator["Work"]:
     """What a measure gets, with a bar on stderr while it works."""
     from skiplab import terminal
@@ -185,8 +204,7 @@ def _work(
 
     with terminal.bar(", ".join(names)) as progress:
         batches = subject.batches if MEASURES[names[0]].own_progress else Told(subject.batches, progress)
-        loss, metric = functions
-        yield Work(subject, batches, loss, metric, lesion, progress, kept.folder(names[0]))
+        yield Work(subject, batches, *functions, options, progress, kept.folder(names[0]))
 
 
 def _try(subject: "Subject", loss: "Function", metric: "Function | None") -> None:

@@ -24,6 +24,7 @@ class LesionOptions:
 
     kinds: tuple[Any, ...] = ("branch",)
     groups: Any = 1  # or "pairs"
+    reorder: int = 0
     reestimate: bool = False
     fast: bool = False
     memory: float | None = None  # GiB
@@ -35,6 +36,14 @@ class LesionOptions:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What single measures are told."""
+
+    lesion: LesionOptions = LesionOptions()
+    networks: tuple[str, ...] = ()  # of gradient and shattering; their own default where there is none
+
+
+@dataclass(frozen=True)
 class Work:
     """What a measure may ask for."""
 
@@ -42,7 +51,7 @@ class Work:
     batches: Batches
     loss: Function
     metric: Function | None
-    lesion: LesionOptions
+    options: Options
     progress: Progress
     folder: Path | None  # where a measure that takes long keeps what it has
 
@@ -83,7 +92,7 @@ def _of_loss(name: str) -> Callable[[Work], pd.DataFrame]:
 
 
 def _lesion(work: Work) -> pd.DataFrame:
-    options, exact, skips = work.lesion, work.subject.program, work.subject.skips
+    options, exact, skips = work.options.lesion, work.subject.program, work.subject.skips
     program = faster(exact) if options.fast else exact
     table = measure.lesion(
         program,
@@ -93,6 +102,7 @@ def _lesion(work: Work) -> pd.DataFrame:
         metric=work.metric,
         kinds=options.kinds,
         groups=options.groups,
+        reorder=options.reorder,
         reestimate=options.reestimate,
         memory=options.memory,
         progress=work.progress,
@@ -101,6 +111,30 @@ def _lesion(work: Work) -> pd.DataFrame:
     if options.fast:
         table.attrs["deviation"] = deviation(exact, program, skips, work.batches, work.loss)
     return table
+
+
+def _layers(work: Work) -> pd.DataFrame:
+    options, program = work.options.lesion, work.subject.program
+    return measure.layers(
+        program,
+        work.batches,
+        work.loss,
+        metric=work.metric,
+        reestimate=options.reestimate,
+        memory=options.memory,
+        progress=work.progress,
+        folder=work.folder,
+    )
+
+
+def _gradient(work: Work) -> pd.DataFrame:
+    networks = work.options.networks or ("as it is",)
+    return measure.gradient(work.subject.program, work.subject.skips, work.batches, work.loss, networks)
+
+
+def _shattering(work: Work) -> pd.DataFrame:
+    networks = work.options.networks or ("as it is", "twin")
+    return measure.shattering(work.subject.program, work.subject.skips, work.batches, networks)
 
 
 def _estimate(work: Work) -> pd.DataFrame:
@@ -140,11 +174,12 @@ MEASURES: Mapping[str, Measure] = {
         ),
     ),
     "gradient": Measure(
-        _of_loss("gradient"),
+        _gradient,
         True,
         answers.gradient,
         (
             Shown("skip", "name"),
+            Shown("network", "network", "text"),
             Shown("‖∂loss‖ at merge", "gradient_norm", "std"),
             Shown("by shortcut", "shortcut_norm"),
             Shown("by branch", "branch_norm"),
@@ -158,6 +193,18 @@ MEASURES: Mapping[str, Measure] = {
         (
             _ID,
             Shown("deleted", "kind", "text"),
+            Shown("batch norm", "batchnorm", "text"),
+            Shown("loss change", "loss_change", "interval"),
+            Shown("metric change", "metric_change", "interval"),
+        ),
+        own_progress=True,
+    ),
+    "layers": Measure(
+        _layers,
+        True,
+        answers.lesion,
+        (
+            Shown("layer", "id"),
             Shown("batch norm", "batchnorm", "text"),
             Shown("loss change", "loss_change", "interval"),
             Shown("metric change", "metric_change", "interval"),
@@ -186,7 +233,7 @@ MEASURES: Mapping[str, Measure] = {
         ),
     ),
     "shattering": Measure(
-        _plain("shattering"),
+        _shattering,
         False,
         answers.shattering,
         (

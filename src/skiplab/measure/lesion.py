@@ -31,7 +31,7 @@ class Options(Running, total=False):
     reorder: int
     """Up to how many random pairs of blocks of the same form are swapped, in rows of their own: 0."""
     draws: int
-    """How many random reorderings there are of each number of swaps: 5."""
+    """How many random reorderings there are of each number of swaps, those drawn twice once: 5."""
 
 
 def lesion(

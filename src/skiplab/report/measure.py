@@ -43,6 +43,11 @@ _PARTS: Mapping[str, _Part] = {
         "grey where that includes zero. A cross is a loss that is no finite number.",
         measures.lesion_chart,
     ),
+    "layers": _Part(
+        "Layers",
+        "By how much the loss rises when one layer is deleted and its input goes on in its place, without retraining.",
+        measures.lesion_chart,
+    ),
     "estimate": _Part(
         "Lesions, estimated",
         "What the loss would rise by, from one forward and backward pass rather than a run for each lesion.",

@@ -73,6 +73,8 @@ def _lesioned(kind: str, norms: str, several: bool) -> str:
         "mean": "branch replaced by its mean",
         "noise": "branch replaced by noise",
         "shuffle": "branch of another sample",
+        "reorder": "blocks swapped",
+        "layer": "layer deleted",
     }.get(kind, kind)
     return told + (f", batch norm {norms}" if several and norms not in ("", "None", "nan") else "")
 

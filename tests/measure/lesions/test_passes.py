@@ -49,9 +49,9 @@ class Interrupted:
         return F.cross_entropy(output, target, reduction="none")
 
 
-@pytest.mark.parametrize("at", [1, 16, 30, 40, 62])
+@pytest.mark.parametrize("at", [1, 16, 30, 40, 58])
 def test_an_interrupted_sweep_goes_on_to_the_same_bits(normed: tuple[Program, Skips], tmp_path: Path, at: int) -> None:
-    """Ten lesions and the whole network, three batches, as trained and re-estimated: 66 calls of the loss."""
+    """Nine lesions and the whole network, three batches, as trained and re-estimated: 60 calls of the loss."""
     batches = images(3, 4, 5)
     whole = lesion(*normed, batches, Interrupted(0), **ALL)
     first, second = Interrupted(at), Interrupted(0)

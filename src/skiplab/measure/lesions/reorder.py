@@ -19,7 +19,7 @@ Reads = tuple[Edge, ...]  # where a block reads its weights and buffers, in orde
 
 
 def reorderings(program: Program, skips: Skips, most: int, draws: int, seed: int) -> list[Lesion]:
-    """For each k from 1 to `most`, `draws` networks in which k random pairs of like blocks have been swapped.
+    """For each k from 1 to `most`, at most `draws` networks in which k random pairs of like blocks have been swapped.
 
     The pairs are distinct, and swapped one after the other, so that a block may wander. A block is what lies
     between fork and merge; two are alike when their operators, shapes and weights' shapes are. Veit et al. 2016, §4.3.
@@ -29,12 +29,13 @@ def reorderings(program: Program, skips: Skips, most: int, draws: int, seed: int
         raise UsageError(f"reorder={most}: these {len(skips)} skips have {len(pairs)} pairs of like blocks to swap")
     generator = torch.Generator().manual_seed(seed)
     reads = {skip.id: weights_read(program, skip) for pair in pairs for skip in pair}
-    found = []
+    found: dict[str, Lesion] = {}  # where there are few pairs, the same are drawn again
     for k in range(1, most + 1):
         for _ in range(draws):
             drawn = [pairs[i] for i in torch.randperm(len(pairs), generator=generator)[:k].tolist()]
-            found.append(_swapped(program, drawn, reads))
-    return found
+            swapped = _swapped(program, drawn, reads)
+            found.setdefault(swapped.id, swapped)
+    return list(found.values())
 
 
 def like(program: Program, skips: Skips) -> list[tuple[Skip, Skip]]:
