@@ -16,6 +16,7 @@ from skiplab.measure.edges import branch_edges
 from skiplab.measure.gates import Gates
 from skiplab.measure.gauss_newton import Probe, probe_of
 from skiplab.measure.lesion import lesion
+from skiplab.measure.lesions.sweep import require_trained
 from skiplab.measure.moments import Moments
 from skiplab.program import Program
 from skiplab.skips import Skips
@@ -55,7 +56,8 @@ def estimate(
         One row a skip: id, order, samples, loss_change, first_order, curvature.
     """
     skips.check(program).require_merges()
-    _check(program, batches, exact)
+    require_trained(program)
+    _check(batches, exact)
     project = probe or probe_of(loss)
     edges = [tuple(dict.fromkeys(branch_edges(program, skip))) for skip in skips]
     terms, samples = Moments(), 0
@@ -80,12 +82,7 @@ def estimate(
     return table
 
 
-def _check(program: Program, batches: Iterable[Batch], exact: int) -> None:
-    if program.training:
-        raise UsageError(
-            f"lesions need batch norm to use its statistics, and {program.name} was captured as training graph: "
-            "capture it without train=True"
-        )
+def _check(batches: Iterable[Batch], exact: int) -> None:
     if exact < 0:
         raise UsageError(f"exact={exact}: give the number of skips to lesion, or 0 for none")
     if exact and isinstance(batches, Iterator):

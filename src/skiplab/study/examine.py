@@ -111,7 +111,7 @@ def _trained(run: Run, data: DataSet) -> Tables:
         "curves": _curves(pd.concat([run.history.assign(kind="epoch"), run.steps.assign(kind="step")])),
         "gradient": gradient,
         "contribution": measure.contribution(program, skips, test),
-        "lesion": lesion.rename(columns={"metric": "error", "metric_change": "error_change"}),
+        "lesion": lesion.rename(columns=lambda name: name.replace("metric", "error")),
     }
 
 
