@@ -20,7 +20,7 @@ from skiplab import cli
 from skiplab.cli import answers, losses, words
 from skiplab.cli.measure import CHOICES
 from skiplab.cli.measures import MEASURES
-from skiplab.errors import DataError, SelectionError, SkiplabError, UsageError
+from skiplab.errors import DataError, SkiplabError, UsageError
 from skiplab.execute import Execution
 from skiplab.measure import contribution, lesion
 
@@ -257,6 +257,9 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        (("--method", "estimate", "--kind", "mean"), UsageError, "is of branches deleted one at a time"),
+        (("--fast", "--reestimate"), UsageError, "leave one of them out"),
+        (("--memory", "-1"), UsageError, "give GiB, above 0"),
         (("--networks", "plain"), UsageError, "--networks plain: choose of as it is, twin"),
         (("--what", "magic"), UsageError, "--what magic: choose of contribution, clipping"),
         (("--method", "guess"), UsageError, "choose exact or estimate"),
@@ -268,7 +271,7 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
         (("--loss", "mse", "--metric", "error"), UsageError, "counts wrong classes"),
         (("--loss", "mse"), DataError, "output 8x10 and the targets 8 should have the same shape"),
         (("--meta",), UsageError, "leave out --meta"),
-        (("--skips", "layer9"), SelectionError, "--skips layer9 selects none of 3 skips"),
+        (("--skips", "layer9"), UsageError, "--skips layer9 selects none of 3 skips"),
         (("--kwargs", '{"classes": 3}'), DataError, "labels go up to 9, and the model has 3 classes"),
         (("--kwargs", '{"channels": 3}'), DataError, 'does not take the data of digits: .*"in_channels": 1'),
         (("--kwargs", '{"channels": 3}', "--input", "1x3x8x8"), DataError, "examples of 1x8x8"),
@@ -350,7 +353,7 @@ def test_an_interval_that_includes_zero_is_said_to() -> None:
     text = said("contribution", {**base, "cosine": [0.5, 0.01, -0.5], "cosine_std": 0.1})
     assert "0.5 times as large as what its shortcut brings, in the median of 3 skips: from 0.1 (`a`) to 2 (`c`)" in text
     assert "the median cosine with the shortcut's signal is +0.01" in text
-    assert "of 3 intervals of 95 % 1 lies above zero, 1 lies below zero, 1 includes zero" in text
+    assert "of 3 intervals (95 %), 1 lies above zero, 1 lies below zero, 1 includes zero" in text
     lesion = {"id": ["a", "b"], "order": [1, 2], "kind": "branch", "batchnorm": "as trained", "loss_change": [0.4, 0.1]}
     text = said("lesion", {**lesion, "loss_change_low": [0.3, -0.1], "loss_change_high": [0.5, 0.3]})
     assert "most at `a`: +0.4 (95 % interval +0.3 to +0.5)" in text

@@ -6,7 +6,7 @@ import skiplab
 from cases import captured
 from networks import around
 from skiplab.errors import DataError
-from skiplab.measure import contribution
+from skiplab.measure import contribution, lengths
 from skiplab.measure.batches import Given, checked, each, finite
 from skiplab.program import Program
 
@@ -91,6 +91,43 @@ def test_inputs_by_keyword() -> None:
 class Doubled(nn.Module):
     def forward(self, *, x: Tensor) -> Tensor:
         return 2 * x
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x + self.branch(mask @ x)
+
+
+def test_an_input_that_all_samples_share_is_not_cut() -> None:
+    """Even where a batch happens to have as many samples as it has rows."""
+    mask = torch.rand(6, 6)
+    program = skiplab.capture(Masked(), (torch.randn(2, 6, 8), mask))
+    (given,) = checked(program, [((torch.randn(6, 6, 8), mask), None)])
+    part = given.part(0, 3)
+    assert [len(value) for value in part.args] == [3, 6]
+    table = lengths(program, skiplab.find(program), [(given.inputs, None)], lambda o, _: o.square().mean())
+    assert table["samples"].unique().tolist() == [6]
+
+
+def test_sequences_first_are_told_by_their_targets(program: Program) -> None:
+    with pytest.raises(DataError, match="batch 1 has 12 targets for 4 samples along the first dimension"):
+        list(checked(program, [(torch.randn(4, 8), torch.zeros(12))]))
+
+
+def test_an_empty_batch(program: Program) -> None:
+    with pytest.raises(DataError, match="batch 2 has no samples"):
+        list(checked(program, batches(3, 0)))
+
+
+def test_inputs_of_inference_mode_can_be_differentiated(program: Program) -> None:
+    with torch.inference_mode():
+        x = torch.randn(3, 8)
+    table = lengths(program, skiplab.find(program), [(x, None)], lambda o, _: o.square().mean())
+    assert table["share"].sum() == pytest.approx(1, rel=1e-5)
 
 
 def test_only_what_has_one_entry_a_sample_is_cut() -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import skiplab
 from cases import captured
-from networks import linear
+from networks import Net, linear
+from skiplab.errors import DataError
 from skiplab.measure import clipping
 
 WIDTH = 8
@@ -19,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "gelu": F.gelu,
     "leaky_relu": F.leaky_relu,
-    "softplus": F.softplus,
+    "selu": F.selu,
     "abs": torch.abs,
 }
 
@@ -91,6 +92,37 @@ def test_concats_have_no_row() -> None:
     table = clipping(case.program, case.skips, [(torch.randn(2, 4, 8, 8), None)])
     assert table.empty
     assert "route_kept" in table
+
+
+@pytest.mark.parametrize("place", ["input", "weight"])
+def test_nan_is_an_error(place: str) -> None:
+    """A share of it would be NaN, which a mean leaves out."""
+    torch.manual_seed(0)
+    model, x = Chain("relu"), torch.randn(5, WIDTH, dtype=torch.double)
+    if place == "weight":
+        model.branches[1][0].weight.data[0, 0] = torch.nan  # type: ignore[index]
+    program = skiplab.capture(model, (torch.randn(5, WIDTH, dtype=torch.double),))
+    if place == "input":
+        x[3, 1] = torch.nan
+    with pytest.raises(DataError, match="a value at a merge holds NaN or infinity: "):
+        clipping(program, skiplab.find(program), [(x, None)])
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        (lambda m: F.relu(m.reshape(len(m), 2, 4)), True),
+        (lambda m: F.relu(m.reshape(len(m), 2, 4).transpose(1, 2)), False),
+        (torch.sigmoid, False),
+    ],
+)
+def test_what_it_cannot_tell_is_nan(after: Callable[[Tensor], Tensor], told: bool) -> None:
+    torch.manual_seed(0)
+    net = Net(lambda net, x: after(x + net.branch(x)), branch=nn.Sequential(linear(), nn.ReLU(), linear()))
+    program = skiplab.capture(net, (torch.randn(3, WIDTH),))
+    table = clipping(program, skiplab.find(program).expect(1), [(torch.randn(3, WIDTH), None)])
+    assert table["energy"].notna().all() == told
+    assert table["activation"].notna().all()
 
 
 @given(scale=st.floats(0.01, 100))

@@ -260,7 +260,7 @@ def test_weights_that_are_frozen_change_nothing(tower: Captured) -> None:
 def test_what_cannot_be_estimated(tower: Captured) -> None:
     model, program, skips = tower
     batches = samples(4)
-    with pytest.raises(UsageError, match=r"the batches are an iterator, .* give a list, or exact=0"):
+    with pytest.raises(UsageError, match=r"the data is read again for 8 exact lesions .* give a list"):
         estimate(program, skips, iter(batches), F.cross_entropy)
     with pytest.raises(UsageError, match="no probe is built in for the loss errors"):
         estimate(program, skips, batches, errors)

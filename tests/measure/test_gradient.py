@@ -11,7 +11,7 @@ import skiplab
 from cases import captured
 from networks import Block, Net, linear
 from oracles.tower import Tower, gradients, samples
-from skiplab.errors import DataError, StaleSkip
+from skiplab.errors import DataError, StaleSkip, UsageError
 from skiplab.measure import gradient
 
 
@@ -193,6 +193,36 @@ def test_a_branch_that_leaves_its_fork_by_several_edges_is_added_up() -> None:
     grads = torch.autograd.grad(out.square().mean(), (one, two))
     row = table[table["what"] == "skip"].iloc[0]
     assert [row["shortcut_norm"], row["branch_norm"]] == pytest.approx([float(g.norm() * 3**0.5) for g in grads])
+
+
+def test_a_reader_that_takes_the_fork_twice_counts_twice() -> None:
+    net = Net(lambda net, x: x + net.a(x * x), a=linear()).double()
+    x = torch.randn(3, 8, dtype=torch.double)
+    program = skiplab.capture(net, (x,))
+    table = gradient(program, skiplab.find(program).expect(1), [(x, None)], lambda o, _: o.square().mean())
+    one = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad((x + net.a(one * one)).square().mean(), one)  # type: ignore[operator]
+    assert table[table["what"] == "skip"]["branch_norm"].tolist() == pytest.approx([float(grad.norm() * 3**0.5)])
+
+
+def test_dropout_of_a_training_graph_leaves_the_random_state_alone() -> None:
+    net = Net(lambda net, x: x + net.b(F.dropout(torch.tanh(net.a(x)), 0.5)), a=linear(), b=linear())
+    program = skiplab.capture(net, (torch.randn(4, 8),), train=True)
+    state = torch.get_rng_state()
+    tables = [gradient(program, skiplab.find(program), [(torch.ones(4, 8), None)], first_square) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert tables[0].equals(tables[1])
+
+
+def test_losses_of_other_forms(tower: tuple) -> None:
+    _, program, skips = tower
+    batches = samples(3)
+    with pytest.raises(UsageError, match="the loss has no gradient"):
+        gradient(program, skips, batches, lambda o, t: F.cross_entropy(o.detach(), t))
+    per_sample = gradient(program, skips, batches, lambda o, t: F.cross_entropy(o, t, reduction="none"))
+    pd.testing.assert_frame_equal(per_sample, gradient(program, skips, batches, F.cross_entropy))
+    with pytest.raises(UsageError, match="the data is read for 2 networks, and `batches` can be read once"):
+        gradient(program, skips, iter(batches), F.cross_entropy, networks=("as it is", "twin"))
 
 
 def test_the_twin_has_no_shortcut(tower: tuple) -> None:

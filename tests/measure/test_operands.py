@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -6,7 +8,7 @@ from cases import NUMERIC, captured
 from networks import Net, around, linear
 from skiplab import capture, find
 from skiplab.execute import Execution
-from skiplab.measure.operands import by_sample, entries, gathered, merges_of, sample_dimension, stacked
+from skiplab.measure.operands import by_sample, gathered, merges_of, sample_dimension, stacked
 from skiplab.ops import is_concat
 
 
@@ -30,28 +32,33 @@ def test_operands_of_an_addition_add_up_to_the_merge(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("join", "factors"),
+    "join",
     [
-        (lambda x, f: x + f, {1}),
-        (lambda x, f: x - f, {1, -1}),
-        (lambda x, f: f - x, {1, -1}),
-        (lambda x, f: torch.add(x, f, alpha=3), {1, 3}),
-        (lambda x, f: torch.sub(f, x, alpha=2), {1, -2}),
-        (lambda x, f: torch.rsub(x, f, alpha=2), {1, -2}),
-        (lambda x, f: x - (f - 2 * torch.tanh(x)), {1, -1}),
+        lambda x, f: x - f,
+        lambda x, f: f - x,
+        lambda x, f: torch.add(x, f, alpha=3),
+        lambda x, f: torch.rsub(x, f, alpha=2),
+        lambda x, f: x - (f - 2 * torch.tanh(x)),
     ],
 )
-def test_factors(join, factors: set[float]) -> None:
+def test_signs_and_factors_are_operators_before_the_merge(join) -> None:
+    """So that what enters an addition is what is added."""
     program = capture(around(join), (torch.randn(2, 8),))
     (merge,) = merges_of(program, find(program)).values()
-    assert {factor for _, factor in entries(program, merge)} == factors
+    sums: list[Tensor] = []
+    x = torch.randn(3, 8)
+    patches = gathered(program, merge, lambda values: sums.append(torch.stack(values).sum(0)))
+    with torch.no_grad():
+        execution = Execution(program, (x,), patches=patches, record=[merge.op.name])
+        execution.finish()
+    torch.testing.assert_close(sums[0], execution.recorded[merge.op.name])
 
 
 def test_samples_lie_where_the_batch_grows() -> None:
     """A block that puts the sequence first has its samples in the second dimension."""
     program = capture(Net(lambda net, x: net.layer(x.transpose(0, 1)), layer=linear()), (torch.randn(3, 5, 8),))
     op = program.ops[-1]
-    assert sample_dimension(program, op) == 1
+    assert sample_dimension(program, op, 3) == 1
     value = torch.randn(5, 3, 8)
     assert torch.equal(by_sample(program, op, value, 3)[1], value[:, 1].flatten())
 
@@ -60,7 +67,15 @@ def test_windows_of_one_sample_belong_together() -> None:
     program = capture(linear(), (torch.randn(5, 8),))
     value = torch.arange(12.0).reshape(6, 2)
     assert by_sample(program, program.ops[-1], value, 3).tolist() == value.reshape(3, 4).tolist()
-    assert by_sample(program, program.ops[-1], value, 4).shape == (1, 12)
+
+
+def test_a_fixed_batch_is_told_by_its_size_alone() -> None:
+    """(4, 8) are four samples, and not two of two rows each."""
+    program = replace(capture(linear(), (torch.randn(4, 8),)), dynamic_batch=False)
+    op = replace(program.ops[-1], shape=(4, 8))
+    assert sample_dimension(program, op, 4) == 0
+    assert sample_dimension(program, op, 2) is None
+    assert by_sample(program, op, torch.randn(4, 8), 2).shape == (1, 32)
 
 
 def test_what_all_samples_share_counts_once() -> None:

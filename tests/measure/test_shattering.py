@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import skiplab
 from cases import captured
 from networks import Net, linear
-from skiplab.errors import UsageError
+from skiplab.errors import DataError, UsageError
 from skiplab.measure import shattering
 from skiplab.models import resnet
 from skiplab.program import Program
@@ -80,3 +80,19 @@ def test_bad_distances() -> None:
     case = captured("block")
     with pytest.raises(UsageError, match="give numbers above 0"):
         shattering(case.program, case.skips, [(torch.randn(2, 8), None)], distances=(0.1, 0.0))
+
+
+def test_dropout_is_the_same_at_every_distance() -> None:
+    """Else the gradients at two inputs would differ however near they are."""
+    net = Net(lambda net, x: x + net.a(torch.nn.functional.dropout(torch.tanh(net.b(x)), 0.5)), a=linear(), b=linear())
+    program = skiplab.capture(net, (torch.randn(4, 8),), train=True)
+    table = shattering(program, skiplab.find(program), [(torch.randn(4, 8), None)], ["as it is"], (1e-4,))
+    assert table["correlation"][0] > 0.999
+
+
+def test_nan_is_an_error() -> None:
+    case = captured("block")
+    x = torch.randn(3, 8)
+    x[1, 0] = torch.nan
+    with pytest.raises(DataError, match="input 0 holds NaN or infinity in sample 1"):
+        shattering(case.program, case.skips, [(x, None)])

@@ -129,7 +129,7 @@ def lesion(table: pd.DataFrame) -> Iterator[str]:
         which = f" (batch norm {key[keys.index('batchnorm')]})" if "batchnorm" in keys else ""
         lost = len(group) - len(known)
         if len(known):
-            most = row_at(known, known["loss_change"].argmax())
+            most = _farthest(known, "loss_change")
             yield (
                 f"{_DOING.get(kind, kind)}{which} changes the loss by {known['loss_change'].median():+.3g} in the "
                 f"median of {counted(known, 'lesion')}, most at `{most['id']}`: "
@@ -137,7 +137,7 @@ def lesion(table: pd.DataFrame) -> Iterator[str]:
                 f"{beside_zero([ends_of(row, 'loss_change') for _, row in known.iterrows()])}."
             )
         if "metric_change" in known and len(known):
-            worst = row_at(known, known["metric_change"].argmax())
+            worst = _farthest(known, "metric_change")
             yield (
                 f"The metric then changes by {known['metric_change'].median():+.3g} in the median, most at "
                 f"`{worst['id']}`: {worst['metric_change']:+.3g}{within(ends_of(worst, 'metric_change'), '+.3g')}."
@@ -163,7 +163,7 @@ def estimate(table: pd.DataFrame) -> Iterator[str]:
     known = finite_in(table, "loss_change")
     if known.empty:
         return
-    most = row_at(known, known["loss_change"].argmax())
+    most = _farthest(known, "loss_change")
     yield (
         f"Deleting a branch is estimated to change the loss by {known['loss_change'].median():+.3g} in the median of "
         f"{counted(known, 'skip')}, most at `{most['id']}`: {most['loss_change']:+.3g}. These are estimates, "
@@ -236,6 +236,11 @@ def cost(table: pd.DataFrame) -> Iterator[str]:
     shares = finite_in(table, "share_of_time")
     if len(shares):
         yield f"Of the whole network's time a branch takes {extremes(shares, 'share_of_time', '.1%')}."
+
+
+def _farthest(table: pd.DataFrame, column: str) -> pd.Series:
+    """Where the change is largest, up or down."""
+    return row_at(table, table[column].abs().argmax())
 
 
 def neighbours(table: pd.DataFrame) -> pd.DataFrame:

@@ -36,7 +36,7 @@ class Named:
         """Share of wrong answers, 0 to 1."""
         assert self.wrong is not None
         scores, target = self.aligned(scores_of(output), target)
-        return self.wrong(scores, target).to(scores.dtype).mean()
+        return self.wrong(scores, target).float().mean()
 
     def probe(self, output: Any, target: Tensor, generator: torch.Generator) -> Tensor:
         """See `skiplab.measure.gauss_newton`."""
@@ -108,7 +108,7 @@ def check(function: Function, output: Any, target: Any, labels: Any) -> None:
         if highest >= known:  # of which a GPU would say no more than that it failed
             raise DataError(
                 f"labels go up to {highest}, and the model has {known} classes: build it with more, such as with "
-                "--kwargs '{\"num_classes\": 10}', or give data with labels from 0"
+                f"--kwargs '{{\"num_classes\": {highest + 1}}}', or give data with labels from 0"
             )
     try:
         value = function(output, target)

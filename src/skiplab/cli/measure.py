@@ -119,6 +119,12 @@ def _lesion(  # the command's own options, as they are written
 
     if method not in ("exact", "estimate"):
         raise UsageError(f"--method {method}: choose exact or estimate")
+    if method == "estimate" and (kind, group, reorder, reestimate, fast) != ("branch", "1", 0, False, False):
+        raise UsageError("--method estimate is of branches deleted one at a time: leave out what else lesions take")
+    if fast and reestimate:
+        raise UsageError("--fast folds away the batch norms that --reestimate is of: leave one of them out")
+    if memory is not None and not memory > 0:
+        raise UsageError(f"--memory {memory:g}: give GiB, above 0")
     if group != "pairs" and not (group.isdecimal() and int(group) > 0):
         raise UsageError(f"--group {group}: write how many skips at once, such as 2, or pairs")
     kinds = tuple(dict.fromkeys(each.strip() for each in kind.split(",")))

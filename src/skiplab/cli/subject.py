@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from skiplab.cli.app import say
 from skiplab.cli.request import Request, keywords, say_doubts
-from skiplab.errors import DataError, ModelError, SelectionError, UsageError
+from skiplab.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +40,7 @@ def subject(request: Request, asked: "Asked", device: str, pattern: str | None) 
     skips = find(program).in_graph()
     if pattern is not None and not len(skips.at(pattern)):
         some = ", ".join(skip.id for skip in skips[:5]) or "none"
-        raise SelectionError(f"--skips {pattern} selects none of {len(skips)} skips ({some}): see skiplab find")
+        raise UsageError(f"--skips {pattern} selects none of {len(skips)} skips ({some}): see skiplab find")
     chosen = skips if pattern is None else skips.at(pattern)
     drawn = batches(program, source, asked)
     _say_how_many(source, asked)

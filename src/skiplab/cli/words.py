@@ -32,14 +32,14 @@ def ends_of(row: pd.Series, column: str) -> tuple[float, float]:
 
 
 def beside_zero(intervals: list[tuple[float, float]]) -> str:
-    """ "of 9 intervals of 95 % 6 lie above zero, 3 include zero"."""
+    """ "of 9 intervals (95 %), 6 lie above zero, 3 include zero"."""
     known = [each for each in intervals if all(map(math.isfinite, each))]
     if not known:
         return "without an interval, since there is one sample"
     above, below = sum(low > 0 for low, _ in known), sum(high < 0 for _, high in known)
     counts = {"lie above zero": above, "lie below zero": below, "include zero": len(known) - above - below}
     said = [f"{n} {verb.replace(' ', 's ', 1) if n == 1 else verb}" for verb, n in counts.items() if n]
-    return f"of {plural(len(known), 'interval')} of 95 % {', '.join(said)}"
+    return f"of {plural(len(known), 'interval')} (95 %), {', '.join(said)}"
 
 
 def within(ends: tuple[float, float], form: str = ".2g") -> str:

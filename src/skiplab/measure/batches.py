@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,19 +22,30 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """One batch, as the model takes it; `size` is its number of samples, along the first dimension."""
+    """One batch, as the model takes it.
+
+    Attributes:
+        size: its number of samples, along the first dimension.
+        whole: ids of the inputs that all samples share, such as a mask of positions.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     target: Any
     size: int
+    whole: frozenset[int] = frozenset()
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """As a batch has them."""
+        return (*self.args, dict(self.kwargs)) if self.kwargs else self.args
 
     def part(self, start: int, stop: int) -> "Given":
         """Samples `start` up to `stop` alone: of every tensor that has one entry a sample."""
 
         def cut(value: Any) -> Any:
             own = isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.size
-            return value[start:stop] if own else value
+            return value[start:stop] if own and id(value) not in self.whole else value
 
         args, kwargs, target = pytree.tree_map(cut, (self.args, dict(self.kwargs), self.target))
         return replace(self, args=args, kwargs=kwargs, target=target, size=min(stop, self.size) - start)
@@ -52,8 +64,14 @@ def checked(program: Program, batches: Iterable[Batch]) -> Iterator[Given]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise DataError(f"batch {count} is no pair (inputs, target): wrap it, with None for no target")
         inputs, target = batch
-        args, kwargs = _arguments(program, inputs)
-        yield Given(args, kwargs, target, _size(program, args, kwargs, count))
+        args, kwargs = pytree.tree_map_only(Tensor, _plain, _arguments(program, inputs))
+        size = _size(program, args, kwargs, count)
+        if isinstance(target, Tensor) and target.ndim and len(target) != size:
+            raise DataError(
+                f"batch {count} has {len(target)} targets for {size} samples along the first dimension of its input: "
+                "samples have to lie along the first dimension of both"
+            )
+        yield Given(args, kwargs, target, size, _shared(program, args, kwargs))
     if not count:
         raise DataError("there is no batch to measure on: the iterable of batches is empty or used up")
 
@@ -77,7 +95,8 @@ def in_parts(
     pending = given.parts(largest or given.size)
     while pending:
         try:
-            result = work(pending[0])
+            with own_randomness(program):
+                result = work(pending[0])
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -86,6 +105,37 @@ def in_parts(
         else:
             yield pending.pop(0), result
     return largest
+
+
+@contextmanager
+def own_randomness(program: Program) -> Iterator[None]:
+    """What is drawn inside, such as a training graph's dropout, is the same each time, and nothing outside changes."""
+    devices = {tensor.device for tensor in program.tensors.values() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng([device.index or 0 for device in devices]):
+        torch.manual_seed(0)
+        yield
+
+
+def loss_of(program: Program, given: Given, loss: Loss | None, output: Any) -> Tensor:
+    """A batch's loss, to be differentiated: the mean, where the function gives one value a sample."""
+    if loss is None:
+        raise UsageError("a gradient is that of a loss: give a function (output, target) -> mean over the batch")
+    value = loss(output, given.target)
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        raise UsageError(
+            "the loss has no gradient, as an error rate or a detached output has none: give one that can be "
+            "differentiated"
+        )
+    return finite(program, given, value.mean() if value.ndim else value, "the loss")
+
+
+def require_again(batches: Iterable[Batch], why: str) -> None:
+    """UsageError for an iterator, which is used up after one reading."""
+    if isinstance(batches, Iterator):
+        raise UsageError(
+            f"{why}, and `batches` can be read once: give a list, or an object that starts anew in `__iter__`, as a "
+            "DataLoader does"
+        )
 
 
 def finite(program: Program, given: Given, value: Tensor, what: str) -> Tensor:
@@ -104,6 +154,19 @@ def _arguments(program: Program, inputs: Any) -> tuple[tuple[Any, ...], dict[str
     if takes_keywords and len(args) == positional + 1 and isinstance(args[-1], Mapping):
         return args[:-1], dict(args[-1])
     return args, {}
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Without a history of gradients, and fit to get one."""
+    return value.clone() if value.is_inference() else value.detach()
+
+
+def _shared(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[int]:
+    if not program.dynamic_batch:
+        return frozenset()
+    named = zip(program.inputs, program.flatten(args, kwargs), strict=True)
+    ops = ((value, program.by_name.get(name)) for name, value in named)
+    return frozenset(id(value) for value, op in ops if op is not None and op.shape and op.shape[0] is not None)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -130,6 +193,7 @@ def _size(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], co
         if not isinstance(got, Tensor):
             raise DataError(f"batch {count} has a {type(got).__name__} where {program.name} takes a tensor")
     first = 1 if program.dynamic_batch else 0
+    precisions = {tensor.dtype for tensor in program.tensors.values() if tensor.is_floating_point()}
     for want, got in pairs:
         if got.shape[first:] != want.shape[first:]:
             wanted = tuple("any" if i < first else n for i, n in enumerate(want.shape))
@@ -137,9 +201,12 @@ def _size(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], co
                 f"batch {count} has an input of shape {tuple(got.shape)} where {program.name} was captured "
                 f"with {wanted}: capture it with inputs of this shape"
             )
-        if got.is_floating_point() != want.is_floating_point():
+        if got.dtype not in (want.dtype, *precisions) and (got.is_floating_point() or want.is_floating_point()):
             raise DataError(
                 f"batch {count} has an input of {got.dtype} where {program.name} was captured with {want.dtype}: "
                 f"use .to({want.dtype})"
             )
-    return next((len(got) for _, got in pairs if got.ndim), 1)
+    size = next((len(got) for _, got in pairs if got.ndim), 1)
+    if not size:
+        raise DataError(f"batch {count} has no samples: leave it out")
+    return size

@@ -20,7 +20,8 @@ def blame(program: Program, given: Given) -> str:
     """
     for number, value in enumerate(program.flatten(given.args, given.kwargs)):
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
-            bad = [str(i) for i in (~value.isfinite()).reshape(len(value), -1).any(1).nonzero().flatten().tolist()]
+            rows = (~value.isfinite()).reshape(len(value) if value.ndim else 1, -1).any(1)
+            bad = [str(i) for i in rows.nonzero().flatten().tolist()]
             some = ", ".join(bad[:5]) + (", …" if len(bad) > 5 else "")
             return f"input {number} holds NaN or infinity in sample {some} of the batch: clean the data"
     for node, name in program.parameters.items():

@@ -7,15 +7,21 @@ import torch
 from torch import Tensor
 
 from skiplab.measure.batches import Batch, Given, finite
+from skiplab.measure.edges import into
 from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
 from skiplab.measure.observe import Gradients, Look, observe
-from skiplab.measure.operands import by_sample, entries, gathered, merges_of, stacked
+from skiplab.measure.operands import by_sample, gathered, merges_of, stacked
 from skiplab.ops import Op, is_concat
 from skiplab.program import Program
 from skiplab.skips import Skip, Skips
 
 QUANTITIES = ("entries", "energy", "route_kept")
+_ZERO_AT_ZERO = frozenset(
+    "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish tanh prelu _prelu_kernel rrelu clamp "
+    "clamp_min clamp_max abs hardshrink softshrink threshold sin sinh asinh atan erf expm1 log1p sign".split()
+)
+_IN_ORDER = frozenset("view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous clone alias to".split())
 COLUMNS = ["id", "order", "samples", "activation", "route", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_std"))]
 
 
@@ -32,8 +38,10 @@ def clipping(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.Dat
       including this one: the share of a signal's energy that is left if each merge removed it independently. It
       begins where a shortcut starts from anything but the (activated) merge before; `route` is the first skip's id.
 
-    Dimensionless, invariant to the scale of the signal. A merge without activation removes nothing, exactly (pre-
-    activation networks, He et al. 2016, arXiv:1603.05027, §2). Concats are left out: no row.
+    All are NaN for activations that are not 0 at 0, such as the sigmoid, which remove nothing in this sense, and
+    where a permutation stands before the activation. Dimensionless, invariant to the scale of the signal. A merge
+    without activation removes nothing, exactly (pre-activation networks, He et al. 2016, arXiv:1603.05027, §2).
+    Concats are left out: no row.
 
     Returns:
         One row a skip whose merge adds: id, order, samples, activation (None without), route, and each quantity
@@ -60,12 +68,13 @@ class Clipping:
         self.samples = 0
 
     def look(self, given: Given) -> Look:
-        removed: dict[str, Tensor] = {}  # skip -> shares by sample
-        looks = [self._at(name, removed, given) for name in self.merges if self._clipped(name)]
+        removed: dict[str, Tensor] = {}  # skip -> shares by sample; NaN for one whose signal is zero
+        signals: list[Tensor] = []
+        looks = [self._at(name, removed, signals, given) for name in self.merges if self._clipped(name)]
 
         def keep(_: Gradients) -> None:
             if removed:
-                finite(self.program, given, torch.stack([t.nansum() for t in removed.values()]), "an activated merge")
+                finite(self.program, given, torch.stack(signals), "a value at a merge")
             self._keep(removed, given)
 
         edges = {edge: patch for look in looks for edge, patch in look.edges.items()}
@@ -74,12 +83,13 @@ class Clipping:
     def _clipped(self, merge: str) -> list[Skip]:
         return [skip for skip in self.skips if skip.merge == merge and self.activation[skip.id]]
 
-    def _at(self, merge: str, removed: dict[str, Tensor], given: Given) -> Look:
-        """A look at one merge and its activation, which puts into `removed` what that takes from each shortcut."""
+    def _at(self, merge: str, removed: dict[str, Tensor], signals: list[Tensor], given: Given) -> Look:
+        """A look at one merge and its activation, which puts into `removed` what that takes from each shortcut, and
+        into `signals` numbers that are finite where all values are."""
         skips = self._clipped(merge)
         activation = self.activation[skips[0].id]
         assert activation is not None
-        names = [operand for (_, operand), _ in entries(self.program, self.merges[merge])]
+        names = [operand for _, operand in into(self.program, self.merges[merge])]
         shortcuts: dict[str, Tensor] = {}
         merged: list[Tensor] = []
 
@@ -92,15 +102,28 @@ class Clipping:
             merged.append(value.detach())
             return value
 
+        told = activation.target in _ZERO_AT_ZERO and self._in_order(merge, activation)
+
         def leaves(value: Tensor) -> None:
             gate = _gate(activation, merged.pop(), value.detach())
             for skip in skips:
                 pair = (shortcuts.pop(skip.id).reshape(gate.shape), gate)
-                removed[skip.id] = _removed(*(by_sample(self.program, activation, t, given.size) for t in pair))
+                x, g = (by_sample(self.program, activation, t, given.size) for t in pair)
+                removed[skip.id] = _removed(x, g) if told else x.new_full((len(x), 2), torch.nan, dtype=torch.double)
+                signals.append(norm(x).cpu() + norm(g).cpu())
 
         edge = (activation.name, self.program.ops[activation.inputs[0]].name)
         edges = {**gathered(self.program, self.merges[merge], ready), edge: enters}
         return Look(lambda _: None, edges, {activation.name: leaves})
+
+    def _in_order(self, merge: str, activation: Op) -> bool:
+        """Whether what lies between a merge and its activation leaves entries in their order."""
+        op = self.program.ops[activation.inputs[0]]
+        while op.name != merge:
+            if op.target not in _IN_ORDER:
+                return False
+            op = self.program.ops[op.inputs[0]]
+        return True
 
     def _keep(self, removed: dict[str, Tensor], given: Given) -> None:
         if not self.skips:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from skiplab.execute import Edge, Patch
 from skiplab.measure.batches import Batch, Given, finite
+from skiplab.measure.edges import into
 from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
 from skiplab.measure.observe import Gradients, Look, observe
-from skiplab.measure.operands import by_sample, entries, gathered, merges_of, stacked
+from skiplab.measure.operands import by_sample, gathered, merges_of, stacked
 from skiplab.merges import Merge
 from skiplab.ops import is_concat
 from skiplab.program import Program
@@ -107,7 +108,7 @@ class Contribution:
 
 def _parts(program: Program, merge: Merge, skip: Skip) -> tuple[list[int], list[int]]:
     """Places of the shortcut's value among a merge's operands, and of all others."""
-    names = [operand for (_, operand), _ in entries(program, merge)]
+    names = [operand for _, operand in into(program, merge)]
     places = range(len(names))
     return [i for i in places if names[i] == skip.operand], [i for i in places if names[i] != skip.operand]
 

@@ -7,24 +7,24 @@ reader alone.
 from collections.abc import Iterable
 
 from skiplab.execute import Edge
-from skiplab.merges import merge_at
+from skiplab.merges import Merge, merge_at
 from skiplab.program import Program
 from skiplab.skips import Skip
 
 
 def shortcut_edges(program: Program, skip: Skip) -> tuple[Edge, ...]:
     """The edges into the merge on which the shortcut's value arrives."""
-    return tuple(edge for edge in _into(program, skip) if edge[1] == skip.operand)
+    return tuple(edge for edge in into(program, merge_at(program, skip.merge)) if edge[1] == skip.operand)
 
 
 def branch_edges(program: Program, skip: Skip) -> tuple[Edge, ...]:
     """The edges into the merge on which the branch's values arrive."""
-    return tuple(edge for edge in _into(program, skip) if edge[1] in skip.branch)
+    return tuple(edge for edge in into(program, merge_at(program, skip.merge)) if edge[1] in skip.branch)
 
 
 def other_edges(program: Program, skip: Skip) -> tuple[Edge, ...]:
     """The edges into the merge on which anything but the shortcut's value arrives."""
-    return tuple(edge for edge in _into(program, skip) if edge[1] != skip.operand)
+    return tuple(edge for edge in into(program, merge_at(program, skip.merge)) if edge[1] != skip.operand)
 
 
 def start(program: Program, edges: Iterable[Edge]) -> int:
@@ -49,8 +49,8 @@ def _readers(program: Program, skip: Skip, ends: tuple[str, ...], without: froze
     """Readers of the fork from which a way leads to the merge through one of the ends."""
     fork = program.by_name[skip.fork].index
     pending = [program.by_name[end].index for end in ends]
-    found = {program.by_name[reader].index for reader, operand in _into(program, skip) if operand in ends}
-    found = {reader for reader in found if fork in program.ops[reader].inputs and skip.fork in ends}
+    edges = into(program, merge_at(program, skip.merge)) if skip.fork in ends else ()
+    found = {program.by_name[reader].index for reader, operand in edges if operand == skip.fork}
     seen: set[int] = set()
     while pending:
         op = program.ops[pending.pop()]
@@ -62,8 +62,8 @@ def _readers(program: Program, skip: Skip, ends: tuple[str, ...], without: froze
     return found
 
 
-def _into(program: Program, skip: Skip) -> list[Edge]:
-    merge = merge_at(program, skip.merge)
+def into(program: Program, merge: Merge) -> list[Edge]:
+    """The edges into a merge, one an operand; capturing has made every factor and sign an operator before them."""
     return [
         (program.ops[reader].name, program.ops[operand].name)
         for operand, reader in zip(merge.operands, merge.readers, strict=True)

@@ -1,7 +1,7 @@
 """What deleting each branch would cost, estimated for all branches at once from two gradients."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skiplab.errors import UsageError
 from skiplab.execute import Edge
-from skiplab.measure.batches import Batch, Given, Loss, each, finite
+from skiplab.measure.batches import Batch, Given, Loss, each, finite, loss_of, require_again
 from skiplab.measure.edges import branch_edges
 from skiplab.measure.gates import Gates
 from skiplab.measure.gauss_newton import Probe, probe_of
@@ -65,8 +65,7 @@ def estimate(
     @torch.enable_grad()
     def work(given: Given) -> Tensor:
         gates = Gates(program, given, {edge for of_skip in edges for edge in of_skip})
-        value = loss(gates.output, given.target)
-        finite(program, given, value, "the loss of the whole network")
+        value = loss_of(program, given, loss, gates.output)
         generator = torch.Generator(value.device).manual_seed(samples)
         slopes = gates.backward(value, again=True)
         bends = gates.backward(project(gates.output, given.target, generator))
@@ -85,10 +84,8 @@ def estimate(
 def _check(batches: Iterable[Batch], exact: int) -> None:
     if exact < 0:
         raise UsageError(f"exact={exact}: give the number of skips to lesion, or 0 for none")
-    if exact and isinstance(batches, Iterator):
-        raise UsageError(
-            "the batches are an iterator, which is used up before the exact lesions: give a list, or exact=0"
-        )
+    if exact:
+        require_again(batches, f"the data is read again for {exact} exact lesions (exact=0 leaves them out)")
 
 
 def _of_skips(edges: list[tuple[Edge, ...]], found: Mapping[Edge, Tensor]) -> Tensor:

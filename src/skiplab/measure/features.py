@@ -9,6 +9,7 @@ from torch import Tensor
 from skiplab.errors import UsageError
 from skiplab.execute import Execution
 from skiplab.measure.batches import Given, finite
+from skiplab.measure.operands import sample_dimension
 from skiplab.program import Op, Program
 from skiplab.skips import Skip, Skips
 
@@ -35,18 +36,18 @@ def reduced(
     for name, op in wanted.items():  # a block's output may be the network's too
         names.setdefault(op.name, []).append(name)
 
-    def watcher(of_op: list[str]) -> Callable[[Tensor], None]:
-        return lambda value: found.update({n: reduce(n, sampled(program, given, value, n)) for n in of_op})
+    def watcher(op: Op, of_op: list[str]) -> Callable[[Tensor], None]:
+        return lambda value: found.update({n: reduce(n, sampled(program, given, op, value, n)) for n in of_op})
 
     with torch.no_grad():
-        watch = {op: watcher(of_op) for op, of_op in names.items()}
+        watch = {op: watcher(program.by_name[op], of_op) for op, of_op in names.items()}
         Execution(program, given.args, given.kwargs, watch=watch).advance()
     return {name: found[name] for name in wanted}
 
 
-def sampled(program: Program, given: Given, value: Tensor, name: str) -> Tensor:
-    """The value, where it is finite and its first dimension is that of the samples; an error otherwise."""
-    if not value.ndim or len(value) != given.size:
+def sampled(program: Program, given: Given, op: Op, value: Tensor, name: str) -> Tensor:
+    """An op's value, where it is finite and its first dimension is that of the samples; an error otherwise."""
+    if sample_dimension(program, op, given.size) != 0 or len(value) != given.size:
         raise UsageError(
             f"the output of `{name}` has shape {tuple(value.shape)} for {given.size} samples, and so not one entry "
             "a sample: leave it out, as in `Skips(s for s in skips if …)`"

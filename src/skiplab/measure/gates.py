@@ -6,9 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from skiplab.errors import DataError, UsageError
+from skiplab.errors import DataError
 from skiplab.execute import Edge, Execution, Patch
 from skiplab.measure.batches import Given
+from skiplab.measure.operands import by_sample
 from skiplab.program import Program
 
 
@@ -36,8 +37,6 @@ class Gates:
 
         With `again`, a further scalar can be differentiated afterwards.
         """
-        if not scalar.requires_grad:
-            raise UsageError("the loss has no gradient, as an error rate has none: give one that can be differentiated")
         none = scalar.new_zeros(self._given.size, dtype=torch.double)  # of what the scalar does not depend on
         self._found = dict.fromkeys(self._edges, none)
         torch.autograd.grad(scalar, self._leaves, retain_graph=again, allow_unused=True)
@@ -58,12 +57,10 @@ class Gates:
         return alias
 
     def _by_sample(self, name: str, product: Tensor) -> Tensor:
-        """Sums over all but the samples, which may not be a value's first dimension, or share one with others."""
-        shape = self._program.by_name[name].shape
-        dimension = shape.index(None) if self._program.dynamic_batch and None in shape else 0
-        size = self._given.size
-        if product.ndim == 0 or product.shape[dimension] % size:
+        sums = by_sample(self._program, self._program.by_name[name], product, self._given.size).sum(1).double()
+        if len(sums) != self._given.size:
             raise DataError(
-                f"the branch's value `{name}` of shape {tuple(product.shape)} has no dimension of {size} samples"
+                f"the branch's value `{name}` of shape {tuple(product.shape)} has no dimension of "
+                f"{self._given.size} samples"
             )
-        return product.movedim(dimension, 0).reshape(size, -1).sum(1).double()
+        return sums

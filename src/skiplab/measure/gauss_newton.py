@@ -32,7 +32,7 @@ def cross_entropy(
 
     w is the weight of a position in its sample's loss: N over the number of positions that count.
     """
-    p = logits.detach().softmax(1)
+    p = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)  # halves overflow below
     known = torch.ones_like(p[:, :1]) if target.is_floating_point() else (target != ignore_index).unsqueeze(1).to(p)
     weight = len(p) * known / known.sum()
     signed = p.sqrt() * _signs(p, generator)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skiplab.execute import Edge
-from skiplab.measure.batches import Batch, Given, Loss
+from skiplab.measure.batches import Batch, Given, Loss, require_again
 from skiplab.measure.edges import fork_edges
 from skiplab.measure.norms import norm
 from skiplab.measure.observe import Gradients, Look, observe
@@ -57,6 +57,8 @@ def gradient(
         One row a weight layer or skip of each network: what ("weight" or "skip"), name (module path or skip id),
         network, order, gradient_norm, gradient_norm_std, relative, shortcut_norm, branch_norm (NaN for weights).
     """
+    if len(networks) > 1:
+        require_again(batches, f"the data is read for {len(networks)} networks")
     tables = []
     for variant in variants(program, skips, networks, seed):
         observer = Gradient(program, skips, variant)
@@ -82,7 +84,8 @@ class Gradient:
 
     def look(self, given: Given) -> Look:
         norms: dict[tuple[str, str], Tensor] = {}
-        sums: dict[Way, Tensor] = {}  # of ways that leave the fork by several edges
+        sums: dict[Way, Tensor] = {}  # of ways of which more gradients are to come
+        left = {way: sum(self._readings(edge) for edge in edges) for way, edges in self.ways.items()}
         by_edge: dict[Edge, list[Way]] = defaultdict(list)
         for way, edges in self.ways.items():
             for edge in edges:
@@ -90,10 +93,12 @@ class Gradient:
 
         def arrived(edge: Edge, grad: Tensor) -> None:
             for way in by_edge[edge]:
-                if len(self.ways[way]) == 1:
-                    norms[way] = _norm([grad])
+                total = sums.pop(way) + grad if way in sums else grad
+                left[way] -= 1
+                if left[way]:
+                    sums[way] = total
                 else:
-                    sums[way] = sums[way] + grad if way in sums else grad
+                    norms[way] = _norm([total])
 
         def merged(name: str) -> Callable[[Any], None]:
             def see(value: Any) -> None:
@@ -110,6 +115,11 @@ class Gradient:
 
         values = {skip.merge: merged(skip.merge) for skip in self.skips}
         return Look(keep, {edge: _tap(edge, arrived) for edge in by_edge}, values)
+
+    def _readings(self, edge: Edge) -> int:
+        """How often a reader takes the value: x · x does twice, and gives two gradients."""
+        reader, operand = (self.program.by_name[name] for name in edge)
+        return reader.inputs.count(operand.index)
 
     def _keep(self, norms: dict[tuple[str, str], Tensor], size: int) -> None:
         zero = torch.zeros((), dtype=torch.double)

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from skiplab.errors import UsageError
 from skiplab.execute import Edge, Execution, Patch
-from skiplab.measure.batches import Batch, Given, Loss, each, finite
+from skiplab.measure.batches import Batch, Given, Loss, each, finite, loss_of
 from skiplab.measure.edges import branch_edges
 from skiplab.measure.moments import Moments
 from skiplab.measure.operands import sample_dimension
@@ -57,7 +57,9 @@ def lengths(
     def work(given: Given) -> Tensor:
         return _quantities(_coefficients(program, given, loss, marked, origin, len(counts)))
 
-    for given, quantities in each(program, batches, work, largest=max(1, _GRADIENTS // len(counts))):
+    divisible = program.dynamic_batch and not program.training  # a training graph's batch norm sees whole batches
+    largest = max(1, _GRADIENTS // len(counts)) if divisible else None
+    for given, quantities in each(program, batches, work, largest):
         finite(program, given, quantities[:, :, 0], "the gradient")
         moments.add(quantities)
         samples += given.size
@@ -94,8 +96,7 @@ def _coefficients(
         output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen).finish()
         output = pytree.tree_map_only(Tensor, lambda t: t.view_as(t), output)  # one output may depend on another
         ends = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
-        value = loss(output, given.target)
-        finite(program, given, value, "the loss")
+        value = loss_of(program, given, loss, output)
         seeds = torch.autograd.grad(value, ends, retain_graph=True, allow_unused=True, materialize_grads=True)
         first = [torch.cat([seed[None], seed.new_zeros(count - 1, *seed.shape)]) for seed in seeds]
 
@@ -113,8 +114,8 @@ def _coefficients(
 
 def _by_sample(program: Program, op: Op, grad: Tensor, size: int) -> Tensor:
     """(coefficients, …) as (coefficients, samples, entries)."""
-    grad = grad.movedim(sample_dimension(program, op) + 1, 1)
-    return grad.reshape(len(grad), size if grad.shape[1] % size == 0 else 1, -1)
+    dim = sample_dimension(program, op, size)
+    return grad.reshape(len(grad), 1, -1) if dim is None else grad.movedim(dim + 1, 1).reshape(len(grad), size, -1)
 
 
 def _quantities(coefficients: Tensor) -> Tensor:

@@ -118,6 +118,6 @@ def _replacements(passes: Passes, kinds: Sequence[Kind], skips: Sequence[Skip], 
         "shortcut": replacement.zero,
         "mean": replacement.mean(moments),
         "noise": replacement.noise(program, moments, seed),
-        "shuffle": replacement.shuffle(seed),
+        "shuffle": replacement.shuffle(program, seed),
     }
     return {kind: of[kind] for kind in kinds}

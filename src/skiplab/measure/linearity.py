@@ -11,7 +11,7 @@ from torch import Tensor
 from skiplab.errors import DataError, UsageError
 from skiplab.execute import Execution
 from skiplab.measure.affine import unexplained
-from skiplab.measure.batches import Batch, Given, checked, each
+from skiplab.measure.batches import Batch, Given, checked, each, own_randomness
 from skiplab.measure.features import channels, first_real, fork_of, outputs, sampled
 from skiplab.program import Op, Program
 from skiplab.skips import Skips
@@ -109,7 +109,7 @@ def _first(program: Program, batches: Iterable[Batch], samples: int) -> list[Bat
     kept, count = [], 0
     for given in checked(program, batches):
         part = given.part(0, samples - count) if program.dynamic_batch else given
-        kept.append((dict(part.kwargs) or part.args, None))
+        kept.append((part.inputs, None))
         count += part.size
         if count >= samples:
             break
@@ -132,14 +132,15 @@ def _measured(program: Program, of: _Map, kept: list[Batch], seed: int) -> tuple
 def _seen(program: Program, given: Given, of: _Map, reduce: "_Reduction") -> _Seen:
     with torch.no_grad():
         execution = Execution(program, given.args, given.kwargs)
-        a = sampled(program, given, execution.value(of.source.name), of.source.module or of.source.name)
+        a = sampled(program, given, of.source, execution.value(of.source.name), of.source.module or of.source.name)
 
         def f(value: Tensor) -> Tensor:
             patches = {(node.name, of.source.name): lambda _: value for node in program.nodes[of.source.name].users}
-            return execution.fork(patches).value(of.target.name)
+            with own_randomness(program):  # dropout is no bend
+                return execution.fork(patches).value(of.target.name)
 
         b = a.roll(1, 0)
-        of_a = sampled(program, given, f(a), of.target.module or of.target.name)
+        of_a = sampled(program, given, of.target, f(a), of.target.module or of.target.name)
         of_b, of_middle = f(b), f((a + b) / 2)
         sums = [_squares(of_middle - (of_a + of_b) / 2), _squares((of_a - of_b) / 2)]
         sums += [_squares(of_a - a), _squares(a)] if a.shape == of_a.shape else [math.nan, math.nan]

@@ -7,10 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.execute import Edge, Execution, Patch
-from skiplab.measure.batches import Batch, Given, Loss, each, finite
+from skiplab.measure.batches import Batch, Given, Loss, each, loss_of
 from skiplab.measure.variants import AS_IT_IS, Variant
 from skiplab.program import Program
 
@@ -74,11 +73,10 @@ def _forward(program: Program, given: Given, looks: Sequence[Look], variant: Var
 
 
 def _backward(program: Program, given: Given, looks: Sequence[Look], loss: Loss | None, variant: Variant) -> Gradients:
-    assert loss is not None
     weights = _leaves(program, variant)
     with torch.inference_mode(False), torch.enable_grad():
-        value = loss(_execution(program, given, looks, variant, weights).finish(), given.target)
-        finite(program, given, value, "the loss")
+        output = _execution(program, given, looks, variant, weights).finish()
+        value = loss_of(program, given, loss, output)
         value.backward()  # into tensors of this pass's own: it also reaches what observers have made leaves of
     grads = {program.parameters[node]: (weight, weight.grad) for node, weight in weights.items()}
     return {name: torch.zeros_like(weight) if grad is None else grad for name, (weight, grad) in grads.items()}
@@ -95,9 +93,9 @@ def _execution(
     for look in looks:
         for name, see in look.values.items():
             watch[name] = _both(watch[name], see) if name in watch else see
-    tensors = {**variant.tensors, **weights}
-    args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, (given.args, dict(given.kwargs)))
-    return Execution(program, args, kwargs, watch=watch, patches=patches, tensors=tensors)
+    frozen = {name: tensor.detach() for name, tensor in program.tensors.items() if tensor.requires_grad}
+    tensors = {**frozen, **variant.tensors, **weights}
+    return Execution(program, given.args, given.kwargs, watch=watch, patches=patches, tensors=tensors)
 
 
 def _then(first: Patch, second: Patch) -> Patch:

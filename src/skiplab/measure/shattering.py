@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from skiplab.errors import UsageError
 from skiplab.execute import Execution
-from skiplab.measure.batches import Batch, Given, each, finite
+from skiplab.measure.batches import Batch, Given, each, finite, own_randomness, require_again
 from skiplab.measure.moments import Moments
 from skiplab.measure.operands import by_sample, sample_dimension
 from skiplab.measure.starts import replacing, starts
@@ -49,12 +49,13 @@ def shattering(
     """
     if not distances or min(distances) <= 0:
         raise UsageError(f"distances={tuple(distances)}: give numbers above 0, relative to a sample's norm")
+    if len(networks) > 1:
+        require_again(batches, f"the data is read for {len(networks)} networks")
     rows = []
     for variant in variants(program, skips.check(program).require_merges(), networks, seed):
         moments, samples = Moments(), 0
         nearby = _Nearby(program, variant, distances, seed)
         for given, correlations in each(program, batches, nearby.correlations):
-            finite(program, given, correlations.nansum(), "the gradient of the input")
             moments.add(correlations)
             samples += given.size
         pairs = zip(distances, moments.means().tolist(), moments.deviations().tolist(), strict=True)
@@ -85,13 +86,16 @@ class _Nearby:
             return leaves[-1]
 
         patches = {**self.variant.edges, **replacing(self.program, self.origin, leaf)}
-        with torch.inference_mode(False), torch.enable_grad():
+        with own_randomness(self.program), torch.inference_mode(False), torch.enable_grad():  # dropout is the same
             execution = Execution(self.program, given.args, given.kwargs, patches=patches, tensors=self.tensors)
             ends = [t for t in pytree.tree_leaves(execution.finish()) if isinstance(t, Tensor) and t.requires_grad]
+            for end in ends:  # of NaN, a ReLU's gradient is zero
+                finite(self.program, given, end, "an output")
             onto = [_normal(end[:1], self.seed).expand_as(end) for end in ends]
             grads = torch.autograd.grad(ends, leaves, onto, allow_unused=True, materialize_grads=True)
         parts = zip(self.origin, grads, strict=True)
-        return torch.cat([by_sample(self.program, op, grad, given.size) for op, grad in parts], dim=1)
+        rows = torch.cat([by_sample(self.program, op, grad, given.size) for op, grad in parts], dim=1)
+        return finite(self.program, given, rows, "the gradient of the input")
 
     def _directions(self, op: Op, value: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Normal noise, for each sample as large as the sample."""
@@ -100,7 +104,9 @@ class _Nearby:
             return noise
         rows, norms = by_sample(self.program, op, noise, size), by_sample(self.program, op, value, size).norm(dim=1)
         scale = norms / rows.norm(dim=1)
-        dim = sample_dimension(self.program, op)
+        dim = sample_dimension(self.program, op, size)
+        if dim is None:
+            return noise * scale.to(value)
         shape = [1] * value.ndim
         shape[dim] = value.shape[dim]
         return noise * scale.repeat_interleave(value.shape[dim] // len(scale)).reshape(shape).to(value)

@@ -17,6 +17,7 @@ from skiplab.measure.batches import Batch, Given, each, finite
 from skiplab.measure.edges import shortcut_edges
 from skiplab.measure.features import first_real, fork_of, sampled
 from skiplab.measure.jacobian import Jacobian
+from skiplab.measure.operands import sample_dimension
 from skiplab.program import Op, Program
 from skiplab.skips import Skips
 
@@ -116,11 +117,20 @@ def _measured(
         execution = Execution(program, given.args, given.kwargs)
         ordered = sorted(places, key=lambda place: place.source.index)
         for source, together in itertools.groupby(ordered, key=lambda place: place.source):
-            sampled(program, given, execution.value(source.name), source.module or source.name)
+            sampled(program, given, source, execution.value(source.name), source.module or source.name)
             for place in together:
+                _require_samples_first(program, place, given.size)
                 of_rows = [_values(program, given, execution, place, row, random) for row in range(rows)]
                 found[place] = torch.tensor(of_rows, dtype=torch.double)
     return found
+
+
+def _require_samples_first(program: Program, place: "_Place", size: int) -> None:
+    if sample_dimension(program, place.target, size) != 0:
+        raise UsageError(
+            f"the output of `{place.id}` has its samples in another dimension than the first: leave it out, as in "
+            "`Skips(s for s in skips if …)`"
+        )
 
 
 def _values(

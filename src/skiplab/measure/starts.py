@@ -10,10 +10,13 @@ from skiplab.program import Op, Program
 
 
 def starts(program: Program) -> tuple[Op, ...]:
-    """The real-valued inputs that lead to an output; in a network of tokens alone, the embeddings of inputs."""
+    """The real-valued inputs that lead to an output and have samples (a mask that all share has none).
+
+    In a network of tokens alone, the embeddings of inputs.
+    """
     useful = _leading_to_outputs(program)
     inputs = [op for op in program.ops if op.kind == "input" and op.index in useful]
-    real = [op for op in inputs if _is_real(program, op)]
+    real = [op for op in inputs if _is_real(program, op) and (None in op.shape or not program.dynamic_batch)]
     if not real:
         real = [op for op in program.ops if op.target.startswith("embedding") and op.inputs and op.index in useful]
     if not real:

@@ -11,7 +11,7 @@ from skiplab.errors import UsageError
 from skiplab.execute import Edge, Patch
 from skiplab.measure.edges import shortcut_edges
 from skiplab.ops import WEIGHT_LAYERS
-from skiplab.program import Program
+from skiplab.program import Op, Program
 from skiplab.skips import Skips
 
 NAMES = ("as it is", "twin", "reinitialised", "reinitialised twin")
@@ -40,11 +40,10 @@ def variants(program: Program, skips: Skips, names: Sequence[str], seed: int = 0
     for name in names:
         if name not in NAMES:
             raise UsageError(f"network {name!r}: choose of {', '.join(NAMES)}")
-    edges = {edge: torch.zeros_like for skip in skips for edge in shortcut_edges(program, skip)}
-    fresh = _reinitialised(program, seed) if any("re" in name for name in names) else {}
-    return [
-        Variant(name, edges if name.endswith("twin") else {}, fresh if name.startswith("re") else {}) for name in names
-    ]
+    zeros = {edge: torch.zeros_like for skip in skips for edge in shortcut_edges(program, skip)}
+    anew = [name for name in names if name.startswith("reinitialised")]
+    fresh = _reinitialised(program, seed) if anew else {}
+    return [Variant(name, zeros if name.endswith("twin") else {}, fresh if name in anew else {}) for name in names]
 
 
 def _reinitialised(program: Program, seed: int) -> dict[str, Tensor]:
@@ -57,7 +56,7 @@ def _reinitialised(program: Program, seed: int) -> dict[str, Tensor]:
                 continue
             old = program.tensors[name]
             if op.kind in WEIGHT_LAYERS and name in program.parameters:
-                fresh[name] = _kernel(old, generator) if old.ndim > 1 else torch.zeros_like(old)
+                fresh[name] = _kernel(op, role, old, generator) if old.ndim > 1 else torch.zeros_like(old)
             elif "norm" in op.target and role in _NORM_START:
                 fresh[name] = torch.full_like(old, _NORM_START[role])
     return {name: tensor.detach() for name, tensor in fresh.items()}
@@ -66,9 +65,12 @@ def _reinitialised(program: Program, seed: int) -> dict[str, Tensor]:
 _NORM_START = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
-def _kernel(old: Tensor, generator: torch.Generator) -> Tensor:
+def _kernel(op: Op, role: str, old: Tensor, generator: torch.Generator) -> Tensor:
+    """Fan-in lies along the first dimension of a matrix multiplied from the right, and of a transposed kernel."""
     fresh = torch.empty(old.shape, dtype=torch.float32)  # on the CPU: the same numbers on every device
-    return torch.nn.init.kaiming_normal_(fresh, nonlinearity="relu", generator=generator).to(old)
+    inputs_first = role in ("mat2", "other", "tensor2") or "conv_transpose" in op.target
+    mode = "fan_out" if inputs_first else "fan_in"
+    return torch.nn.init.kaiming_normal_(fresh, mode=mode, nonlinearity="relu", generator=generator).to(old)
 
 
 def _roles(node: Node) -> dict[str, Node]:

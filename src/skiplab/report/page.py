@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +107,8 @@ def svg(chart: AnyChart) -> str:
 
 
 def _verdicts(verdicts: Sequence[str]) -> str:
-    items = "\n".join(f"<li>{html.escape(verdict)}</li>" for verdict in verdicts)
+    escaped = (re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(verdict)) for verdict in verdicts)
+    items = "\n".join(f"<li>{verdict}</li>" for verdict in escaped)
     return f'<ul class="verdicts">\n{items}\n</ul>' if items else ""
 
 

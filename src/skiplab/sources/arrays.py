@@ -45,7 +45,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return {name: _tensor(file[name]) for name in file.files}
     except FileNotFoundError:
         raise DataError(f"there is no file {path}: check the path (it is taken from {Path.cwd()})") from None
-    except (OSError, ValueError, TypeError, BadZipFile, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile, SafetensorError) as error:
         raise DataError(f"{path} cannot be read: {error}; write numeric arrays named x and y") from error
 
 

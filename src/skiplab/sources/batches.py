@@ -84,7 +84,7 @@ class _Share:
             cut = given.size - given.size // 4
             part = given.part(cut, given.size) if self.held else given.part(0, cut)
             if part.size:
-                yield (part.kwargs or part.args), part.target
+                yield part.inputs, part.target
 
 
 def batches(program: Program, source: Examples | Stream, asked: Asked) -> Batches:

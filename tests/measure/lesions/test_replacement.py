@@ -74,7 +74,7 @@ def test_shuffled_samples_are_all_another_ones() -> None:
     for size in range(2, 9):
         for seed in range(10):
             value = torch.arange(size).float()[:, None, None, None].expand(-1, 4, 8, 8)
-            moved = shuffle(seed)((skip.merge, skip.branch[0]), part_of(case.program, value))(value)
+            moved = shuffle(case.program, seed)((skip.merge, skip.branch[0]), part_of(case.program, value))(value)
             places = moved[:, 0, 0, 0].int().tolist()
             assert sorted(places) == list(range(size))
             assert all(place != sample for sample, place in enumerate(places))

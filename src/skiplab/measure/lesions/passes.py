@@ -14,7 +14,7 @@ from torch import Tensor
 from skiplab.checkpoint import differences
 from skiplab.errors import DataError, UsageError
 from skiplab.files import replacing, writable_folder
-from skiplab.measure.batches import Batch, Given, checked, in_parts
+from skiplab.measure.batches import Batch, Given, checked, in_parts, require_again
 from skiplab.measure.liveness import peak_bytes, samples
 from skiplab.program import Program
 from skiplab.weights import checksum
@@ -74,11 +74,8 @@ class Passes:
         running: Running,
         identity: Mapping[str, Any],
     ) -> None:
-        if len(plan) > 1 and isinstance(batches, Iterator):
-            raise UsageError(
-                f"the data is read {len(plan)} times ({', '.join(plan)}), and `batches` can be read once: give a list, "
-                "or an object that starts anew in `__iter__`, as a DataLoader does"
-            )
+        if len(plan) > 1:
+            require_again(batches, f"the data is read {len(plan)} times ({', '.join(plan)})")
         self.program, self.batches, self.plan = program, batches, plan
         memory, self.progress = running.get("memory"), running.get("progress")
         self.largest = None if memory is None else _largest(program, memory)
@@ -160,6 +157,8 @@ class Passes:
 
 def _largest(program: Program, memory: float) -> int | None:
     """How many samples fit: of the pass through the whole network, and of one fork off it."""
+    if not memory > 0:
+        raise UsageError(f"memory={memory:g}: give GiB, above 0")
     each_sample = 2 * peak_bytes(program)
     fitting = int(memory * 2**30 // each_sample)
     if program.dynamic_batch and fitting:

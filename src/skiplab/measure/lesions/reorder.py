@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 
 from skiplab.errors import UsageError
 from skiplab.execute import Edge, Patch
@@ -75,7 +74,8 @@ def _form(program: Program, skip: Skip) -> tuple:
     place = {index: i for i, index in enumerate(block)}
     ops = []
     for op in (program.ops[index] for index in block):
-        constants = str([None if isinstance(a, Node) else a for a in program.nodes[op.name].args])
+        node = program.nodes[op.name]
+        constants = str(torch.fx.map_arg((node.args, node.kwargs), lambda _: None))  # operands are told by place
         ops.append((op.target, constants, op.shape, tuple(place.get(operand, -1) for operand in op.inputs)))
     weights = [program.tensors[weight] for _, weight in weights_read(program, skip)]
     return tuple(ops), tuple((weight.shape, weight.dtype) for weight in weights)

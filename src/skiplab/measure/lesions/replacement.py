@@ -10,6 +10,7 @@ from torch import Tensor
 from skiplab.errors import DataError, UsageError
 from skiplab.execute import Edge, Execution, Patch
 from skiplab.measure.lesions.passes import Part, Passes, State
+from skiplab.measure.operands import sample_dimension
 from skiplab.ops import WEIGHT_LAYERS, Op
 from skiplab.program import Program
 
@@ -47,7 +48,7 @@ def noise(program: Program, moments: Moments, seed: int) -> Replacement:
     return replacement
 
 
-def shuffle(seed: int) -> Replacement:
+def shuffle(program: Program, seed: int) -> Replacement:
     """Another sample's value, of the same batch: every sample is moved by the same random number of places.
 
     The number is one for all lesions, which are so compared on the same pairs of samples.
@@ -64,7 +65,7 @@ def shuffle(seed: int) -> Replacement:
         shift = int(torch.randint(1, size, (), generator=generator))
 
         def patch(value: Tensor) -> Tensor:
-            _one_a_sample(value, size, edge[1])
+            _one_a_sample(program, value, size, edge[1])
             return value.roll(shift, 0)
 
         return patch
@@ -80,7 +81,7 @@ def branch_moments(passes: Passes, name: str, operands: Collection[str]) -> Mome
 
         def watcher(operand: str) -> Callable[[Tensor], None]:
             def see(value: Tensor) -> None:
-                values = _one_a_sample(value, part.given.size, operand).double()
+                values = _one_a_sample(passes.program, value, part.given.size, operand).double()
                 sums[operand] = torch.stack((values.sum(0), values.square().sum(0))).cpu()
 
             return see
@@ -126,8 +127,8 @@ def channel(program: Program, op: Op) -> int:
     return dim % len(value.shape)
 
 
-def _one_a_sample(value: Tensor, size: int, name: str) -> Tensor:
-    if not value.ndim or len(value) != size:
+def _one_a_sample(program: Program, value: Tensor, size: int, name: str) -> Tensor:
+    if sample_dimension(program, program.by_name[name], size) != 0 or len(value) != size:
         raise UsageError(
             f"`{name}` has shape {tuple(value.shape)} for {size} samples: mean, noise and shuffle need values whose "
             "first dimension is the samples; delete it instead (kind 'branch')"

@@ -1,5 +1,6 @@
 """Run every changed network on all the data, and compare each with the whole network."""
 
+import functools
 from collections.abc import Sequence
 
 import pandas as pd
@@ -35,7 +36,15 @@ def compared(passes: Passes, lesions: Sequence[Lesion], functions: Sequence[Loss
 
 def names_of(functions: Sequence[Loss]) -> list[str]:
     """As which they are known again."""
-    return [getattr(function, "__qualname__", type(function).__qualname__) for function in functions]
+    return [_name_of(function) for function in functions]
+
+
+def _name_of(function: Loss) -> str:
+    if isinstance(function, functools.partial):
+        return f"{_name_of(function.func)}{(*function.args, function.keywords)}"
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    line = getattr(getattr(function, "__code__", None), "co_firstlineno", None)
+    return name if line is None else f"{name}:{line}"
 
 
 def require_trained(program: Program) -> None:
