@@ -127,8 +127,8 @@ def _without(model: nn.Module, layer: str, x: Tensor, y: Tensor) -> float:
 
 def _tools(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> None:
     try:
-        from captum.attr import LayerFeatureAblation
-        from nnsight import NNsight
+        from captum.attr import LayerFeatureAblation  # pyright: ignore[reportMissingImports]
+        from nnsight import NNsight  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise SystemExit(f"{error}: pip install captum nnsight, or leave out --parts tools") from None
     program = skiplab.capture(model, (x,))
