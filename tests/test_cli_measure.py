@@ -244,7 +244,7 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a parallel test run ignores
     )
     until = time.monotonic() + 120
-    while not (out / "contribution.parquet").exists() and time.monotonic() < until:
+    while not (out / "lesion-parts").exists() and time.monotonic() < until:  # which begin once the first is finished
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
