@@ -32,7 +32,8 @@ class Execution(Interpreter):
         watch: for the name of an op, a function that is shown its value once it is computed.
         patches: for an edge (reader, operand), a function applied to the operand's value for that reader
             alone.
-        tensors: values that stand for parameters or buffers, by placeholder name.
+        tensors: values that stand for parameters or buffers, by placeholder name. The graph writes to copies of these
+            too.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Execution(Interpreter):
         if program.unfollowed:  # perhaps it is them that such a write overwrites
             given = {name: v.clone() if isinstance(v, Tensor) else v for name, v in given.items()}
         bound = {**program.tensors, **(tensors or {})}
-        for name in self.plan.mutated - set(tensors or {}):
+        for name in self.plan.mutated:
             bound[name] = bound[name].clone()
         self.values = {**bound, **given}
         self.output: Any = None

@@ -84,15 +84,12 @@ class Doubled(Execution):
         program: what to run.
         point: the inputs.
         record: nodes whose values are kept.
-        weights: the program's tensors in double precision, as `double_weights` gives them; the ones that the
-            graph writes to are copied.
+        weights: the program's tensors in double precision, as `double_weights` gives them.
     """
 
     def __init__(self, program: Program, point: Point, record: set[str], weights: Mapping[str, Tensor]) -> None:
         super().__init__(program, *point, record=record, tensors=weights)
         self.reached = ""  # the node that is being computed, for an error's message
-        for name in self.plan.mutated & set(weights):
-            self.values[name] = weights[name].clone()
 
     def run_node(self, n: Node) -> Any:
         self.reached = n.name
