@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import skiplab
 from skiplab.execute import Execution
-from skiplab.measure.edges import branch_edges
+from skiplab.edges import branch_edges
 from skiplab.models import resnet
 
 

@@ -10,8 +10,8 @@ from torch.utils import _pytree as pytree
 
 import skiplab
 from cases import CASES, NUMERIC, TRAINED, WRONG, by_kind, captured
+from skiplab.edges import branch_edges
 from skiplab.execute import Execution, run
-from skiplab.measure.edges import branch_edges
 
 
 @pytest.mark.parametrize("name", CASES)

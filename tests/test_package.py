@@ -17,16 +17,16 @@ SOURCE = Path(str(skiplab.__file__)).parent
 # A module imports from those above its own line alone, or from its own folder.
 RANKS = """
 errors
-ops functional files recipe inputs weights mismatch
-data fused arguments checkpoint models anchors
+ops functional files recipe inputs weights mismatch code
+data fused arguments checkpoint models anchors network
 program builders loop
 execute train skips parts resolve
-merges paths walk scales cells
-reach
-nesting apart
+merges paths walk scales cells channels
+reach edges
+nesting apart blocks
 finder
 export measure outline prover linter differ
-sources
+edit sources
 schema terminal
 study
 cli

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, Node
 
 aten = torch.ops.aten
@@ -175,11 +176,14 @@ def viewed_operand(node: Node) -> Node | None:
     return operand if schema.arguments[0].alias_info is not None and _same_memory(node, operand) else None
 
 
-def fake_value(node: Node) -> Any:
-    """What the node's operator gives for its operands' fake values: shapes and dtypes without data."""
+def fake_value(node: Node, mode: FakeTensorMode | None = None) -> Any:
+    """What the node's operator gives for its operands' fake values: shapes and dtypes without data.
+
+    The mode of these values has to be given where no operand is a tensor.
+    """
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda operand: operand.meta["val"])
     tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
-    with tensors[0].fake_mode:
+    with mode or tensors[0].fake_mode:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 

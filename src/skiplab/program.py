@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from skiplab import ops
 from skiplab.anchors import anchors
+from skiplab.code import code_of
 from skiplab.errors import UsageError
 from skiplab.functional import functionalise
 from skiplab.fused import blend, inline, unfold
+from skiplab.network import Network, network
 from skiplab.ops import Kind, Op
 
 # Frames of torch's own Python stand between an operator and the line that asked for it. Only its modules are
@@ -40,7 +42,10 @@ class Program:
         outputs: indices of the ops that the network returns, in order.
         tensors: placeholder name -> the model's parameter, buffer or constant.
         parameters: placeholder name -> the parameter's name in the model.
+        buffers: placeholder name -> the buffer's or constant's name in the model.
+        transient: names of buffers and constants that the model's state dict does not hold.
         inputs: names of the placeholders that take the user's inputs, flattened.
+        arguments: names of the parameters of the model's `forward` that the example fills.
         example: the (args, kwargs) with which the model was captured.
         name: the model's class.
         training: whether the training graph was captured.
@@ -50,6 +55,10 @@ class Program:
         unfollowed: names of in-place writes that the data flow could not follow.
         overwritten: name of each in-place write that was followed -> names of the views that were taken before it
             and are read after it.
+        train_only: paths of modules that act in training alone, of which an inference graph has no trace: drop-path,
+            dropout inside an attention operator.
+        removed: names that the captured model's state dict holds and that an edit has taken out of this network.
+        added: names that an edit has put in.
     """
 
     graph: GraphModule = field(repr=False)
@@ -57,7 +66,10 @@ class Program:
     outputs: tuple[int, ...] = field(repr=False)
     tensors: Mapping[str, Tensor] = field(repr=False)
     parameters: Mapping[str, str] = field(repr=False)
+    buffers: Mapping[str, str] = field(repr=False)
+    transient: frozenset[str] = field(repr=False)
     inputs: tuple[str, ...]
+    arguments: tuple[str, ...] = field(repr=False)
     example: tuple[tuple[Any, ...], dict[str, Any]] = field(repr=False)
     specs: tuple[pytree.TreeSpec, pytree.TreeSpec] = field(repr=False)
     name: str
@@ -66,6 +78,9 @@ class Program:
     difference: float
     unfollowed: tuple[str, ...] = ()
     overwritten: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    train_only: tuple[str, ...] = field(default=(), repr=False)
+    removed: frozenset[str] = field(default=frozenset(), repr=False)
+    added: frozenset[str] = field(default=frozenset(), repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,9 +125,29 @@ class Program:
                 f"{self.name} takes {_form(*self.example)} as captured, got {_form(args, kwargs or {})}: {error}"
             ) from None
 
+    def module(self) -> Network:
+        """The network as a module of its own, in evaluation mode: its tensors are copies of the program's.
+
+        They have the names that they have in the model, so that its checkpoints load; buffers' modes and ties are
+        kept. Batch norm and dropout follow the module's mode; what acts in training alone and has left no trace in
+        an inference graph (`train_only`) is gone. What `forward` decided in Python stays decided as it was.
+        """
+        names = {**self.parameters, **self.buffers}
+        code = code_of(self.graph.graph, names, self.specs, self.arguments, training=self.training)
+        copies: dict[int, Tensor] = {}
+        for tensor in self.tensors.values():
+            copies.setdefault(id(tensor), _copied(tensor))
+        tensors = [(name, copies[id(self.tensors[node])], name not in self.transient) for node, name in names.items()]
+        return network(self.name, code, tensors, removed=self.removed, added=self.added)
+
     def unflatten(self, values: list[Any]) -> Any:
         """The network's output in the form in which the model returns it."""
         return pytree.tree_unflatten(values, self.specs[1])
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    return nn.Parameter(copy, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
 
 
 def _grows(op: Op, before: Op) -> bool:
@@ -144,13 +179,16 @@ def from_exported(exported: ExportedProgram, name: str, example: tuple[tuple, di
     blend(graph)
     module = GraphModule(exported.graph_module, graph)
     stored = {**exported.state_dict, **exported.constants}
-    ops, outputs = _data_flow(module, signature.inputs_to_parameters)
+    ops, outputs = data_flow(module, signature.inputs_to_parameters)
     return Program(
         graph=module,
         ops=ops,
         outputs=outputs,
         tensors={node: stored[fqn] for node, fqn in lifted.items() if isinstance(stored.get(fqn), Tensor)},
         parameters=dict(signature.inputs_to_parameters),
+        buffers={node: fqn for node, fqn in lifted.items() if node not in signature.inputs_to_parameters},
+        transient=frozenset({*signature.non_persistent_buffers, *signature.lifted_tensor_constants}),
+        arguments=tuple(exported.module_call_graph[0].signature.forward_arg_names or ()),  # type: ignore[union-attr]
         inputs=tuple(n.name for n in graph.nodes if n.op == "placeholder" and n.name not in lifted),
         example=example,
         specs=(exported.call_spec.in_spec, exported.call_spec.out_spec),  # type: ignore[arg-type]
@@ -163,7 +201,8 @@ def from_exported(exported: ExportedProgram, name: str, example: tuple[tuple, di
     )
 
 
-def _data_flow(module: GraphModule, parameters: Mapping[str, str]) -> tuple[tuple[Op, ...], tuple[int, ...]]:
+def data_flow(module: GraphModule, parameters: Mapping[str, str]) -> tuple[tuple[Op, ...], tuple[int, ...]]:
+    """The ops of a functional graph, and which of them it returns; see `Program`."""
     flow = _Flow(parameters)
     outputs: tuple[int, ...] = ()
     for node in module.graph.nodes:

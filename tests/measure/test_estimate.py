@@ -18,10 +18,10 @@ from torch.utils import _pytree as pytree
 import skiplab
 from cases import captured, state
 from oracles.tower import Tower, samples
+from skiplab.edges import branch_edges
 from skiplab.errors import DataError, UsageError
 from skiplab.execute import Edge, Execution
 from skiplab.measure import gauss_newton, lesion
-from skiplab.measure.edges import branch_edges
 from skiplab.measure.estimate import estimate
 from skiplab.program import Program
 from skiplab.skips import Skips

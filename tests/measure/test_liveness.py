@@ -7,7 +7,7 @@ import skiplab
 from cases import captured
 from networks import Block, Net, heavy, linear
 from oracles.memory import measured
-from skiplab.measure.edges import shortcut_edges
+from skiplab.edges import shortcut_edges
 from skiplab.measure.liveness import live_bytes, lives, peak_bytes
 
 FLOAT = 4

@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from skiplab.edges import into
 from skiplab.measure.batches import Batch, Given, finite
-from skiplab.measure.edges import into
 from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
 from skiplab.measure.observe import Gradients, Look, observe

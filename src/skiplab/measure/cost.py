@@ -11,10 +11,10 @@ import torch
 from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode
 
+from skiplab.edges import shortcut_edges
 from skiplab.errors import UsageError
 from skiplab.execute import Execution
 from skiplab.measure.batches import Batch, Given, each
-from skiplab.measure.edges import shortcut_edges
 from skiplab.measure.kernels import plain
 from skiplab.measure.liveness import live_bytes
 from skiplab.program import Program

@@ -9,10 +9,10 @@ import torch
 from scipy.stats import ConstantInputWarning, spearmanr
 from torch import Tensor
 
+from skiplab.edges import branch_edges
 from skiplab.errors import UsageError
 from skiplab.execute import Edge
 from skiplab.measure.batches import Batch, Given, Loss, each, finite, loss_of, require_again
-from skiplab.measure.edges import branch_edges
 from skiplab.measure.gates import Gates
 from skiplab.measure.gauss_newton import Probe, probe_of
 from skiplab.measure.lesion import lesion

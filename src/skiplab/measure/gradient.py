@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from skiplab.edges import fork_edges
 from skiplab.execute import Edge
 from skiplab.measure.batches import Batch, Given, Loss, require_again
-from skiplab.measure.edges import fork_edges
 from skiplab.measure.norms import norm
 from skiplab.measure.observe import Gradients, Look, observe
 from skiplab.measure.variants import AS_IT_IS, Variant, variants

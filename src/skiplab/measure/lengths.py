@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from skiplab.edges import branch_edges
 from skiplab.errors import UsageError
 from skiplab.execute import Edge, Execution, Patch
 from skiplab.measure.batches import Batch, Given, Loss, each, finite, loss_of
-from skiplab.measure.edges import branch_edges
 from skiplab.measure.moments import Moments
 from skiplab.measure.operands import sample_dimension
 from skiplab.measure.raised import raised

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skiplab.edges import into
 from skiplab.execute import Edge
-from skiplab.measure.edges import into
 from skiplab.merges import Merge, merge_at
 from skiplab.ops import Op, is_concat
 from skiplab.program import Program

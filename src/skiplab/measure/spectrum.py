@@ -11,10 +11,10 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
+from skiplab.edges import shortcut_edges
 from skiplab.errors import UsageError
 from skiplab.execute import Edge, Execution
 from skiplab.measure.batches import Batch, Given, each, finite
-from skiplab.measure.edges import shortcut_edges
 from skiplab.measure.features import first_real, fork_of, sampled
 from skiplab.measure.jacobian import Jacobian
 from skiplab.measure.operands import sample_dimension

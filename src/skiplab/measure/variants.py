@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from skiplab.edges import shortcut_edges
 from skiplab.errors import UsageError
 from skiplab.execute import Edge, Patch
-from skiplab.measure.edges import shortcut_edges
 from skiplab.ops import WEIGHT_LAYERS
 from skiplab.program import Op, Program
 from skiplab.skips import Skips

@@ -1,9 +1,9 @@
 import pytest
 
 from cases import captured
+from skiplab.edges import branch_edges
 from skiplab.errors import UsageError
 from skiplab.measure.batches import checked
-from skiplab.measure.edges import branch_edges
 from skiplab.measure.lesions.passes import Part
 from skiplab.measure.lesions.record import deletions, grouped
 from skiplab.measure.lesions.replacement import zero

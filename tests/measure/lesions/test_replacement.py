@@ -5,11 +5,12 @@ from torch import Tensor, nn
 import skiplab
 from cases import captured
 from networks import Net, Transformer, conv, heavy, linear
+from skiplab.channels import channel
 from skiplab.errors import UsageError
 from skiplab.measure import lesion
 from skiplab.measure.batches import checked
 from skiplab.measure.lesions.passes import Part, Passes
-from skiplab.measure.lesions.replacement import branch_moments, channel, noise, of_channels, shuffle
+from skiplab.measure.lesions.replacement import branch_moments, noise, of_channels, shuffle
 from skiplab.program import Program
 
 

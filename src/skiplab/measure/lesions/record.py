@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from skiplab.edges import branch_edges, shortcut_edges, start
 from skiplab.errors import UsageError
 from skiplab.execute import Edge, Patch
-from skiplab.measure.edges import branch_edges, shortcut_edges, start
 from skiplab.measure.lesions.passes import Part
 from skiplab.measure.lesions.replacement import Replacement
 from skiplab.program import Program

@@ -7,16 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from skiplab.channels import channel
 from skiplab.errors import DataError, UsageError
 from skiplab.execute import Edge, Execution, Patch
 from skiplab.measure.lesions.passes import Part, Passes, State
 from skiplab.measure.operands import sample_dimension
-from skiplab.ops import WEIGHT_LAYERS, Op
 from skiplab.program import Program
 
 Kind = Literal["branch", "shortcut", "mean", "noise", "shuffle"]
 Replacement = Callable[[Edge, Part], Patch]
-MOVES = frozenset("permute transpose movedim moveaxis swapaxes swapdims".split())  # of dimensions
 Moments = Mapping[str, tuple[Tensor, Tensor]]  # op -> mean and variance over samples, of the shape of one sample
 
 
@@ -104,27 +103,6 @@ def of_channels(moments: tuple[Tensor, Tensor], dim: int) -> tuple[Tensor, Tenso
     deviation = (variance.mean(1) + average.var(1, correction=0)).sqrt()
     shape = [-1 if d == dim - 1 else 1 for d in range(moments[0].ndim)]
     return mixed.reshape(shape), deviation.reshape(shape)
-
-
-def channel(program: Program, op: Op) -> int:
-    """Which dimension of an op's value is the channels: that which the layer behind it, or a norm, made so.
-
-    A convolution and a batch norm have them in dimension 1, all other layers in the last, where they stay when the
-    others are reshaped.
-    """
-    value, way = op, []
-    while op.inputs and op.kind not in (*WEIGHT_LAYERS, "batch_norm", "norm"):
-        way.append(op)
-        op = program.ops[op.inputs[0]]
-    images = op.target.startswith(("conv", "batch_norm", "group_norm", "instance_norm"))
-    dim = 1 if images or op.kind == "input" else -1
-    for move in (each for each in reversed(way) if each.target in MOVES):
-        # where the dimension goes is seen on a tensor whose sizes are its places
-        count, node = len(move.shape), program.nodes[move.name]
-        moved = node.target(torch.empty(tuple(range(count)), device="meta"), *node.args[1:])  # type: ignore[operator]
-        dim = moved.shape.index(dim % count)
-        dim = -1 if dim == count - 1 else dim
-    return dim % len(value.shape)
 
 
 def _one_a_sample(program: Program, value: Tensor, size: int, name: str) -> Tensor:

@@ -1,7 +1,7 @@
 import pytest
 
 from cases import captured
-from skiplab.measure.edges import branch_edges, fork_edges, other_edges, shortcut_edges
+from skiplab.edges import branch_edges, fork_edges, other_edges, shortcut_edges
 
 
 @pytest.mark.parametrize("name", ["resnet18", "unet", "dense_block", "bert", "highway", "written_gru_cho", "swin_t"])

@@ -1,0 +1,146 @@
+"""The Python source of a functional graph: a `forward` that reads its tensors from the module it belongs to."""
+
+import inspect
+import linecache
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import inf, nan
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
+
+Specs = tuple[pytree.TreeSpec, pytree.TreeSpec]  # the forms of (args, kwargs) and of the output
+
+# The arguments by which an operator is told that it trains.
+_MODES = frozenset("training train use_input_stats".split())
+_CONTAINERS = (tuple, list, dict)
+_NUMBERS = {"inf": inf, "nan": nan}
+
+
+@dataclass(frozen=True)
+class Code:
+    """The source of a module's `forward`.
+
+    Attributes:
+        text: imports, and a function `forward(self, …)`.
+        specs: None where that function takes and returns what the network does. Else, where forms of its own are
+            among them, the function takes the flat inputs and returns the flat outputs.
+    """
+
+    text: str
+    specs: Specs | None
+
+    def function(self) -> Callable[..., Any]:
+        """The function itself; tracebacks and captures show its lines."""
+        file = f"<forward {zlib.crc32(self.text.encode()):08x}>"
+        linecache.cache[file] = len(self.text), None, self.text.splitlines(keepends=True), file
+        space: dict[str, Any] = {}
+        exec(compile(self.text, file, "exec"), space)
+        return space["forward"]
+
+
+def code_of(
+    graph: Graph, names: Mapping[str, str], specs: Specs, arguments: tuple[str, ...], *, training: bool
+) -> Code:
+    """The source of a functional graph, which is left as it is.
+
+    What depends on the mode follows the module's own: batch norm with running statistics, and dropout. An operator
+    that was in its training form in an inference graph stays so.
+
+    Args:
+        graph: with its tensors as placeholders, and a flat tuple as output.
+        names: placeholder -> the attribute in which the module has the tensor.
+        specs: the network's.
+        arguments: names of `forward`'s parameters.
+        training: whether the graph is a training graph.
+    """
+    copy, new = Graph(), {}
+    plain = _is_plain(*specs)
+    for node in graph.nodes:
+        if node.name in names:
+            new[node] = copy.get_attr(names[node.name])
+        elif node.op == "output":
+            values = torch.fx.map_arg(tuple(node.args[0]), new.__getitem__)
+            copy.output(pytree.tree_unflatten(values, specs[1]) if plain else values)
+        elif node.target is not torch.ops.aten._assert_tensor_metadata.default:
+            new[node] = copy.node_copy(node, new.__getitem__)
+    _follow_mode(copy, training)
+    _follow_device(copy)
+    for node in [node for node in copy.nodes if node.op == "get_attr" and not node.users]:
+        copy.erase_node(node)
+    if plain:
+        for node, name in zip((n for n in copy.nodes if n.op == "placeholder"), arguments, strict=True):
+            node.target = name
+    made = copy.python_code("self")
+    text = re.sub(r"\n{2,}", "\n", made.src).strip()
+    return Code("\n".join([*_imports(text, made.globals), "", "", text, ""]), None if plain else specs)
+
+
+def _is_plain(inputs: pytree.TreeSpec, outputs: pytree.TreeSpec) -> bool:
+    """Whether inputs are leaves, each an argument of its own, and outputs lie in the containers of Python alone."""
+    given = [leaf for group in inputs.children() for leaf in group.children()]
+    return all(leaf.is_leaf() for leaf in given) and all(spec.type in _CONTAINERS for spec in _inner(outputs))
+
+
+def _inner(spec: pytree.TreeSpec) -> Iterator[pytree.TreeSpec]:
+    if not spec.is_leaf():
+        yield spec
+        for child in spec.children():
+            yield from _inner(child)
+
+
+def _follow_mode(graph: Graph, captured: bool) -> None:
+    mode: Node | None = None
+    for node in list(graph.nodes):
+        for place, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
+            if argument.name not in _MODES or place >= len(node.args) or node.args[place] is not captured:
+                continue
+            if _always_of_batch(node):
+                continue
+            if mode is None:
+                with graph.inserting_before(next(n for n in graph.nodes if n.op != "placeholder")):
+                    mode = graph.get_attr("training")
+            node.args = (*node.args[:place], mode, *node.args[place + 1 :])
+
+
+def _always_of_batch(node: Node) -> bool:
+    """Whether a norm has no statistics but those of its batch."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    return "running_mean" in names and node.args[names.index("running_mean")] is None
+
+
+def _follow_device(graph: Graph) -> None:
+    """What the graph makes itself is made where its first input lies, and not where that lay when captured."""
+    first = next((n for n in graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)), None)
+    there: Node | None = None
+    for node in list(graph.nodes) if first is not None else ():
+        if isinstance(node.kwargs.get("device"), torch.device) and first is not None:
+            if there is None:
+                with graph.inserting_after(first):
+                    there = graph.call_function(getattr, (first, "device"))
+            node.kwargs = {**node.kwargs, "device": there}
+
+
+def _imports(text: str, names: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, value in names.items():
+        if not re.search(rf"(?<![\w.]){re.escape(name)}\b", text):
+            continue
+        if name in _NUMBERS:
+            lines.append(f"from math import {name}")
+        elif inspect.ismodule(value):
+            lines.append(f"import {value.__name__}" + ("" if value.__name__ == name else f" as {name}"))
+        elif name == "NoneType":
+            lines.append("from types import NoneType")
+        else:
+            lines.append(f"from {value.__module__} import {value.__qualname__}" + _as(value.__qualname__, name))
+    return sorted(lines)
+
+
+def _as(known: str, name: str) -> str:
+    return "" if known == name else f" as {name}"

@@ -1,0 +1,74 @@
+"""Stochastic depth: in training, whole branches are left out at random."""
+
+import torch
+from torch.fx import Node
+
+from skiplab.edges import branch_edges
+from skiplab.edit.draft import Draft
+from skiplab.errors import UsageError
+from skiplab.execute import Edge
+from skiplab.program import Program
+from skiplab.skips import Skips
+
+aten = torch.ops.aten
+
+
+def drop_path(program: Program, skips: Skips, p: float, linear: bool = True) -> Program:
+    """In training each sample's branch is zero with a probability, and else divided by 1 minus it; never in evaluation.
+
+    Huang et al. 2016, Deep Networks with Stochastic Depth, arXiv:1603.09382, §3, by sample instead of by batch and
+    scaled in training instead of in testing, as is usual today.
+
+    Args:
+        program: the network.
+        skips: those whose branches may be dropped.
+        p: the probability, in [0, 1).
+        linear: of the last skip alone; the l-th of L has p · l/L (equation 4). Otherwise of every one.
+
+    Raises:
+        StaleSkip: for skips of another program.
+        UsageError: for a p out of range; for the cell state of a fused recurrent operator; for a branch that has no
+            dimension of samples.
+    """
+    skips.check(program).require_merges()
+    if not 0 <= p < 1:
+        raise UsageError(f"p={p}: give a probability of at least 0 and below 1")
+    draft = Draft(program)
+    edges = list(dict.fromkeys(edge for skip in skips for edge in branch_edges(program, skip)))
+    merges = list(dict.fromkeys(skip.merge for skip in skips))
+    of = {edge: skip.merge for skip in reversed(skips) for edge in branch_edges(program, skip)}
+    for edge in edges:
+        share = (merges.index(of[edge]) + 1) / len(merges) if linear else 1.0
+        draft.redirect(edge, _dropped(draft, edge, p * share))
+    return draft.done()
+
+
+def _dropped(draft: Draft, edge: Edge, p: float) -> Node:
+    """Dropout of whole features of a batch of one, in which the samples stand where features do."""
+    reader, operand = (draft.nodes[name] for name in edge)
+    dim = _samples(draft.program, edge[1])
+    first = operand if dim == 0 else draft.call(reader, aten.transpose.int, operand, 0, dim)
+    outer = draft.call(reader, aten.unsqueeze.default, first, 0)
+    kept = draft.call(reader, aten.feature_dropout.default, outer, p, draft.program.training)
+    inner = draft.call(reader, aten.squeeze.dim, kept, 0)
+    return inner if dim == 0 else draft.call(reader, aten.transpose.int, inner, 0, dim)
+
+
+def _samples(program: Program, name: str) -> int:
+    """The dimension of the samples, which grows with the batch and holds nothing else."""
+    op = program.by_name[name]
+    if not program.dynamic_batch:
+        return 0
+    batch = {str(size) for each in program.inputs for size in _sizes(program, each) if not isinstance(size, int)}
+    dims = [dim for dim, size in enumerate(_sizes(program, name)) if str(size) in batch]
+    if len(dims) != 1:
+        raise UsageError(
+            f"the branch `{name}` at `{op.module}` has shape {op.shape}, in which no dimension is that of the samples: "
+            "leave its skip out"
+        )
+    return dims[0]
+
+
+def _sizes(program: Program, name: str) -> tuple:
+    value = program.nodes[name].meta.get("val")
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
