@@ -2,17 +2,25 @@
 
 from skiplab.edit.drop_path import drop_path
 from skiplab.edit.gate import gate, highway
+from skiplab.edit.insert import insert
+from skiplab.edit.places import Place, place, places
 from skiplab.edit.remove import remove_branch, remove_shortcut
+from skiplab.edit.reorder import reorder
 from skiplab.edit.scale import average, layer_scale, rezero, scale, skip_init
 
 __all__ = [
+    "Place",
     "average",
     "drop_path",
     "gate",
     "highway",
+    "insert",
     "layer_scale",
+    "place",
+    "places",
     "remove_branch",
     "remove_shortcut",
+    "reorder",
     "rezero",
     "scale",
     "skip_init",
