@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 import skiplab
 from skiplab import measure
-from skiplab.execute import Execution
 from skiplab.edges import branch_edges
+from skiplab.execute import Execution
 from skiplab.models import resnet
 
 NAMES = """torchvision:resnet18 torchvision:mobilenet_v2 torchvision:densenet121 torchvision:googlenet

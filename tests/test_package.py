@@ -27,7 +27,7 @@ nesting apart blocks
 finder
 export measure outline prover linter differ
 edit sources
-schema terminal
+pruner schema terminal
 study
 cli
 """
@@ -72,6 +72,7 @@ def test_public_names() -> None:
         "Census",
         "Op",
         "Program",
+        "Pruned",
         "Recipe",
         "Run",
         "Skip",
@@ -80,6 +81,7 @@ def test_public_names() -> None:
         "capture",
         "census",
         "diff",
+        "edit",
         "errors",
         "find",
         "fit",
@@ -87,6 +89,7 @@ def test_public_names() -> None:
         "measure",
         "models",
         "prove",
+        "prune",
         "report",
         "study",
     ]

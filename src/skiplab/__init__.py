@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skiplab import errors, measure, models, report, study
+    from skiplab import edit, errors, measure, models, report, study
     from skiplab.differ import diff
     from skiplab.export import capture
     from skiplab.finder import find
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skiplab.paths import Census, census
     from skiplab.program import Op, Program
     from skiplab.prover import prove
+    from skiplab.pruner import Pruned, prune
     from skiplab.skips import Skip, Skips
     from skiplab.train import Recipe, Run, fit
 
@@ -37,6 +38,8 @@ _HOME = {
     "find": "finder",
     "lint": "linter",
     "prove": "prover",
+    "Pruned": "pruner",
+    "prune": "pruner",
     "Recipe": "train",
     "Run": "train",
     "fit": "train",
@@ -46,6 +49,7 @@ __all__ = [
     "Census",
     "Op",
     "Program",
+    "Pruned",
     "Recipe",
     "Run",
     "Skip",
@@ -54,6 +58,7 @@ __all__ = [
     "capture",
     "census",
     "diff",
+    "edit",
     "errors",
     "find",
     "fit",
@@ -61,6 +66,7 @@ __all__ = [
     "measure",
     "models",
     "prove",
+    "prune",
     "report",
     "study",
 ]

@@ -6,6 +6,7 @@ for that dependence goes back from the merge no further than the candidates, so 
 of the graph for any bounded depth of nesting.
 """
 
+import os.path
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -143,7 +144,7 @@ def _skip(program: Program, merge: Merge, end: _End, way: tuple[Op, ...]) -> Ski
     combine = "concat" if is_concat(merge.op.target) else "gated" if step.shortcut == "gated" else "add"
     return Skip(
         id="",
-        path=at.module,
+        path=at.module or _path_of_weights(program, end, merge),
         combine=combine,
         shortcut="resample" if partly else step.shortcut,
         fork=program.ops[step.value].name,
@@ -162,6 +163,15 @@ def _skip(program: Program, merge: Merge, end: _End, way: tuple[Op, ...]) -> Ski
         parent=None,
         program=program.fingerprint,
     )
+
+
+def _path_of_weights(program: Program, end: _End, merge: Merge) -> str:
+    """Where the graph knows no modules, as that of generated code: the innermost one that has all of the weights."""
+    if program.has_modules:
+        return ""
+    region = between(program, end.step.value, (merge.operands[i] for i in end.branch))
+    owners = {name.rpartition(".")[0] for index in region for name in program.ops[index].weights}
+    return os.path.commonpath([owner.replace(".", "/") for owner in owners]).replace("/", ".") if owners else ""
 
 
 def _tail(program: Program, operand: int) -> tuple[Op, ...]:

@@ -112,6 +112,11 @@ class Program:
         return frozenset(op.index for op in self.ops if op.inputs and _grows(op, self.ops[op.inputs[0]]))
 
     @cached_property
+    def has_modules(self) -> bool:
+        """Whether it is known of any op in which module it stands; of generated code it is not."""
+        return any(op.module for op in self.ops)
+
+    @cached_property
     def nodes(self) -> Mapping[str, Node]:
         """The graph's nodes by name."""
         return {node.name: node for node in self.graph.graph.nodes}

@@ -20,6 +20,7 @@ FIND = "skiplab.find/2"
 CENSUS = "skiplab.census/1"
 DIFF = "skiplab.diff/1"
 MEASURE = "skiplab.measure/1"
+PRUNE = "skiplab.prune/1"
 
 
 def find_json(model: str, program: Program, skips: Skips, census: Census, proof: Proof | None = None) -> dict[str, Any]:
@@ -90,12 +91,38 @@ def measure_json(
     return {
         "schema": MEASURE,
         **config,
-        "tables": {
-            name: json.loads(table.to_json(orient="records", double_precision=15)) for name, table in tables.items()
-        },
+        "tables": {name: _records(table) for name, table in tables.items()},
         "notes": {name: dict(table.attrs) for name, table in tables.items() if table.attrs},
         "sentences": dict(sentences),
     }
+
+
+def prune_json(
+    config: Mapping[str, Any],
+    frontier: pd.DataFrame,
+    chosen: int,
+    trained: Mapping[str, Any] | None,
+    sentences: list[str],
+    files: pd.DataFrame | None,
+) -> dict[str, Any]:
+    """What `skiplab prune --json` prints: NaN and infinities of the tables are null.
+
+    chosen: the row of the frontier that meets the target. trained: that network's row after fine-tuning.
+    """
+    after = _records(pd.DataFrame([] if trained is None else [trained]))
+    return {
+        "schema": PRUNE,
+        **config,
+        "frontier": _records(frontier),
+        "chosen": chosen,
+        "finetuned": after[0] if after else None,
+        "files": [] if files is None else _records(files),
+        "sentences": sentences,
+    }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return json.loads(table.to_json(orient="records", double_precision=15))
 
 
 def read_skips(path: Path) -> Skips:

@@ -80,13 +80,13 @@ def measure(
     lesion = _lesion(kind, group, reorder, reestimate, method, fast, memory)
     chosen = _networks(networks)
     functions = loss_of(loss), metric_of(metric, loss)
-    asked = Asked(data, batch, samples, split, normalise, _columns(column), request.seed)
+    asked = Asked(data, batch, samples, split, normalise, columns_of(column), request.seed)
     measured = subject(request, asked, device, skips)
     names = _fitting(names, explicit=what is not None, subject_=measured, estimate=lesion.estimate)
     options = {"loss": loss, "metric": metric, "skips": skips, "lesion": lesion.numbers(), "networks": chosen}
     config = config_of(request, asked, measured, options)
     kept = Kept(out, config)
-    with _notes():
+    with notes():
         tables = _measured(names, measured, functions, Options(lesion, chosen), kept)
     _told(request.model, config, tables, as_json)
     _written(request.model, config, tables, report, out)
@@ -134,7 +134,7 @@ def _lesion(  # the command's own options, as they are written
     return LesionOptions(kinds, groups, reorder, reestimate, fast, memory, method == "estimate")
 
 
-def _columns(column: str | None) -> dict[str, str]:
+def columns_of(column: str | None) -> dict[str, str]:
     pairs = [each.partition("=") for each in column.split(",")] if column else []
     if any(not (key and sign and name) for key, sign, name in pairs):
         raise UsageError(f"--column {column}: write x=NAME,y=NAME")
@@ -229,7 +229,7 @@ def _try(subject: "Subject", loss: "Function", metric: "Function | None") -> Non
 
 
 @contextmanager
-def _notes() -> Iterator[None]:
+def notes() -> Iterator[None]:
     """What the package warns of, a line each on stderr; what others warn of is not the user's to mend."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

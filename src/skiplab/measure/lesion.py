@@ -27,7 +27,7 @@ class Options(Running, total=False):
     by zeros as it enters the merge; or the branch by its mean over samples ("mean"), by normal noise of the same mean
     and variance in each channel ("noise"), or by another sample's branch, of the same batch ("shuffle")."""
     groups: Groups
-    """How many consecutive skips are changed together, or "pairs" for every two: 1, each alone."""
+    """How many consecutive skips are changed together, "pairs" for every two, or lists of ids: 1, each alone."""
     reorder: int
     """Up to how many random pairs of blocks of the same form are swapped, in rows of their own: 0."""
     draws: int

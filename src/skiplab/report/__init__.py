@@ -5,17 +5,20 @@ from skiplab.report.linked import skip_charts
 from skiplab.report.measure import measure_page
 from skiplab.report.model import model_page
 from skiplab.report.page import Page, Section, png, svg
+from skiplab.report.prune import frontier_chart, prune_page
 from skiplab.report.study import study_page
 
 __all__ = [
     "Page",
     "Section",
     "error_by_depth",
+    "frontier_chart",
     "gradient_by_layer",
     "measure_page",
     "model_page",
     "path_histogram",
     "png",
+    "prune_page",
     "skip_charts",
     "study_page",
     "svg",

@@ -14,7 +14,7 @@ from skiplab.program import Program
 from skiplab.skips import Skip, Skips
 
 Patches = Mapping[Edge, Patch]
-Groups = int | Literal["pairs"]
+Groups = int | Literal["pairs"] | Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +44,21 @@ def edges_of(program: Program, skip: Skip, kind: str) -> tuple[Edge, ...]:
 
 
 def grouped(skips: Skips, groups: Groups) -> list[tuple[Skip, ...]]:
-    """Every `groups` consecutive skips, in the order of their merges, or every pair."""
+    """Every `groups` consecutive skips, in the order of their merges, or every pair; or those of these ids."""
     if groups == "pairs":
         return list(itertools.combinations(skips, 2))
+    if isinstance(groups, Sequence):
+        return [_named(skips, ids) for ids in groups]
     if not isinstance(groups, int) or groups < 1 or (skips and groups > len(skips)):
         raise UsageError(f"groups={groups!r}: give 'pairs', or a number from 1 to {len(skips)}, that of the skips")
     return [tuple(skips[i : i + groups]) for i in range(len(skips) - groups + 1)]
+
+
+def _named(skips: Skips, ids: Sequence[str]) -> tuple[Skip, ...]:
+    by_id = {skip.id: skip for skip in skips}
+    if isinstance(ids, str) or not ids or not set(ids) <= by_id.keys():
+        raise UsageError(f"a group of skips {ids!r}: give a list of ids, each of one of the skips that are measured")
+    return tuple(by_id[each] for each in ids)
 
 
 def deletions(

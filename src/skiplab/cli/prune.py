@@ -1,0 +1,202 @@
+"""`skiplab prune`: take the blocks out of a network that it misses least."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.request import Request, on_a_model
+from skiplab.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from skiplab.cli.frontier import Result
+    from skiplab.cli.steps import Steps
+    from skiplab.cli.subject import Subject
+    from skiplab.program import Program
+    from skiplab.pruner import Pruned
+    from skiplab.sources import Asked, Batches
+
+
+@app.command()
+@on_a_model
+def prune(
+    request: Request,
+    data: Annotated[
+        str,
+        typer.Option(help="digits, a folder of pictures, Parquet, hub:NAME, .npz, .safetensors, file.py:callable."),
+    ],
+    keep: Annotated[float | None, typer.Option(help="Target: keep at most this share of the blocks, as 0.7.")] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="Target: the error rises by no more than this, as 0.02.")
+    ] = None,
+    latency: Annotated[float | None, typer.Option(help="Target: this share of the time, as 0.6.")] = None,
+    by: Annotated[str, typer.Option(help="Rank by lesion, influence, random, first or last.")] = "lesion",
+    one_shot: Annotated[bool, typer.Option("--one-shot", help="Rank once, and not after each removal.")] = False,
+    unit: Annotated[str, typer.Option(help="Remove each block alone, or all of a module: block, module.")] = "block",
+    candidates: Annotated[int, typer.Option(min=1, help="Of how many the lesion is exact; others estimated.")] = 6,
+    skips: Annotated[str | None, typer.Option(help="Which may go, by id or path: 'layer2.*' (default: all).")] = None,
+    finetune: Annotated[int, typer.Option(min=0, help="Train what is left for so many epochs.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Of that training.")] = 0.01,
+    loss: Annotated[str, typer.Option(help="cross-entropy, mse, bce or file.py:callable.")] = "cross-entropy",
+    metric: Annotated[
+        str | None, typer.Option(help="error, none or file.py:callable (default: error where there are classes).")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
+    samples: Annotated[int, typer.Option(min=0, help="Training samples to rank on, drawn; 0 for all.")] = 512,
+    split: Annotated[str | None, typer.Option(help="Which part to judge by (default: test).")] = None,
+    column: Annotated[str | None, typer.Option(help="Which columns or arrays: x=image,y=label.")] = None,
+    normalise: Annotated[
+        str | None, typer.Option(help="Of pictures: imagenet, data or none (default: imagenet for 3 channels).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write network and frontier there, and go on from it.")] = None,
+    formats: Annotated[str, typer.Option(help="What to save it as, with commas: python, pt2, onnx.")] = "python,pt2",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Json = False,
+    report: Page = None,
+) -> None:
+    """Remove the blocks of a network that it misses least, and say what each removal costs and saves."""
+    if report is not None:
+        check_page(report)
+    from skiplab.cli.frontier import Result
+    from skiplab.cli.kept import config_of
+    from skiplab.cli.losses import loss_of, metric_of
+    from skiplab.cli.measure import columns_of, notes
+    from skiplab.cli.steps import Steps
+    from skiplab.saved import save
+    from skiplab.sources import Asked
+
+    target = {"keep": keep, "max_change": max_loss, "latency": latency}
+    options = {name: value for name, value in target.items() if value is not None}
+    options |= {"by": by, "greedy": not one_shot, "unit": unit, "candidates": candidates, "seed": request.seed}
+    asked = Asked(data, batch, samples, split, normalise, columns_of(column), request.seed)
+    wanted = _formats(formats)
+    with notes():
+        work = _work(request, asked, device, skips, (loss_of(loss), metric_of(metric, loss)))
+        said = {**options, "skips": skips, "loss": loss, "metric": metric}
+        kept = Steps(out, config_of(request, asked, work.subject, said))
+        pruned = _pruned(work, options, kept)
+        trained = _trained(work, pruned, finetune, learning_rate) if finetune else None
+        program, row = trained or (pruned.program, None)
+        files = save(program, out, wanted) if out else None
+    name = "loss" if work.functions[1] is None else "error" if metric in (None, "error") else "metric"
+    result = Result(request.model, pruned.frontier, pruned.chosen, name, row, finetune)
+    _told(result, kept.config, files, as_json)
+    _written(result, kept.config, report, out)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is pruned, and the data: of `learned` blocks are ranked, on `judged` networks are judged."""
+
+    subject: "Subject"
+    asked: "Asked"
+    learned: list[Any]
+    judged: "Batches"
+    functions: tuple[Any, Any]
+
+
+def _work(request: Request, asked: "Asked", device: str, skips: str | None, functions: tuple[Any, Any]) -> _Work:
+    from skiplab.cli.subject import subject
+    from skiplab.sources import batches, opened, quartered
+
+    given = subject(request, replace(asked, samples=0), device, skips)
+    if not len(given.skips):
+        raise DataError("there is no skip connection whose branch could be removed: see skiplab find")
+    try:
+        learned = batches(given.program, opened(replace(asked, split="train")), asked)
+        judged = given.batches
+    except DataError:
+        say("note: the data have no part `train`: of each batch three quarters rank blocks, one quarter judges")
+        learned, judged = quartered(given.program, given.batches)
+    return _Work(given, asked, list(learned), judged, functions)
+
+
+def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
+    from skiplab import terminal
+    from skiplab.cli.words import plural
+    from skiplab.pruner import prune
+
+    if kept.before:
+        say(f"going on from {plural(len(kept.before), 'network')} that have been judged")
+    try:
+        with terminal.bar("blocks removed") as progress:
+            pruned = prune(
+                work.subject.program,
+                work.subject.skips,
+                work.learned,
+                work.judged,
+                *work.functions,
+                **options,
+                before=kept.before,
+                on_row=kept.add,
+                progress=progress,
+            )
+    except (KeyboardInterrupt, SystemExit):
+        say("stopped" + kept.mend())
+        raise
+    kept.finish(pruned.frontier)
+    return pruned
+
+
+def _trained(work: _Work, pruned: "Pruned", epochs: int, learning_rate: float) -> "tuple[Program, dict[str, Any]]":
+    """The chosen network after training, and its row."""
+    from skiplab import terminal
+    from skiplab.pruner import Judge, finetuned
+    from skiplab.recipe import Recipe
+    from skiplab.sources import dataset
+
+    program = pruned.program
+    shape = next(t.shape[1:] for t in program.flatten(*program.example) if hasattr(t, "shape"))
+    data = dataset(replace(work.asked, samples=0), tuple(shape))
+    recipe = Recipe(epochs=epochs, learning_rate=learning_rate, seed=work.asked.seed)
+    with terminal.bar("training") as progress:
+        better = finetuned(program, data, recipe, lambda row: progress(row["epoch"], epochs))
+    judge = Judge(work.subject.program, work.judged, *work.functions, work.asked.seed)
+    return better, judge.row(better)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(dict.fromkeys(each.strip() for each in text.split(",")))
+    if wrong := [each for each in formats if each not in ("python", "pt2", "onnx")]:
+        raise UsageError(f"--formats {wrong[0]}: choose of python, pt2, onnx")
+    return formats
+
+
+def _told(result: "Result", config: dict[str, Any], files: "pd.DataFrame | None", as_json: bool) -> None:
+    from skiplab import terminal
+    from skiplab.cli.frontier import SHOWN, rows, sentences
+
+    if as_json:
+        from skiplab.schema import prune_json
+
+        print_json(prune_json(config, result.frontier, result.chosen, result.trained, list(sentences(result)), files))
+        return
+    print_lines([f"what {result.model} can do without"])
+    terminal.stdout().print(terminal.measured_table(rows(result), SHOWN))
+    print_lines([f"– {sentence}" for sentence in sentences(result)])
+    for file in [] if files is None else files.to_dict("records"):
+        say(f"wrote {file['file']}, which differs by {file['difference']:.2g} when read back")
+
+
+def _written(result: "Result", config: dict[str, Any], report: Path | None, out: Path | None) -> None:
+    """The page, and beside the network the chart."""
+    if report is None and out is None:
+        return
+    from skiplab.cli.frontier import sentences
+    from skiplab.files import write_bytes, write_text
+    from skiplab.report import png, prune_page, svg
+
+    told = list(sentences(result))
+    page = prune_page(result.model, told, result.frontier, result.chosen, result.trained, config)
+    if report is not None:
+        write_text(report, page.html())
+        say(f"wrote {report}")
+    if out is not None:
+        for name, chart in page.charts().items():
+            write_bytes(out / f"{name}.png", png(chart))
+            write_text(out / f"{name}.svg", svg(chart))
+        say(f"wrote frontier, chart and config to {out}")

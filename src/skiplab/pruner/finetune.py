@@ -1,0 +1,29 @@
+"""A few epochs of training for a network that has lost blocks."""
+
+import dataclasses
+from collections.abc import Callable
+
+from skiplab.checkpoint import Row
+from skiplab.data import DataSet
+from skiplab.program import Program
+from skiplab.recipe import Recipe
+from skiplab.train import fit
+
+
+def finetuned(
+    program: Program, data: DataSet, recipe: Recipe, on_epoch: Callable[[Row], None] | None = None
+) -> Program:
+    """The network with the weights that it has after training; the one given keeps its own.
+
+    Args:
+        program: an inference graph; in training its batch norms and dropouts follow the mode (`Program.module`).
+        data: what it learns from.
+        recipe: how. A small learning rate, such as a tenth of that of the first training, is usual.
+        on_epoch: called with each new row of the history; see `fit`.
+    """
+    trained = fit(program.module(), data, recipe, on_epoch=on_epoch).model
+    tensors = dict(program.tensors)
+    for node, name in {**program.parameters, **program.buffers}.items():
+        owner, _, leaf = name.rpartition(".")
+        tensors[node] = getattr(trained.get_submodule(owner), leaf)
+    return dataclasses.replace(program, tensors=tensors)

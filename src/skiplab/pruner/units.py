@@ -1,0 +1,49 @@
+"""What is removed as one: a block, or all blocks that end in one module's `forward` (a layer of a Transformer)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from skiplab.errors import UsageError
+from skiplab.finder import find
+from skiplab.program import Program
+from skiplab.skips import Skip, Skips
+
+By = Literal["block", "module"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Skip connections that lose their branches together.
+
+    Attributes:
+        id: of the first of them in the whole network, or their module's path.
+        skips: in order of their merges.
+    """
+
+    id: str
+    skips: tuple[Skip, ...]
+
+
+class Units:
+    """The units of a network, and those that are left of them when some are gone.
+
+    An edit keeps the names of merges, by which a block of the smaller network is known.
+    """
+
+    def __init__(self, program: Program, skips: Skips, by: By) -> None:
+        if by not in ("block", "module"):
+            raise UsageError(f"unit={by!r}: choose block or module")
+        self._names: dict[str, str] = {}
+        for skip in skips.check(program).require_merges():
+            self._names.setdefault(skip.merge, skip.path or skip.id if by == "module" else skip.id)
+        self.all = self.of(program)
+        if not self.all:
+            raise UsageError(f"{program.name} has no skip connection (among those given) whose branch could go")
+
+    def of(self, program: Program) -> list[Unit]:
+        """Those of the network, or of one made of it, in order of their first merges."""
+        units: dict[str, list[Skip]] = {}
+        for skip in find(program).in_graph():
+            if skip.merge in self._names:
+                units.setdefault(self._names[skip.merge], []).append(skip)
+        return [Unit(name, tuple(skips)) for name, skips in units.items()]
