@@ -23,7 +23,7 @@ def outputs(program: Program, skips: Skips) -> dict[str, Op]:
     merges: dict[str, Skip] = {}
     for skip in skips:
         merges.setdefault(skip.merge, skip)
-    found = {skip.id: _output(program, skip) for skip in merges.values()}
+    found = {skip.id: output_of(program, skip) for skip in merges.values()}
     return dict(sorted(found.items(), key=lambda item: item[1].index))
 
 
@@ -90,6 +90,14 @@ def _nearest(program: Program, op: Op, around: Sequence[tuple[int, ...]], reads:
     return None
 
 
+def output_of(program: Program, skip: Skip) -> Op:
+    """A skip's merge, or where that goes through an activation before anything else reads it, the activation."""
+    op = program.by_name[skip.merge]
+    while skip.activation_after is not None and op.kind != "activation":  # over views that nothing else reads
+        op = program.ops[program.users[op.index][0]]
+    return op
+
+
 def fork_of(program: Program, skip: Skip) -> Op:
     """The op at which a skip forks; where it splits a value into several, the one that makes that value."""
     op = program.by_name[skip.fork]
@@ -105,10 +113,3 @@ def first_real(program: Program, among: Iterable[int]) -> Op | None:
         if isinstance(value, Tensor) and value.is_floating_point():
             return op
     return None
-
-
-def _output(program: Program, skip: Skip) -> Op:
-    op = program.by_name[skip.merge]
-    while skip.activation_after is not None and op.kind != "activation":  # over views that nothing else reads
-        op = program.ops[program.users[op.index][0]]
-    return op
