@@ -43,11 +43,8 @@ class Gates:
         return self._found
 
     def _gate(self, edge: Edge, value: Tensor) -> Tensor:
-        """An alias of the value that sees this reader's gradient alone."""
-        if value.requires_grad:
-            alias = value.view_as(value)
-        else:  # no gate lies before it
-            alias = value.detach().requires_grad_()
+        alias = alias_of(value)
+        if alias.is_leaf:  # no gate lies before it
             self._leaves.append(alias)
 
         def meet(gradient: Tensor) -> None:
@@ -64,3 +61,8 @@ class Gates:
                 f"{self._given.size} samples"
             )
         return sums
+
+
+def alias_of(value: Tensor) -> Tensor:
+    """The value for one reader, whose gradient alone it sees; a leaf where nothing before it learns."""
+    return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
