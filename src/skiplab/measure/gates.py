@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skiplab.errors import DataError
-from skiplab.execute import Edge, Execution, Patch
+from skiplab.execute import Edge, Execution, Patch, frozen
 from skiplab.measure.batches import Given
 from skiplab.measure.operands import by_sample
 from skiplab.program import Program
@@ -29,8 +29,7 @@ class Gates:
         self._found: dict[Edge, Tensor] = {}
         self._edges = tuple(edges)
         patches: dict[Edge, Patch] = {edge: partial(self._gate, edge) for edge in self._edges}
-        frozen = {name: value.detach() for name, value in program.tensors.items() if value.requires_grad}
-        self.output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen).finish()
+        self.output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen(program)).finish()
 
     def backward(self, scalar: Tensor, again: bool = False) -> dict[Edge, Tensor]:
         """The derivatives of a scalar that was made of `output`: for each edge its samples' parts, (samples,).
