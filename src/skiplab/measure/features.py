@@ -10,6 +10,7 @@ from skiplab.errors import UsageError
 from skiplab.execute import Execution
 from skiplab.measure.batches import Given, finite
 from skiplab.measure.operands import sample_dimension
+from skiplab.measure.starts import is_real
 from skiplab.program import Op, Program
 from skiplab.skips import Skip, Skips
 
@@ -108,8 +109,4 @@ def fork_of(program: Program, skip: Skip) -> Op:
 
 def first_real(program: Program, among: Iterable[int]) -> Op | None:
     """The first of these ops whose value is one tensor of real numbers."""
-    for op in (program.ops[index] for index in among):
-        value = program.nodes[op.name].meta.get("val")
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return op
-    return None
+    return next((program.ops[index] for index in among if is_real(program, program.ops[index])), None)

@@ -16,7 +16,7 @@ def starts(program: Program) -> tuple[Op, ...]:
     """
     useful = [op for op in program.ops if op.index in program.useful]
     inputs = [op for op in useful if op.kind == "input"]
-    real = [op for op in inputs if _is_real(program, op) and (None in op.shape or not program.dynamic_batch)]
+    real = [op for op in inputs if is_real(program, op) and (None in op.shape or not program.dynamic_batch)]
     if not real:
         real = [op for op in useful if op.target.startswith("embedding") and op.inputs]
     if not real:
@@ -42,6 +42,7 @@ def replacing(program: Program, ops: tuple[Op, ...], change: Callable[[Op, Tenso
     return {(program.ops[reader].name, op.name): patch(op) for op in ops for reader in program.users[op.index]}
 
 
-def _is_real(program: Program, op: Op) -> bool:
+def is_real(program: Program, op: Op) -> bool:
+    """Whether an op's value is one tensor of real numbers."""
     value = program.nodes[op.name].meta.get("val")
     return isinstance(value, Tensor) and value.is_floating_point()
