@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ beartype_package("skiplab", conf=CONF)  # checks the package's annotations in ev
 
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 import torchvision_shim  # noqa: E402, F401
 
@@ -28,9 +30,16 @@ settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("default")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one model case run in one process, which then captures it once."""
-    for item in items:
-        name = getattr(item, "callspec", None) and item.callspec.params.get("name")  # type: ignore[attr-defined]
-        if name is not None:
-            item.add_marker(pytest.mark.xdist_group(str(name)))
+class ByParameter(LoadScopeScheduling):
+    """Tests with the same first parameter run in one process: those of one model case, which it then captures once.
+
+    Not by `xdist_group`, whose marks pytest-xdist 3.8 writes where pytest 9.2 does not read them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        parameters = nodeid.partition("[")[2].removesuffix("]")
+        return parameters.partition("-")[0] or nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByParameter:
+    return ByParameter(config, log)

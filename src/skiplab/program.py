@@ -98,6 +98,15 @@ class Program:
         return tuple(tuple(each) for each in users)
 
     @cached_property
+    def useful(self) -> frozenset[int]:
+        """Indices of the ops on which an output depends."""
+        useful = set(self.outputs)
+        for op in reversed(self.ops):
+            if op.index in useful:
+                useful.update(op.inputs)
+        return frozenset(useful)
+
+    @cached_property
     def by_name(self) -> Mapping[str, Op]:
         return {op.name: op for op in self.ops}
 

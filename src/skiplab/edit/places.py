@@ -80,14 +80,10 @@ def place(program: Program, start: str, end: str) -> Place:
 
 def _chain(program: Program) -> list[Op]:
     """The ops through which all ways from the inputs to the outputs lead, in order."""
-    useful = set(program.outputs)
-    for op in reversed(program.ops):
-        if op.index in useful:
-            useful.update(op.inputs)
     chain, furthest = [], -1  # the last op that reads a value of before
     for op in program.ops:
-        if op.index in useful:
-            readers = [user for user in program.users[op.index] if user in useful]
+        if op.index in program.useful:
+            readers = [user for user in program.users[op.index] if user in program.useful]
             if furthest <= op.index and op.kind != "input":
                 chain.append(op)
             furthest = max([furthest, *readers])

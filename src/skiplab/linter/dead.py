@@ -43,10 +43,9 @@ _ZERO = (
 
 def dead_branches(program: Program, skips: Skips, notes: list[str]) -> Iterator[Finding]:
     """Skips whose branch reaches no output, gets no gradient, or is zero for good."""
-    useful = _leading_to_outputs(program)
     branches: dict[Edge, Skip] = {}
     for skip in skips:
-        if skip.steps is None and program.by_name[skip.merge].index in useful:
+        if skip.steps is None and program.by_name[skip.merge].index in program.useful:
             branches.update(((skip.merge, name), skip) for name in skip.branch)
         elif skip.steps is None:
             yield _finding(skip, _UNREAD)
@@ -60,14 +59,6 @@ def dead_branches(program: Program, skips: Skips, notes: list[str]) -> Iterator[
 
 def _finding(skip: Skip, texts: tuple[str, str, str, str]) -> Finding:
     return Finding("dead-branch", skip.path, skip.source, *texts)
-
-
-def _leading_to_outputs(program: Program) -> set[int]:
-    useful = set(program.outputs)
-    for op in reversed(program.ops):
-        if op.index in useful:
-            useful.update(op.inputs)
-    return useful
 
 
 def _is_cut(program: Program, skip: Skip, end: str) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skiplab.edges import into
 from skiplab.measure.batches import Batch, Given, finite
+from skiplab.measure.features import output_of
 from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
 from skiplab.measure.observe import Gradients, Look, observe
@@ -62,8 +63,10 @@ class Clipping:
         merges = merges_of(program, skips.check(program).require_merges())
         self.merges = {name: merge for name, merge in merges.items() if not is_concat(merge.op.target)}
         self.skips = [skip for skip in skips if skip.merge in self.merges]
-        self.activation = {skip.id: activation_after(program, skip) for skip in self.skips}
-        self.before = _before(program, self.skips, self.activation)
+        self.activation = {
+            skip.id: output_of(program, skip) if skip.activation_after is not None else None for skip in self.skips
+        }
+        self.before = _before(program, self.skips)
         self.moments = Moments()
         self.samples = 0
 
@@ -152,22 +155,11 @@ class Clipping:
         return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def activation_after(program: Program, skip: Skip) -> Op | None:
-    """The op of the activation function that a merge goes through before anything else reads it."""
-    if skip.activation_after is None:
-        return None
-    op = program.by_name[skip.merge]
-    while op.kind != "activation":
-        op = program.ops[program.users[op.index][0]]
-    return op
-
-
-def _before(program: Program, skips: list[Skip], activation: dict[str, Op | None]) -> dict[str, str | None]:
+def _before(program: Program, skips: list[Skip]) -> dict[str, str | None]:
     """For each skip the one whose (activated) merge its shortcut starts from."""
     ends: dict[str, str] = {}
     for skip in skips:
-        after = activation[skip.id]
-        ends.setdefault(skip.merge if after is None else after.name, skip.id)
+        ends.setdefault(output_of(program, skip).name, skip.id)
     found: dict[str, str | None] = {}
     for skip in skips:
         op = program.by_name[skip.fork]

@@ -10,6 +10,7 @@ from skiplab.errors import UsageError
 from skiplab.execute import Execution
 from skiplab.measure.batches import Given, finite
 from skiplab.measure.operands import sample_dimension
+from skiplab.measure.starts import is_real
 from skiplab.program import Op, Program
 from skiplab.skips import Skip, Skips
 
@@ -23,7 +24,7 @@ def outputs(program: Program, skips: Skips) -> dict[str, Op]:
     merges: dict[str, Skip] = {}
     for skip in skips:
         merges.setdefault(skip.merge, skip)
-    found = {skip.id: _output(program, skip) for skip in merges.values()}
+    found = {skip.id: output_of(program, skip) for skip in merges.values()}
     return dict(sorted(found.items(), key=lambda item: item[1].index))
 
 
@@ -90,6 +91,14 @@ def _nearest(program: Program, op: Op, around: Sequence[tuple[int, ...]], reads:
     return None
 
 
+def output_of(program: Program, skip: Skip) -> Op:
+    """A skip's merge, or where that goes through an activation before anything else reads it, the activation."""
+    op = program.by_name[skip.merge]
+    while skip.activation_after is not None and op.kind != "activation":  # over views that nothing else reads
+        op = program.ops[program.users[op.index][0]]
+    return op
+
+
 def fork_of(program: Program, skip: Skip) -> Op:
     """The op at which a skip forks; where it splits a value into several, the one that makes that value."""
     op = program.by_name[skip.fork]
@@ -100,15 +109,4 @@ def fork_of(program: Program, skip: Skip) -> Op:
 
 def first_real(program: Program, among: Iterable[int]) -> Op | None:
     """The first of these ops whose value is one tensor of real numbers."""
-    for op in (program.ops[index] for index in among):
-        value = program.nodes[op.name].meta.get("val")
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return op
-    return None
-
-
-def _output(program: Program, skip: Skip) -> Op:
-    op = program.by_name[skip.merge]
-    while skip.activation_after is not None and op.kind != "activation":  # over views that nothing else reads
-        op = program.ops[program.users[op.index][0]]
-    return op
+    return next((program.ops[index] for index in among if is_real(program, program.ops[index])), None)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skiplab.errors import DataError
-from skiplab.execute import Edge, Execution, Patch
+from skiplab.execute import Edge, Execution, Patch, frozen
 from skiplab.measure.batches import Given
 from skiplab.measure.operands import by_sample
 from skiplab.program import Program
@@ -29,8 +29,7 @@ class Gates:
         self._found: dict[Edge, Tensor] = {}
         self._edges = tuple(edges)
         patches: dict[Edge, Patch] = {edge: partial(self._gate, edge) for edge in self._edges}
-        frozen = {name: value.detach() for name, value in program.tensors.items() if value.requires_grad}
-        self.output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen).finish()
+        self.output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen(program)).finish()
 
     def backward(self, scalar: Tensor, again: bool = False) -> dict[Edge, Tensor]:
         """The derivatives of a scalar that was made of `output`: for each edge its samples' parts, (samples,).
@@ -43,11 +42,8 @@ class Gates:
         return self._found
 
     def _gate(self, edge: Edge, value: Tensor) -> Tensor:
-        """An alias of the value that sees this reader's gradient alone."""
-        if value.requires_grad:
-            alias = value.view_as(value)
-        else:  # no gate lies before it
-            alias = value.detach().requires_grad_()
+        alias = alias_of(value)
+        if alias.is_leaf:  # no gate lies before it
             self._leaves.append(alias)
 
         def meet(gradient: Tensor) -> None:
@@ -64,3 +60,8 @@ class Gates:
                 f"{self._given.size} samples"
             )
         return sums
+
+
+def alias_of(value: Tensor) -> Tensor:
+    """The value for one reader, whose gradient alone it sees; a leaf where nothing before it learns."""
+    return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()

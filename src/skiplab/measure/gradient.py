@@ -11,6 +11,7 @@ from torch import Tensor
 from skiplab.edges import fork_edges
 from skiplab.execute import Edge
 from skiplab.measure.batches import Batch, Given, Loss, require_again
+from skiplab.measure.gates import alias_of
 from skiplab.measure.norms import norm
 from skiplab.measure.observe import Gradients, Look, observe
 from skiplab.measure.variants import AS_IT_IS, Variant, variants
@@ -158,11 +159,7 @@ def _tap(edge: Edge, arrived: Callable[[Edge, Tensor], None]) -> Callable[[Tenso
     """A patch that changes nothing, and hands on the gradient that comes back on this edge alone."""
 
     def patch(value: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return value
-        if not value.requires_grad:  # nothing before it learns: the network's input, say
-            value = value.detach().requires_grad_()
-        alias = value.view_as(value)
+        alias = alias_of(value)
         alias.register_hook(lambda grad: arrived(edge, grad))
         return alias
 

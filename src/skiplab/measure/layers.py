@@ -1,5 +1,6 @@
 """What a network without skip connections loses when one layer at a time is deleted, without retraining."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Unpack
 
@@ -43,7 +44,9 @@ def layers(
     require_trained(program)
     if unknown := options.keys() - Running.__annotations__.keys():
         raise UsageError(f"no option {sorted(unknown)}: layers takes {sorted(Running.__annotations__)}")
-    lesions = [_bypass(program, unit) for unit in units(program)]
+    deletable = units(program)
+    repeated = Counter(first.module for first, _ in deletable)
+    lesions = [_bypass(program, unit, repeated[unit[0].module] > 1) for unit in deletable]
     functions, seed = [loss] if metric is None else [loss, metric], options.get("seed", 0)
     passes_of = plan(len(lesions), reestimate=options.get("reestimate", False))
     identity = {"layers": [lesion.id for lesion in lesions], "functions": names_of(functions)}
@@ -68,12 +71,11 @@ def _last(program: Program, op: Op) -> Op:
     return op
 
 
-def _bypass(program: Program, unit: tuple[Op, Op]) -> Lesion:
+def _bypass(program: Program, unit: tuple[Op, Op], repeated: bool) -> Lesion:
     """What enters the unit takes the place of what leaves it, for all who read that."""
     first, last = unit
     into = (first.name, program.ops[first.inputs[0]].name)
     out_of = [(reader.name, last.name) for reader in program.nodes[last.name].users]
-    repeated = sum(op.module == first.module for op, _ in units(program)) > 1
 
     def patches(_: object) -> dict[Edge, Patch]:
         taken: list[Tensor] = []  # by the layer, which runs although nothing reads it: it brings its input this far

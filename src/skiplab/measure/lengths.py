@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from skiplab.edges import branch_edges
 from skiplab.errors import UsageError
-from skiplab.execute import Edge, Execution, Patch
+from skiplab.execute import Edge, Execution, Patch, frozen
 from skiplab.measure.batches import Batch, Given, Loss, each, finite, loss_of
 from skiplab.measure.moments import Moments
 from skiplab.measure.operands import sample_dimension
@@ -88,12 +88,11 @@ def _coefficients(
         leaves.append(value.detach().requires_grad_())
         return leaves[-1]
 
-    frozen = {name: tensor.detach() for name, tensor in program.tensors.items()}
     patches: dict[Edge, Patch] = dict.fromkeys(marked, raised)
     for edge, begin in replacing(program, origin, leaf).items():
         patches[edge] = (lambda value, begin=begin: raised(begin(value))) if edge in marked else begin
     with torch.inference_mode(False), torch.enable_grad():
-        output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen).finish()
+        output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen(program)).finish()
         output = pytree.tree_map_only(Tensor, lambda t: t.view_as(t), output)  # one output may depend on another
         ends = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
         value = loss_of(program, given, loss, output)

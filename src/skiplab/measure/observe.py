@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from skiplab.execute import Edge, Execution, Patch
+from skiplab.execute import Edge, Execution, Patch, frozen
 from skiplab.measure.batches import Batch, Given, Loss, each, loss_of
 from skiplab.measure.variants import AS_IT_IS, Variant
 from skiplab.program import Program
@@ -93,8 +93,7 @@ def _execution(
     for look in looks:
         for name, see in look.values.items():
             watch[name] = _both(watch[name], see) if name in watch else see
-    frozen = {name: tensor.detach() for name, tensor in program.tensors.items() if tensor.requires_grad}
-    tensors = {**frozen, **variant.tensors, **weights}
+    tensors = {**frozen(program), **variant.tensors, **weights}
     return Execution(program, given.args, given.kwargs, watch=watch, patches=patches, tensors=tensors)
 
 

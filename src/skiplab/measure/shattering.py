@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from skiplab.errors import UsageError
-from skiplab.execute import Execution
+from skiplab.execute import Execution, frozen
 from skiplab.measure.batches import Batch, Given, each, finite, own_randomness, require_again
 from skiplab.measure.moments import Moments
 from skiplab.measure.operands import by_sample, sample_dimension
@@ -67,8 +67,7 @@ class _Nearby:
     def __init__(self, program: Program, variant: Variant, distances: Sequence[float], seed: int) -> None:
         self.program, self.variant, self.distances, self.seed = program, variant, distances, seed
         self.origin = starts(program)
-        frozen = {name: tensor.detach() for name, tensor in program.tensors.items()}
-        self.tensors = {**frozen, **variant.tensors}
+        self.tensors = {**frozen(program), **variant.tensors}
 
     def correlations(self, given: Given) -> Tensor:
         """(samples, distances); NaN where a gradient is zero."""

@@ -14,11 +14,11 @@ def starts(program: Program) -> tuple[Op, ...]:
 
     In a network of tokens alone, the embeddings of inputs.
     """
-    useful = _leading_to_outputs(program)
-    inputs = [op for op in program.ops if op.kind == "input" and op.index in useful]
-    real = [op for op in inputs if _is_real(program, op) and (None in op.shape or not program.dynamic_batch)]
+    useful = [op for op in program.ops if op.index in program.useful]
+    inputs = [op for op in useful if op.kind == "input"]
+    real = [op for op in inputs if is_real(program, op) and (None in op.shape or not program.dynamic_batch)]
     if not real:
-        real = [op for op in program.ops if op.target.startswith("embedding") and op.inputs and op.index in useful]
+        real = [op for op in useful if op.target.startswith("embedding") and op.inputs]
     if not real:
         raise UsageError(
             f"{program.name} has neither a real-valued input nor an embedding of one that leads to its output, so "
@@ -42,14 +42,7 @@ def replacing(program: Program, ops: tuple[Op, ...], change: Callable[[Op, Tenso
     return {(program.ops[reader].name, op.name): patch(op) for op in ops for reader in program.users[op.index]}
 
 
-def _is_real(program: Program, op: Op) -> bool:
+def is_real(program: Program, op: Op) -> bool:
+    """Whether an op's value is one tensor of real numbers."""
     value = program.nodes[op.name].meta.get("val")
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _leading_to_outputs(program: Program) -> set[int]:
-    useful = set(program.outputs)
-    for op in reversed(program.ops):
-        if op.index in useful:
-            useful.update(op.inputs)
-    return useful

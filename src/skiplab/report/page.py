@@ -1,5 +1,6 @@
 """One self-contained HTML page: text, tables and charts, with everything it needs inside."""
 
+import functools
 import html
 import json
 import re
@@ -86,7 +87,7 @@ class Page:
             body=body,
             facts=facts,
             style=_STYLE,
-            library=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if specs else "",
+            library=_library() if specs else "",
             # No tag or comment inside the data must end the script.
             specs=json.dumps(specs, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
         )
@@ -104,6 +105,11 @@ def png(chart: AnyChart) -> bytes:
 def svg(chart: AnyChart) -> str:
     """The chart as SVG, rendered offline."""
     return vl_convert.vegalite_to_svg(chart.to_dict())
+
+
+@functools.cache  # it is bundled anew each time, which takes longer than all else on a page
+def _library() -> str:
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def _verdicts(verdicts: Sequence[str]) -> str:
