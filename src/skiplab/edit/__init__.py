@@ -1,6 +1,7 @@
 """Change a network's skip connections: `(program, skips, …) -> Program`, a new one; the one given stays as it is."""
 
 from skiplab.edit.drop_path import drop_path
+from skiplab.edit.fold import fold
 from skiplab.edit.gate import gate, highway
 from skiplab.edit.remove import remove_branch, remove_shortcut
 from skiplab.edit.scale import average, layer_scale, rezero, scale, skip_init
@@ -8,6 +9,7 @@ from skiplab.edit.scale import average, layer_scale, rezero, scale, skip_init
 __all__ = [
     "average",
     "drop_path",
+    "fold",
     "gate",
     "highway",
     "layer_scale",
