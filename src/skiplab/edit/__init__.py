@@ -3,6 +3,7 @@
 from skiplab.edit.drop_path import drop_path
 from skiplab.edit.fold import fold
 from skiplab.edit.gate import gate, highway
+from skiplab.edit.recalibrate import recalibrate
 from skiplab.edit.remove import remove_branch, remove_shortcut
 from skiplab.edit.scale import average, layer_scale, rezero, scale, skip_init
 
@@ -13,6 +14,7 @@ __all__ = [
     "gate",
     "highway",
     "layer_scale",
+    "recalibrate",
     "remove_branch",
     "remove_shortcut",
     "rezero",
