@@ -18,7 +18,7 @@ SOURCE = Path(str(skiplab.__file__)).parent
 RANKS = """
 errors
 ops functional files recipe inputs weights mismatch code
-data fused arguments checkpoint models anchors network
+data fused arguments checkpoint models anchors network folding
 program builders loop
 execute train skips parts resolve
 merges paths walk scales cells channels

@@ -75,14 +75,19 @@ class Draft:
         numbered = (f"{name}_{i}" for i in range(2, len(taken) + 3))
         return name if name not in taken else next(each for each in numbered if each not in taken)
 
+    def name_of(self, placeholder: Node) -> str:
+        """A tensor's name in the model."""
+        return self._names()[placeholder.name]
+
     def replace_tensor(self, placeholder: str, value: Tensor) -> None:
-        """Another value for a parameter or buffer, of the kind it was."""
+        """Another value for a parameter or buffer, of the kind it was, perhaps in another shape."""
         old = self.tensors[placeholder]
         value = value.detach().to(old)
         new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
-        for name, tensor in self.tensors.items():  # tied ones stay tied
-            if tensor is old:
-                self.tensors[name] = new
+        for node in self.graph.find_nodes(op="placeholder"):  # tied ones stay tied
+            if self.tensors.get(node.name) is old:
+                self.tensors[node.name] = new
+                node.meta = {**node.meta, "val": self.mode.from_tensor(new)}
 
     def replace(self, old: Node, new: Node) -> None:
         """All readers of one value read another, which must have its shape."""

@@ -30,14 +30,20 @@ class Norm:
 
 def norms(program: Program) -> list[Norm]:
     """The batch norms that have statistics, in order of their first calls; UsageError when there are none."""
+    found = normalised(program)
+    if not found:
+        raise UsageError(f"{program.name} has no batch norm with statistics to re-estimate: leave `reestimate` out")
+    return found
+
+
+def normalised(program: Program) -> list[Norm]:
+    """The batch norms that have statistics, in order of their first calls."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for node in program.nodes.values():
         if operator_name(node.target) == "batch_norm":
             value, _, _, mean, variance, by_batch = node.args[:6]
             if isinstance(value, Node) and isinstance(mean, Node) and isinstance(variance, Node) and not by_batch:
                 found.setdefault((mean.name, variance.name), {})[node.name] = value.name
-    if not found:
-        raise UsageError(f"{program.name} has no batch norm with statistics to re-estimate: leave `reestimate` out")
     return [Norm(*statistics, calls) for statistics, calls in found.items()]
 
 
