@@ -77,7 +77,7 @@ def test_greedy_measures_anew_in_what_is_left(small: tuple[Program, Skips]) -> N
     ):
         left = lesion(program, skiplab.find(program), samples(3), F.cross_entropy)
         assert score == pytest.approx(left["loss_change"].min())
-        assert left["id"][left["loss_change"].idxmin()] == name
+        assert left.sort_values("loss_change")["id"].iloc[0] == name
 
 
 def test_without_exact_lesions_of_all_the_candidates_are_those_of_the_lowest_estimates(
@@ -126,13 +126,14 @@ def test_a_row_says_what_the_network_is(small: tuple[Program, Skips]) -> None:
     torch.manual_seed(0)
     found = pruned(small, by="last", keep=0.9)
     row = found.frontier.iloc[1]
-    expected = resnet(14, width=4, num_classes=4)
-    del expected.layer3[1].bn1, expected.layer3[1].bn2, expected.layer3[1].conv1, expected.layer3[1].conv2
-    assert row["parameters"] == sum(parameter.numel() for parameter in expected.parameters())
+    named = resnet(14, width=4, num_classes=4).named_parameters()
+    assert row["parameters"] == sum(p.numel() for name, p in named if not name.startswith("layer3.1"))
     assert found.frontier["flops"][0] - row["flops"] == 2 * 2 * (16 * 16 * 9) * 2 * 2  # two layers of 2×2 positions
     x, y = (torch.cat(parts) for parts in zip(*samples(2), strict=True))
-    assert row["metric"] == pytest.approx(float(wrong(run(found.program, x), y).mean()))
-    assert row["loss"] == pytest.approx(float(F.cross_entropy(run(found.program, x), y)))
+    with torch.no_grad():
+        output = run(found.program, x)
+        assert row["metric"] == pytest.approx(float(wrong(output, y).mean()))
+        assert row["loss"] == pytest.approx(float(F.cross_entropy(output, y)))
     assert row["metric_low"] <= row["metric"] <= row["metric_high"]
     assert row["latency_ratio"] > 0
 
@@ -193,7 +194,7 @@ def test_wrong_requests(small: tuple[Program, Skips]) -> None:
         ({"keep": 1.5}, "keep=1.5: give a number from 0 to below 1"),
         ({"max_change": -1.0}, "max_change=-1"),
         ({"by": "size"}, "by='size': choose lesion"),
-        ({"unit": "layer"}, "unit='layer': choose block or module"),
+        ({"unit": "layer"}, "unit='layer': choose block, module"),
         ({"candidates": 0}, "candidates=0"),
         ({"share": 0.5}, "no option \\['share'\\]"),
         ({"by": "first", "latency": 0.0}, "latency=0 is out of reach"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, get_args
 
 import pandas as pd
 
@@ -100,7 +100,6 @@ def prune(
     """
     target = _target(options)
     require_again(batches, "blocks are ranked in several passes")
-    ranking.check(options.get("by", "lesion"))
     left = Units(program, skips, options.get("unit", "block"))
     judge = Judge(program, test, loss, metric, options.get("seed", 0))
     known = list(options.get("before", ()))
@@ -132,7 +131,7 @@ class _Walk:
     def networks(self, program: Program) -> Iterator[tuple[Program, str, float]]:
         """Each with the block that went last, and its score; the whole network first."""
         yield program, "", float("nan")
-        before = (row["removed"] for row in self.options.get("before", ())[1:])
+        before = iter([row["removed"] for row in self.options.get("before", ())][1:])
         while here := self.left.of(program):
             chosen = next(before, None)
             name, score = (chosen, float("nan")) if chosen is not None else self._next(program, here)
@@ -163,20 +162,22 @@ def settled(program: Program, batches: Iterable[Batch]) -> Program:
 def _target(options: Options) -> tuple[str, float] | None:
     if unknown := options.keys() - Options.__annotations__.keys():
         raise UsageError(f"no option {sorted(unknown)}: prune takes {sorted(Options.__annotations__)}")
-    given = [(name, options[name]) for name in TARGETS if name in options]
+    given = [(name, float(options.get(name, 0.0))) for name in TARGETS if name in options]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(name for name, _ in given)} exclude each other: give one target")
     for name, value in given:
-        if not value >= 0 or (value >= 1 and name != "max_change"):
-            raise UsageError(
-                f"{name}={value:g}: " + ("give at least 0" if name == "max_change" else "give 0 to below 1")
-            )
+        most = float("inf") if name == "max_change" else 1.0
+        if not 0 <= value < most:
+            raise UsageError(f"{name}={value:g}: give a number from 0 to below {most:g}")
+    for name, choices in (("by", get_args(ranking.Criterion)), ("unit", get_args(units.By))):
+        if options.get(name, choices[0]) not in choices:
+            raise UsageError(f"{name}={options.get(name)!r}: choose {', '.join(choices)}")
     if options.get("candidates", 6) < 1:
         raise UsageError(f"candidates={options.get('candidates')}: give at least 1")
     return given[0] if given else None
 
 
-def _ends(row: Mapping[str, Any], target: tuple[str, float] | None) -> bool:
+def _ends(row: Mapping[Any, Any], target: tuple[str, float] | None) -> bool:
     """Whether the target is met, or, for a limit, overstepped."""
     if target is None:
         return False

@@ -21,6 +21,7 @@ def influence(program: Program, units: Sequence[Unit], batches: Iterable[Batch])
     """
     pairs = [(unit.skips[0].operand, unit.skips[-1].merge) for unit in units]
     ops = program.by_name
+    dims = [channel(program, ops[unit.skips[-1].branch[0]]) for unit in units]
     alike = [ops[x].shape == ops[y].shape for x, y in pairs]
     sums, counts = [0.0] * len(units), [0] * len(units)
 
@@ -31,8 +32,8 @@ def influence(program: Program, units: Sequence[Unit], batches: Iterable[Batch])
         with torch.no_grad():
             Execution(program, given.args, given.kwargs, watch=watch).finish()
         return [
-            _cosines(values[x], values[y], channel(program, ops[y])) if same else (0.0, 0)
-            for (x, y), same in zip(pairs, alike, strict=True)
+            _cosines(values[x], values[y], dim) if same else (0.0, 0)
+            for (x, y), dim, same in zip(pairs, dims, alike, strict=True)
         ]
 
     for _, found in each(program, batches, work):

@@ -1,11 +1,10 @@
 """Which block is missed least: the orders in which blocks are removed."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
-from skiplab.errors import UsageError
 from skiplab.measure import estimate, lesion
 from skiplab.measure.batches import Batch, Loss
 from skiplab.program import Program
@@ -31,11 +30,6 @@ def ranked(
         scores = influence(program, units, batches)
         return sorted(zip(units, scores, strict=True), key=lambda pair: pair[1])
     return [(unit, 0.0) for unit in (reversed(units) if by == "last" else units)]
-
-
-def check(by: str) -> None:
-    if by not in get_args(Criterion):
-        raise UsageError(f"by={by!r}: choose {', '.join(get_args(Criterion))}")
 
 
 def shuffled(units: Sequence[Unit], seed: int) -> list[Unit]:

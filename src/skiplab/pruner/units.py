@@ -31,8 +31,6 @@ class Units:
     """
 
     def __init__(self, program: Program, skips: Skips, by: By) -> None:
-        if by not in ("block", "module"):
-            raise UsageError(f"unit={by!r}: choose block or module")
         self._names: dict[str, str] = {}
         for skip in skips.check(program).require_merges():
             self._names.setdefault(skip.merge, skip.path or skip.id if by == "module" else skip.id)

@@ -62,7 +62,7 @@ def _tooltip(rows: pd.DataFrame, name: str, title: str) -> list[alt.Tooltip]:
     known |= {"latency_ratio": ("time", "Q", ".2f"), name: (title, "Q", ".4g")}
     known |= {f"{name}_low": ("from", "Q", ".4g"), f"{name}_high": ("to", "Q", ".4g")}
     return [
-        alt.Tooltip(f"{column}:{kind}", title=heading, **({"format": form} if form else {}))
+        alt.Tooltip(f"{column}:{kind}", title=heading, format=form or alt.Undefined)
         for column, (heading, kind, form) in known.items()
         if column in rows
     ]
