@@ -12,9 +12,9 @@ from skiplab import measure
 from skiplab.models import resnet
 
 MEASURES: dict[str, Callable[..., Any]] = {
-    "together": lambda *given: measure.together(*given, F.cross_entropy),
+    "together": lambda program, skips, batches: measure.together(program, skips, batches, F.cross_entropy),
     "layers": lambda program, _, batches: measure.layers(program, batches, F.cross_entropy),
-    "lengths": lambda *given: measure.lengths(*given, F.cross_entropy),
+    "lengths": lambda program, skips, batches: measure.lengths(program, skips, batches, F.cross_entropy),
     "shattering": measure.shattering,
     "similarity": measure.similarity,
     "spectrum": measure.spectrum,
