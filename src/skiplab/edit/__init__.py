@@ -3,6 +3,7 @@
 from skiplab.edit.drop_path import drop_path
 from skiplab.edit.fold import fold
 from skiplab.edit.gate import gate, highway
+from skiplab.edit.pre_activation import to_pre_activation
 from skiplab.edit.recalibrate import recalibrate
 from skiplab.edit.remove import remove_branch, remove_shortcut
 from skiplab.edit.scale import average, layer_scale, rezero, scale, skip_init
@@ -20,4 +21,5 @@ __all__ = [
     "rezero",
     "scale",
     "skip_init",
+    "to_pre_activation",
 ]
