@@ -5,6 +5,7 @@ from skiplab.edit.fold import fold
 from skiplab.edit.gate import gate, highway
 from skiplab.edit.insert import insert
 from skiplab.edit.places import Place, place, places
+from skiplab.edit.pre_activation import to_pre_activation
 from skiplab.edit.recalibrate import recalibrate
 from skiplab.edit.remove import remove_branch, remove_shortcut
 from skiplab.edit.reorder import reorder
@@ -28,4 +29,5 @@ __all__ = [
     "rezero",
     "scale",
     "skip_init",
+    "to_pre_activation",
 ]

@@ -59,7 +59,7 @@ class Draft:
         return self._stored(self._buffers, path, name, tensor)
 
     def _stored(self, names: dict[str, str], path: str, name: str, tensor: Tensor) -> Node:
-        full = self._free(f"{path}.{name}" if path else name)
+        full = self.free(f"{path}.{name}" if path else name)
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
             node = self.graph.placeholder(full.replace(".", "_"))
         node.target = node.name
@@ -68,7 +68,7 @@ class Draft:
         self.tensors[node.name] = tensor
         return node
 
-    def _free(self, name: str) -> str:
+    def free(self, name: str) -> str:
         """A name that no tensor has, and no module of one."""
         names = {*self._parameters.values(), *self._buffers.values(), *self.program.removed}
         taken = {".".join(each.split(".")[:i]) for each in names for i in range(1, each.count(".") + 2)}
