@@ -27,6 +27,7 @@ nesting apart blocks
 finder
 export measure outline prover linter differ
 edit sources
+saved
 schema terminal
 study
 cli
@@ -88,6 +89,7 @@ def test_public_names() -> None:
         "models",
         "prove",
         "report",
+        "save",
         "study",
     ]
     assert dir(skiplab) == skiplab.__all__

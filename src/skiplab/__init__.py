@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skiplab.paths import Census, census
     from skiplab.program import Op, Program
     from skiplab.prover import prove
+    from skiplab.saved import save
     from skiplab.skips import Skip, Skips
     from skiplab.train import Recipe, Run, fit
 
@@ -37,6 +38,7 @@ _HOME = {
     "find": "finder",
     "lint": "linter",
     "prove": "prover",
+    "save": "saved",
     "Recipe": "train",
     "Run": "train",
     "fit": "train",
@@ -62,6 +64,7 @@ __all__ = [
     "models",
     "prove",
     "report",
+    "save",
     "study",
 ]
 

@@ -34,6 +34,7 @@ class Draft:
         new: dict[Node, Node] = {}
         for node in program.graph.graph.nodes:
             new[node] = self.graph.node_copy(node, new.__getitem__)
+            new[node].name = node.name  # also where it is one of Python's own, such as `input`
         self.nodes = {node.name: copy for node, copy in new.items()}
         self.tensors = dict(program.tensors)
         self.mode = _mode(program.graph.graph)
