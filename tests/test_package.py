@@ -20,6 +20,7 @@ errors
 ops functional files recipe inputs weights mismatch code
 data fused arguments checkpoint models anchors network
 program builders loop
+absent
 execute train skips parts resolve
 merges paths walk scales cells channels
 reach edges

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
 
+from skiplab.absent import train_only
 from skiplab.errors import CaptureError, ModelError
 from skiplab.execute import run
 from skiplab.mismatch import explain
@@ -66,7 +67,8 @@ def capture(
         reference = None if on_meta else _run_model(model, example)
         graph, dynamic = exported(model, example)
         program = from_exported(graph, type(model).__name__, example)
-        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic)
+        lost = () if train else train_only(model, program)
+        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic, train_only=lost)
         return program if on_meta else dataclasses.replace(program, difference=_difference(program, reference))
 
 
