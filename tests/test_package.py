@@ -20,6 +20,7 @@ errors
 ops functional files recipe inputs weights mismatch code
 data fused arguments checkpoint models anchors network folding
 program builders loop
+absent
 execute train skips parts resolve
 merges paths walk scales cells channels
 reach edges
@@ -27,7 +28,8 @@ nesting apart blocks
 finder
 export measure outline prover linter differ
 edit sources
-pruner schema terminal
+pruner saved
+schema terminal
 study
 cli
 """
@@ -91,6 +93,7 @@ def test_public_names() -> None:
         "prove",
         "prune",
         "report",
+        "save",
         "study",
     ]
     assert dir(skiplab) == skiplab.__all__

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skiplab.program import Op, Program
     from skiplab.prover import prove
     from skiplab.pruner import Pruned, prune
+    from skiplab.saved import save
     from skiplab.skips import Skip, Skips
     from skiplab.train import Recipe, Run, fit
 
@@ -40,6 +41,7 @@ _HOME = {
     "prove": "prover",
     "Pruned": "pruner",
     "prune": "pruner",
+    "save": "saved",
     "Recipe": "train",
     "Run": "train",
     "fit": "train",
@@ -68,6 +70,7 @@ __all__ = [
     "prove",
     "prune",
     "report",
+    "save",
     "study",
 ]
 

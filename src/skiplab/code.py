@@ -30,10 +30,12 @@ class Code:
         text: imports, and a function `forward(self, …)`.
         specs: None where that function takes and returns what the network does. Else, where forms of its own are
             among them, the function takes the flat inputs and returns the flat outputs.
+        arguments: names of the network's arguments.
     """
 
     text: str
     specs: Specs | None
+    arguments: tuple[str, ...] = ()
 
     def function(self) -> Callable[..., Any]:
         """The function itself; tracebacks and captures show its lines."""
@@ -71,14 +73,23 @@ def code_of(
             new[node] = copy.node_copy(node, new.__getitem__)
     _follow_mode(copy, training)
     _follow_device(copy)
-    for node in [node for node in copy.nodes if node.op == "get_attr" and not node.users]:
-        copy.erase_node(node)
+    _read_late(copy)
     if plain:
         for node, name in zip((n for n in copy.nodes if n.op == "placeholder"), arguments, strict=True):
             node.target = name
     made = copy.python_code("self")
     text = re.sub(r"\n{2,}", "\n", made.src).strip()
-    return Code("\n".join([*_imports(text, made.globals), "", "", text, ""]), None if plain else specs)
+    return Code("\n".join([*_imports(text, made.globals), "", "", text, ""]), None if plain else specs, arguments)
+
+
+def _read_late(graph: Graph) -> None:
+    """Attributes are read just before they are first needed, and not at all where nothing needs them."""
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    for node in [node for node in graph.nodes if node.op == "get_attr"]:
+        if node.users:
+            min(node.users, key=place.__getitem__).prepend(node)
+        else:
+            graph.erase_node(node)
 
 
 def _is_plain(inputs: pytree.TreeSpec, outputs: pytree.TreeSpec) -> bool:
@@ -135,6 +146,8 @@ def _imports(text: str, names: Mapping[str, Any]) -> list[str]:
             lines.append(f"from math import {name}")
         elif inspect.ismodule(value):
             lines.append(f"import {value.__name__}" + ("" if value.__name__ == name else f" as {name}"))
+        elif getattr(value, "__module__", "") == "builtins" and value.__qualname__ == name:
+            continue
         elif name == "NoneType":
             lines.append("from types import NoneType")
         else:

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
 
+from skiplab.absent import train_only
 from skiplab.errors import CaptureError, ModelError
 from skiplab.execute import run
 from skiplab.mismatch import explain
@@ -64,9 +65,10 @@ def capture(
     with _unchanged(model, train), _quiet(), torch.device("meta") if on_meta else contextlib.nullcontext():
         # without values it cannot run by itself where it looks at a mask's, which tracing does not
         reference = None if on_meta else _run_model(model, example)
-        exported, dynamic = _export(model, example)
-        program = from_exported(exported, type(model).__name__, example)
-        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic)
+        graph, dynamic = exported(model, example)
+        program = from_exported(graph, type(model).__name__, example)
+        lost = () if train else train_only(model, program)
+        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic, train_only=lost)
         return program if on_meta else dataclasses.replace(program, difference=_difference(program, reference))
 
 
@@ -108,7 +110,7 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
                 module._buffers[name] = buffer
 
 
-def _seed() -> None:
+def seed() -> None:
     """The same random numbers for model and graph; `torch.manual_seed` would also seed a CUDA to come."""
     torch.default_generator.manual_seed(0)
     if torch.cuda.is_initialized():
@@ -135,7 +137,7 @@ def _quiet() -> Iterator[None]:
 
 def _run_model(model: nn.Module, example: tuple[tuple, dict]) -> Any:
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, example)  # the model may overwrite them
-    _seed()
+    seed()
     try:
         with torch.no_grad(), _buffers_kept(model):
             return model(*args, **kwargs)
@@ -146,23 +148,23 @@ def _run_model(model: nn.Module, example: tuple[tuple, dict]) -> Any:
         ) from error
 
 
-def _export(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedProgram, bool]:
+def exported(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedProgram, bool]:
     """Exports with a free batch size, or failing that with the sizes of the example."""
     widened = _widened(example)
     failure: Exception | None = None
     for (args, kwargs), free in ((widened, True), (example, False)):
         try:
-            _seed()
+            seed()
             shapes = _free_batch(model, args, kwargs) if free else None
             # a failing export prints the graph that it got stuck in
             with _whole_traces(), contextlib.redirect_stderr(io.StringIO()):
-                exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
+                graph = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
         except Exception as error:
             failure = error
             continue
-        dynamic = free and bool(exported.range_constraints)
+        dynamic = free and bool(graph.range_constraints)
         if dynamic or args is example[0]:  # else the graph is specialised to the repeated batch
-            return exported, dynamic
+            return graph, dynamic
     assert failure is not None
     text = str(failure)
     advice = next((say for word, say in _ADVICE if word in text), _GENERAL_ADVICE)
@@ -217,7 +219,7 @@ def _difference(program: Program, reference: Any) -> float:
     wanted = [leaf for leaf in pytree.tree_leaves(reference) if isinstance(leaf, Tensor)]
     if any(leaf.is_meta for leaf in wanted):
         return math.nan
-    _seed()
+    seed()
     with torch.no_grad():
         try:
             output = run(program, *program.example[0], **program.example[1])

@@ -1,5 +1,6 @@
 """A graph as an `nn.Module`: one that trains, with its tensors under their own names."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -74,6 +75,8 @@ def _bare(name: str, code: Code) -> Network:
         inputs, outputs = code.specs
         return pytree.tree_unflatten(run(self, *inputs.flatten_up_to((args, kwargs))), outputs)
 
+    named = [inspect.Parameter(each, inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in ("self", *code.arguments)]
+    forward.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]  # by which a capture goes
     own = {"forward": forward if code.specs else run, "code": code, "__module__": __name__}
     made = type(name, (Network,), own)
     return made.__new__(made)

@@ -340,6 +340,11 @@ def _module_path(node: Node) -> str:
     if not stack:
         return ""
     path, _ = list(stack.values())[-1]
+    return module_name(path)
+
+
+def module_name(path: str) -> str:
+    """ "layer.0" of torch.export's "L['self'].layer.0@1": a call after the first has a number."""
     return ".".join(part.split("@")[0] for part in path.removeprefix("L['self']").lstrip(".").split("."))
 
 

@@ -33,10 +33,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path} holds no state dict: save `model.state_dict()`")
     try:
-        model.load_state_dict(state)
+        model.load_state_dict({**_tied(model, state), **state})
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:3]]
         raise DataError(f"{path} does not fit the model: {' '.join(lines)[:300]}") from error
+
+
+def _tied(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a file that holds each tensor once leaves out: other names of tensors that it holds."""
+    own = model.state_dict(keep_vars=True)
+    held = {id(own[name]): value for name, value in state.items() if name in own}
+    return {name: held[id(tensor)] for name, tensor in own.items() if name not in state and id(tensor) in held}
 
 
 def checksum(tensors: Iterable[Tensor]) -> str:
