@@ -6,6 +6,7 @@ from skiplab.report.measure import measure_page
 from skiplab.report.model import model_page
 from skiplab.report.page import Page, Section, png, svg
 from skiplab.report.study import study_page
+from skiplab.report.train import run_curves, train_page
 
 __all__ = [
     "Page",
@@ -16,8 +17,10 @@ __all__ = [
     "model_page",
     "path_histogram",
     "png",
+    "run_curves",
     "skip_charts",
     "study_page",
     "svg",
+    "train_page",
     "training_curves",
 ]
