@@ -4,6 +4,8 @@ Each class carries the exit code with which the command line ends. Messages name
 file, option), what was found there and how to mend it, in one or two lines.
 """
 
+from typing import Any
+
 
 class SkiplabError(Exception):
     """Root of the tree; catching it catches every error that Skiplab raises on purpose."""
@@ -50,7 +52,11 @@ class OutputError(DataError):
 
 
 class DivergedError(SkiplabError):
-    """Training reached a loss that is not a finite number."""
+    """Training reached a loss that is not a finite number; `history` is the table of the epochs before."""
+
+    def __init__(self, message: str, history: Any = None) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 class WorkerError(SkiplabError):

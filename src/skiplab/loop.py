@@ -36,6 +36,24 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[flo
     return _nan_unless_finite(sum(losses) / len(split)), sum(wrong) / len(split)
 
 
+def must_fit(model: nn.Module, split: Split, data: DataSet) -> None:
+    """Tries one example in evaluation mode; `DataError` for a model that does not take it or has too few classes."""
+    x = split.x[:1]
+    example = f"an example of {data.name}, shape {tuple(x.shape[1:])},"
+    try:
+        with torch.no_grad():
+            logits = model.eval()(x)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"the model cannot take {example}: {why}") from error
+    shape = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
+    if not (isinstance(shape, tuple) and len(shape) == 1 and shape[0] >= data.classes):
+        raise DataError(
+            f"the model turns {example} into {shape}, and {data.classes} classes need "
+            f"({data.classes},): build it with num_classes={data.classes}"
+        )
+
+
 class Loop:
     """Everything that training changes: weights, momentum and random states."""
 
@@ -48,7 +66,7 @@ class Loop:
         self.weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.weights:
             raise UsageError("the model has no weights to train: set requires_grad on some")
-        self._must_fit(data)
+        must_fit(self.module, self.train_split, data)
         self.optimizer = torch.optim.SGD(
             self.weights.values(),
             lr=recipe.learning_rate,
@@ -56,22 +74,6 @@ class Loop:
             weight_decay=recipe.weight_decay,
         )
         self.order = torch.Generator().manual_seed(recipe.seed)
-
-    def _must_fit(self, data: DataSet) -> None:
-        """Tries one example, so that a model of the wrong shape is named as such."""
-        x = self.train_split.x[:1]
-        example = f"an example of {data.name}, shape {tuple(x.shape[1:])},"
-        try:
-            with torch.no_grad():
-                logits = self.module.eval()(x)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise DataError(f"the model cannot take {example}: {str(error).splitlines()[0]}") from error
-        shape = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
-        if not (isinstance(shape, tuple) and len(shape) == 1 and shape[0] >= data.classes):
-            raise DataError(
-                f"the model turns {example} into {shape}, and {data.classes} classes need "
-                f"({data.classes},): build it with num_classes={data.classes}"
-            )
 
     def epoch(self, epoch: int) -> list[Row]:
         """One pass over the training examples: the rows of its steps and its own, or up to a broken step."""

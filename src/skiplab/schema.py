@@ -21,6 +21,7 @@ CENSUS = "skiplab.census/1"
 DIFF = "skiplab.diff/1"
 MEASURE = "skiplab.measure/1"
 PRUNE = "skiplab.prune/1"
+TRAIN = "skiplab.train/1"
 
 
 def find_json(model: str, program: Program, skips: Skips, census: Census, proof: Proof | None = None) -> dict[str, Any]:
@@ -121,7 +122,30 @@ def prune_json(
     }
 
 
+def train_json(
+    config: Mapping[str, Any],
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    summary: Mapping[str, Mapping[str, float]],
+    sentences: list[str],
+) -> dict[str, Any]:
+    """What `skiplab train --json` prints: what is no number is null.
+
+    config: model, data and recipe, as JSON has them; runs: one row a seed; curves: one row a seed and epoch; summary:
+    for each loss and error the mean over the runs that did not diverge, and the ends of its 95 % interval.
+    """
+    return {
+        "schema": TRAIN,
+        **config,
+        "runs": _records(runs),
+        "curves": _records(curves),
+        "summary": {name: _records(pd.DataFrame([values]))[0] for name, values in summary.items()},
+        "sentences": sentences,
+    }
+
+
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """NaN and infinities are null."""
     return json.loads(table.to_json(orient="records", double_precision=15))
 
 

@@ -225,6 +225,16 @@ def _table() -> Table:
     return Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
 
 
+def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Cells as they are, to the right but for the first column."""
+    table = _table()
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def witness_table(census: Census) -> Table:
     """The steps of the lightest path that are more than a view."""
     table = _table()

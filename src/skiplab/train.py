@@ -60,7 +60,8 @@ def fit(
     of auto, cpu, cuda, cuda:N and mps, and is where the run's model stays.
 
     Raises `DataError` when the folder holds another run or the model does not fit the data, `OutputError`
-    when the folder cannot be written, and `DivergedError`, with the log kept, when the loss is not finite.
+    when the folder cannot be written, and `DivergedError`, with the log kept, when the loss is not finite; its
+    `history` has the epochs before.
     """
     fabric = fabric_on(device, recipe.precision)
     keeper = None
@@ -76,7 +77,7 @@ def fit(
             if new[-1]["kind"] == "step":  # the epoch's own row is missing: it did not get that far
                 if keeper is not None:
                     keeper.diverge(epoch, new)
-                raise _diverged(new[-1], recipe)
+                raise _diverged(rows, recipe)
             if keeper is not None:
                 keeper.save(epoch, loop.tensors(), new)
             if on_epoch is not None:
@@ -98,7 +99,7 @@ def _take_up(loop: Loop, keeper: RunFolder | None) -> tuple[int, list[Row]]:
         return 0, []
     loop.restore(saved.tensors, keeper.path)
     if saved.status == "diverged":
-        raise _diverged(saved.rows[-1], loop.recipe)
+        raise _diverged(saved.rows, loop.recipe)
     return saved.epoch, saved.rows
 
 
@@ -139,12 +140,14 @@ def _seed(device: torch.device, seed: int) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
-def _diverged(row: Row, recipe: Recipe) -> DivergedError:
+def _diverged(rows: list[Row], recipe: Recipe) -> DivergedError:
+    row = rows[-1]
     return DivergedError(
         f"the loss is not a finite number at epoch {row['epoch']}, step {row['step']}: try a learning rate "
-        f"below {recipe.learning_rate} or a warm-up longer than {recipe.warmup_epochs} epochs"
+        f"below {recipe.learning_rate} or a warm-up longer than {recipe.warmup_epochs} epochs",
+        history=_table(rows, "epoch"),
     )
 
 
 def _table(rows: list[Row], kind: str) -> pd.DataFrame:
-    return pd.DataFrame([row for row in rows if row["kind"] == kind]).drop(columns="kind")
+    return pd.DataFrame([row for row in rows if row["kind"] == kind]).drop(columns="kind", errors="ignore")

@@ -32,7 +32,7 @@ class Kept:
         writable_folder(path)
         file = path / "config.json"
         if file.is_file():
-            self._must_be(file, config)
+            must_be(file, config, "measures")
         elif any(path.glob("*.parquet")):
             raise DataError(f"{path} holds tables and no config.json, so whose they are is unknown: {_MEND}")
         else:
@@ -61,14 +61,16 @@ class Kept:
     def mend(self) -> str:
         return f"; the same command goes on from {self.path}" if self.path else "; with --out FOLDER it would be kept"
 
-    def _must_be(self, file: Path, config: dict[str, Any]) -> None:
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file} is damaged ({error}): {_MEND}") from error
-        other = [key for key in config if before.get(key) != config[key]] if isinstance(before, dict) else ["config"]
-        if other:
-            raise DataError(f"{file.parent} holds measures of another {', '.join(other)}: {_MEND}")
+
+def must_be(file: Path, config: dict[str, Any], what: str, mend: str = _MEND) -> None:
+    """DataError when the config in the file is not this one."""
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is damaged ({error}): {mend}") from error
+    other = [key for key in config if before.get(key) != config[key]] if isinstance(before, dict) else ["config"]
+    if other:
+        raise DataError(f"{file.parent} holds {what} of another {', '.join(other)}: {mend}")
 
 
 def config_of(request: Request, asked: Asked, subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:

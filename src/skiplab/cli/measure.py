@@ -1,7 +1,6 @@
 """`skiplab measure`: what a network's skip connections do, on data."""
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
 from skiplab.cli.request import Request, on_a_model
 from skiplab.errors import DataError, UsageError
 
@@ -32,10 +32,7 @@ Functions = tuple["Function", "Function | None"]  # loss and metric
 @on_a_model
 def measure(
     request: Request,
-    data: Annotated[
-        str,
-        typer.Option(help="digits, a folder of pictures, Parquet, hub:NAME, .npz, .safetensors, file.py:callable."),
-    ],
+    data: Data,
     what: Annotated[str | None, typer.Option(help=f"With commas, of {CHOICES}. Default: the first four.")] = None,
     loss: Annotated[str, typer.Option(help="cross-entropy, mse, bce or file.py:callable.")] = "cross-entropy",
     metric: Annotated[
@@ -45,10 +42,8 @@ def measure(
     batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
     samples: Annotated[int, typer.Option(min=0, help="Samples to measure on, drawn at random; 0 for all.")] = 512,
     split: Annotated[str | None, typer.Option(help="Which part of the data, such as train (default: test).")] = None,
-    column: Annotated[str | None, typer.Option(help="Which columns or arrays: x=image,y=label.")] = None,
-    normalise: Annotated[
-        str | None, typer.Option(help="Of pictures: imagenet, data or none (default: imagenet for 3 channels).")
-    ] = None,
+    column: Column = None,
+    normalise: Normalise = None,
     kind: Annotated[str, typer.Option(help="Lesions: branch, shortcut, mean, noise, shuffle.")] = "branch",
     group: Annotated[str, typer.Option(help="Lesions: how many skips at once: 1, 2, …, or pairs.")] = "1",
     reorder: Annotated[int, typer.Option(min=0, help="Lesions: also swap up to so many pairs of like blocks.")] = 0,
@@ -63,7 +58,7 @@ def measure(
         typer.Option(help="Gradient, shattering: as it is, twin, reinitialised, reinitialised twin, with commas."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep tables, charts and config there, and go on from it.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
     report: Page = None,
 ) -> None:
@@ -80,7 +75,7 @@ def measure(
     lesion = _lesion(kind, group, reorder, reestimate, method, fast, memory)
     chosen = _networks(networks)
     functions = loss_of(loss), metric_of(metric, loss)
-    asked = Asked(data, batch, samples, split, normalise, columns_of(column), request.seed)
+    asked = Asked(data, batch, samples, split, normalise, columns(column), request.seed)
     measured = subject(request, asked, device, skips)
     names = _fitting(names, explicit=what is not None, subject_=measured, estimate=lesion.estimate)
     options = {"loss": loss, "metric": metric, "skips": skips, "lesion": lesion.numbers(), "networks": chosen}
@@ -132,13 +127,6 @@ def _lesion(  # the command's own options, as they are written
         raise UsageError(f"--kind {wrong[0]}: choose of {', '.join(get_args(Kind))}")
     groups: Any = group if group == "pairs" else int(group)
     return LesionOptions(kinds, groups, reorder, reestimate, fast, memory, method == "estimate")
-
-
-def columns_of(column: str | None) -> dict[str, str]:
-    pairs = [each.partition("=") for each in column.split(",")] if column else []
-    if any(not (key and sign and name) for key, sign, name in pairs):
-        raise UsageError(f"--column {column}: write x=NAME,y=NAME")
-    return {key.strip(): name.strip() for key, _, name in pairs}
 
 
 def _fitting(names: Sequence[str], *, explicit: bool, subject_: "Subject", estimate: bool) -> tuple[str, ...]:
@@ -226,16 +214,6 @@ def _try(subject: "Subject", loss: "Function", metric: "Function | None") -> Non
         output = Execution(subject.program, given.args, given.kwargs).finish()
         for function in [loss] if metric is None else [loss, metric]:
             check(function, output, given.target, subject.targets)
-
-
-@contextmanager
-def notes() -> Iterator[None]:
-    """What the package warns of, a line each on stderr; what others warn of is not the user's to mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", module=r"skiplab\.")
-        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
-        yield
 
 
 def _told(model: str, config: dict[str, Any], tables: Tables, as_json: bool) -> None:

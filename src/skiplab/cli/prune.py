@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
 from skiplab.cli.request import Request, on_a_model
 from skiplab.errors import DataError, UsageError
 
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 @on_a_model
 def prune(
     request: Request,
-    data: Annotated[
-        str,
-        typer.Option(help="digits, a folder of pictures, Parquet, hub:NAME, .npz, .safetensors, file.py:callable."),
-    ],
+    data: Data,
     keep: Annotated[float | None, typer.Option(help="Target: keep at most this share of the blocks, as 0.7.")] = None,
     max_loss: Annotated[
         float | None, typer.Option(help="Target: the error rises by no more than this, as 0.02.")
@@ -48,13 +46,11 @@ def prune(
     batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
     samples: Annotated[int, typer.Option(min=0, help="Training samples to rank on, drawn; 0 for all.")] = 512,
     split: Annotated[str | None, typer.Option(help="Which part to judge by (default: test).")] = None,
-    column: Annotated[str | None, typer.Option(help="Which columns or arrays: x=image,y=label.")] = None,
-    normalise: Annotated[
-        str | None, typer.Option(help="Of pictures: imagenet, data or none (default: imagenet for 3 channels).")
-    ] = None,
+    column: Column = None,
+    normalise: Normalise = None,
     out: Annotated[Path | None, typer.Option(help="Write network and frontier there, and go on from it.")] = None,
     formats: Annotated[str, typer.Option(help="What to save it as, with commas: python, pt2, onnx.")] = "python,pt2",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
     report: Page = None,
 ) -> None:
@@ -64,7 +60,6 @@ def prune(
     from skiplab.cli.frontier import Result
     from skiplab.cli.kept import config_of
     from skiplab.cli.losses import loss_of, metric_of
-    from skiplab.cli.measure import columns_of, notes
     from skiplab.cli.steps import Steps
     from skiplab.saved import save
     from skiplab.sources import Asked
@@ -72,7 +67,7 @@ def prune(
     target = {"keep": keep, "max_change": max_loss, "latency": latency}
     options = {name: value for name, value in target.items() if value is not None}
     options |= {"by": by, "greedy": not one_shot, "unit": unit, "candidates": candidates, "seed": request.seed}
-    asked = Asked(data, batch, samples, split, normalise, columns_of(column), request.seed)
+    asked = Asked(data, batch, samples, split, normalise, columns(column), request.seed)
     wanted = _formats(formats)
     with notes():
         work = _work(request, asked, device, skips, (loss_of(loss), metric_of(metric, loss)))

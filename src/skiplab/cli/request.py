@@ -44,9 +44,10 @@ class Request:
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0
 
 
-def on_a_model(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command, whose first parameter is a Request, the options of one."""
-    shared = inspect.signature(Request).parameters
+def on_a_model(command: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[..., None]:
+    """Gives a command, whose first parameter is a Request, the options of one, but for those that it has no use for."""
+    parameters = inspect.signature(Request).parameters
+    shared = {name: parameter for name, parameter in parameters.items() if name not in without}
     own = list(inspect.signature(command).parameters.values())[1:]
 
     @functools.wraps(command)
@@ -54,11 +55,11 @@ def on_a_model(command: Callable[..., None]) -> Callable[..., None]:
         request = Request(**{name: options.pop(name) for name in shared})
         command(request, **options)
 
-    parameters = [*shared.values(), *own]
+    both = [*shared.values(), *own]
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in both]
     )
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in both}
     return run
 
 

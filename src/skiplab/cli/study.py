@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skiplab.cli.app import Json, app, check_page, print_json, print_lines, say
+from skiplab.cli.options import Device
 from skiplab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def study_depth(
     out: Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")] = None,
     runs: Annotated[Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Networks trained at once (default: one a core).")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again what has finished.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -1,5 +1,7 @@
 """What is measured: the model captured on its data's own form, on the device asked for."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +82,8 @@ def _captured(request: Request, source: "Examples | Stream", device: str) -> "Pr
         if example is None or type(error) is not ModelError:
             raise
         raise DataError(
-            f"{request.model} does not take the data of {source.name}: {str(error).splitlines()[0]}; {_mend(example)}"
+            f"{request.model} does not take the data of {source.name}: {str(error).splitlines()[0]}; "
+            + mend(request, getattr(example, "shape", ())[1:])
         ) from error
     _notes(request, program)
     return program
@@ -97,14 +100,20 @@ def _typed(example: Any, model: "nn.Module") -> Any:
     )
 
 
-def _mend(example: Any) -> str:
-    shape = getattr(example, "shape", ())
-    if len(shape) == 4:
-        return (
-            f"build it for {shape[1]} channels of {shape[2]}x{shape[3]}, such as with "
-            f"--kwargs '{{\"in_channels\": {shape[1]}}}' (timm: in_chans), or give other data"
-        )
-    return "build it for them with --kwargs, or give other data"
+def mend(request: Request, shape: Sequence[int], classes: int | None = None) -> str:
+    """How to build the model for examples of `shape` (without the batch) and so many classes.
+
+    The names are those of our models and of timm's; a callable of the user's has its own.
+    """
+    wanted = {} if classes is None else {"num_classes": classes}
+    what = [] if classes is None else [f"{classes} classes"]
+    if len(shape) == 3:
+        wanted["in_chans" if request.model.startswith("timm:") else "in_channels"] = shape[0]
+        what.append(f"{shape[0]} channels of {shape[1]}x{shape[2]}")
+    if not wanted:
+        return "build it for them with --kwargs, or give other data"
+    options = json.dumps(keywords(request.kwargs) | wanted)
+    return f"build it for {' and '.join(what)}, such as with --kwargs '{options}', or give other data"
 
 
 def _notes(request: Request, program: "Program") -> None:

@@ -7,6 +7,7 @@ from skiplab.report.model import model_page
 from skiplab.report.page import Page, Section, png, svg
 from skiplab.report.prune import frontier_chart, prune_page
 from skiplab.report.study import study_page
+from skiplab.report.train import run_curves, train_page
 
 __all__ = [
     "Page",
@@ -19,8 +20,10 @@ __all__ = [
     "path_histogram",
     "png",
     "prune_page",
+    "run_curves",
     "skip_charts",
     "study_page",
     "svg",
+    "train_page",
     "training_curves",
 ]

@@ -2,6 +2,7 @@
 
 from skiplab.sources.asked import Asked
 from skiplab.sources.batches import Batches, Told, batches, quartered
+from skiplab.sources.labelled import dataset
 from skiplab.sources.opened import FORMS, opened
 
-__all__ = ["FORMS", "Asked", "Batches", "Told", "batches", "opened", "quartered"]
+__all__ = ["FORMS", "Asked", "Batches", "Told", "batches", "dataset", "opened", "quartered"]

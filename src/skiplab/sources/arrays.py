@@ -21,20 +21,25 @@ def digits(asked: Asked) -> Examples:
     part = asked.part({"train", "test"})
     split = getattr(data.digits(), part)
     chosen = asked.draw(len(split))
-    return Examples(asked.spec, part, split.x[chosen], split.y[chosen], len(split))
+    return Examples(asked.spec, part, split.x[chosen], split.y[chosen], len(split), frozenset({"train", "test"}))
 
 
 def arrays(asked: Asked) -> Examples:
     """The arrays `x` and `y`, or `x_test` and `y_test`, or the only two of a file."""
     found = _read(Path(asked.spec))
-    part = _part(asked, found)
+    parts = {name.partition("_")[2] for name in found if name.startswith("x_")} & PARTS
+    part = _part(asked, found, parts)
     x_name, y_name = _names(asked, found, part)
     x, y = found[x_name], None if y_name is None else found[y_name]
     if x.ndim == 0 or (y is not None and (y.ndim == 0 or len(y) != len(x))):
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in found.items())
         raise DataError(f"{asked.spec}: there should be one entry of y for each of x; the arrays are {shapes}")
     chosen = asked.draw(len(x))
-    return Examples(asked.spec, part, x[chosen], None if y is None else y[chosen], len(x))
+    if asked.columns:
+        parts = set()  # the columns are the same ones in every part
+    elif "x" in found:
+        parts.add("")
+    return Examples(asked.spec, part, x[chosen], None if y is None else y[chosen], len(x), frozenset(parts))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -53,9 +58,8 @@ def _tensor(array: Any) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _part(asked: Asked, found: dict[str, Tensor]) -> str:
+def _part(asked: Asked, found: dict[str, Tensor], parts: set[str]) -> str:
     """`x_test` belongs to the part `test`."""
-    parts = {name.partition("_")[2] for name in found if name.startswith("x_")} & PARTS
     if asked.split is None and ("x" in found or asked.columns or not parts):
         return ""
     return asked.part(parts)

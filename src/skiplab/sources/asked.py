@@ -10,9 +10,9 @@ from skiplab.errors import DataError, UsageError
 NORMALISE = ("imagenet", "data", "none")
 
 # What people call the part that a model was not trained on, in the order in which it is looked for.
-_JUDGED = ("test", "validation", "valid", "val", "dev")
-_LEARNED = ("train", "training")
-_SAME = (_JUDGED[1:], _LEARNED)
+JUDGED = ("test", "validation", "valid", "val", "dev")
+LEARNED = ("train", "training")
+_SAME = (JUDGED[1:], LEARNED)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Asked:
     def part(self, names: set[str]) -> str:
         """Which of the parts that there are."""
         if self.split is None:
-            return next((name for name in (*_JUDGED, *_LEARNED) if name in names), min(names))
+            return next((name for name in (*JUDGED, *LEARNED) if name in names), min(names))
         alike = next((group for group in _SAME if self.split in group), ())
         found = next((name for name in (self.split, *alike) if name in names), None)
         if found is None:
@@ -64,4 +64,4 @@ class Asked:
         return found
 
 
-PARTS = frozenset((*_JUDGED, *_LEARNED))
+PARTS = frozenset((*JUDGED, *LEARNED))

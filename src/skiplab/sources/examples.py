@@ -22,6 +22,8 @@ class Examples:
         x: tensors (N, …), or pictures, which are read when they are needed.
         y: targets (N, …), or None.
         total: how many there were to draw from.
+        parts: the names of all parts that the data have, "" for one without a name beside others.
+        classes: of targets that are counted by alphabet, what each of them is called.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Examples:
     x: Tensor | list[Picture]
     y: Tensor | None
     total: int
+    parts: frozenset[str] = frozenset()
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.y is not None and len(self.y) != len(self.x):
@@ -42,7 +46,8 @@ class Examples:
         return self.x[:2] if isinstance(self.x, Tensor) else None
 
 
-def classes(labels: Sequence[str], of: Sequence[str] | None = None) -> Tensor:
-    """Class indices of names, which count by alphabet: those of `of`, or of the labels themselves."""
-    index = {name: number for number, name in enumerate(sorted(set(labels if of is None else of)))}
-    return torch.tensor([index[label] for label in labels], dtype=torch.int64)
+def classes(labels: Sequence[str], of: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """Class indices of names, which count by alphabet over those of `of`, and these names in that order."""
+    names = tuple(sorted(set(of)))
+    index = {name: number for number, name in enumerate(names)}
+    return torch.tensor([index[label] for label in labels], dtype=torch.int64), names

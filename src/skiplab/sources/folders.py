@@ -23,9 +23,8 @@ def folder(asked: Asked) -> Examples:
         loose = "its pictures lie in no class's folder: make one for each class" if any(_pictures(root)) else ""
         raise DataError(f"{root} holds no pictures; {loose or 'they are looked for in one folder for each class'}")
     chosen = [labelled[i] for i in asked.draw(len(labelled))]
-    known = [label for _, label in labelled]
-    y = classes([label for _, label in chosen], of=known)
-    return Examples(asked.spec, part, [file for file, _ in chosen], y, len(labelled))
+    y, names = classes([label for _, label in chosen], of=[label for _, label in labelled])
+    return Examples(asked.spec, part, [file for file, _ in chosen], y, len(labelled), frozenset(parts), names)
 
 
 def _folders(root: Path) -> list[Path]:

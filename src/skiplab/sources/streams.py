@@ -41,9 +41,17 @@ class Stream:
             return inputs
         raise DataError(f"{self.name} yields no batch: it should yield pairs (inputs, target)")
 
-    def _made(self) -> Iterator[Any]:
+    def made(self) -> Any:
+        """What the callable returns; DataError for whatever it raises."""
         try:
-            yield from self.make()
+            return self.make()
+        except Exception as error:
+            raise DataError(f"{self.name} fails: {type(error).__name__}: {error}") from error
+
+    def _made(self) -> Iterator[Any]:
+        made = self.made()
+        try:
+            yield from made
         except Exception as error:
             raise DataError(f"{self.name} fails: {type(error).__name__}: {error}") from error
 

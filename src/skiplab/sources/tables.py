@@ -1,6 +1,7 @@
 """Pictures and labels in the columns of a table: Parquet files, and data sets of the Hugging Face hub."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def parquet(asked: Asked) -> Examples:
     part = asked.part(parts) if parts or asked.split is not None else ""
     try:
         table = pads.dataset([str(file) for file in files if named[file] == part], format="parquet")
-        return _examples(asked, part, table.schema, table.count_rows(), lambda c, rows: _rows(table, c, rows))
+        drawn = _examples(asked, part, table.schema, table.count_rows(), lambda c, rows: _rows(table, c, rows))
+        return replace(drawn, parts=frozenset(parts))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{asked.spec} cannot be read as Parquet: {error}") from error
 
@@ -39,7 +41,8 @@ def hub(asked: Asked) -> Examples:
     name, _, configuration = asked.spec.removeprefix("hub:").partition(":")
     try:
         loaded = datasets.load_dataset(name, configuration or None)
-        part = asked.part({str(each) for each in loaded})
+        parts = frozenset(str(each) for each in loaded)
+        part = asked.part(set(parts))
         table = loaded[part].with_format("arrow")
     except DataError:
         raise
@@ -50,7 +53,7 @@ def hub(asked: Asked) -> Examples:
         chosen = table.select_columns(columns)
         return chosen[:] if rows is None else chosen.select(rows)[:]
 
-    return _examples(asked, part, table.features.arrow_schema, len(table), read)
+    return replace(_examples(asked, part, table.features.arrow_schema, len(table), read), parts=parts)
 
 
 def _rows(table: pads.Dataset, columns: list[str], rows: list[int] | None) -> pa.Table:
@@ -67,10 +70,10 @@ def _examples(
     rows = asked.draw(count)
     drawn = read([x_name, *([y_name] if y_name else [])], rows)
     pictures = [_picture(asked, value) for value in drawn[x_name].to_pylist()]
-    y = None
+    y, names = None, ()
     if y_name is not None:
-        y = _labels(drawn[y_name], lambda: read([y_name], None)[y_name])
-    return Examples(asked.spec, part, pictures, y, count)
+        y, names = _labels(drawn[y_name], lambda: read([y_name], None)[y_name])
+    return Examples(asked.spec, part, pictures, y, count, classes=names)
 
 
 def _column(asked: Asked, schema: pa.Schema, key: str, fits: Callable[[pa.DataType], bool]) -> str | None:
@@ -109,14 +112,14 @@ def _picture(asked: Asked, value: Any) -> Picture:
     return value
 
 
-def _labels(drawn: pa.ChunkedArray, whole: Callable[[], pa.ChunkedArray]) -> Tensor:
+def _labels(drawn: pa.ChunkedArray, whole: Callable[[], pa.ChunkedArray]) -> tuple[Tensor, tuple[str, ...]]:
     """Numbers as they are; names by alphabet over the whole column, of which a draw may miss some."""
     values = drawn.to_pylist()
     if any(value is None for value in values):
         raise DataError("a row has no label: leave such rows out")
     if values and isinstance(values[0], str):
         return classes(values, of=whole().unique().to_pylist())
-    return torch.tensor(values)
+    return torch.tensor(values), ()
 
 
 def _files(path: Path) -> list[Path]:

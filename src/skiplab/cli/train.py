@@ -1,0 +1,120 @@
+"""`skiplab train`: does a network train, and how well."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
+from skiplab.cli.request import Request, on_a_model
+from skiplab.errors import UsageError
+from skiplab.recipe import Recipe
+
+if TYPE_CHECKING:
+    from skiplab.cli.trials import Plan, Trial
+
+
+@app.command()
+@partial(on_a_model, without=("train", "meta", "trust", "seed"))
+def train(
+    request: Request,
+    data: Data,
+    epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = Recipe.epochs,
+    batch: Annotated[int, typer.Option(help="Examples a step.")] = Recipe.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Of SGD, at its highest.")] = Recipe.learning_rate,
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = Recipe.momentum,
+    weight_decay: Annotated[float, typer.Option(help="On all weights.")] = Recipe.weight_decay,
+    schedule: Annotated[str, typer.Option(help="Of the learning rate: cosine or step.")] = Recipe.schedule,
+    warmup: Annotated[float, typer.Option(help="Epochs in which the rate climbs.")] = Recipe.warmup_epochs,
+    precision: Annotated[str, typer.Option(help="32-true or bf16-mixed.")] = Recipe.precision,
+    seeds: Annotated[str, typer.Option(help="A run each, of initial weights and order: 0,1,2.")] = "0",
+    samples: Annotated[int, typer.Option(min=0, help="Examples of each part, drawn at random; 0 for all.")] = 0,
+    split: Annotated[str | None, typer.Option(help="The part to judge by (default: test, else validation).")] = None,
+    column: Column = None,
+    normalise: Normalise = None,
+    data_seed: Annotated[int, typer.Option(help="Seed of what is drawn, and of what is held out.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Keep each run there, in seed-N, and go on from it.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the folder of --out.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+    report: Page = None,
+) -> None:
+    """Train a network on labelled data, and say how well it did; exits with 1 if a run diverged."""
+    if report is not None:
+        check_page(report)
+    rates = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    kinds: dict[str, Any] = {"schedule": schedule, "precision": precision}  # which the recipe checks
+    recipe = Recipe(epochs=epochs, batch_size=batch, warmup_epochs=warmup, **rates, **kinds)
+    chosen = _seeds(seeds, recipe)
+    if fresh and out is None:
+        raise UsageError("--fresh starts over in the folder of --out: give both, or none")
+    from skiplab.cli.planned import config_of, plan_of
+    from skiplab.sources import Asked
+
+    asked = Asked(data, batch, samples, split, normalise, columns(column), data_seed)
+    with notes():
+        plan = plan_of(request, asked, recipe, device, out)
+        config = config_of(request, plan, chosen[0], fresh=fresh)
+        trials = _trials(plan, chosen)
+    _told(request.model, plan, trials, config, as_json=as_json, report=report)
+    if any(trial.why for trial in trials):
+        raise typer.Exit(1)
+
+
+def _seeds(seeds: str, recipe: Recipe) -> list[int]:
+    try:
+        numbers = list(dict.fromkeys(int(each) for each in seeds.split(",")))
+    except ValueError:
+        raise UsageError(f"--seeds {seeds}: write numbers with commas, such as 0,1,2") from None
+    return [replace(recipe, seed=number).seed for number in numbers]  # which checks them
+
+
+def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
+    """A run a seed; stopped, it says what is finished and how to go on."""
+    from skiplab.cli.progress import Bar
+    from skiplab.cli.trials import trained
+
+    trials: list[Trial] = []
+    try:
+        with Bar(plan.recipe.epochs, len(seeds)) as bar:
+            for seed in seeds:
+                trials.append(trained(plan, seed, partial(bar.epoch, seed)))
+                bar.finish(trials[-1])
+    except (KeyboardInterrupt, SystemExit):
+        done = "; ".join(map(str, trials)) or "no run yet"
+        go_on = f"the same command goes on from {plan.out}" if plan.out else "with --out FOLDER it would be kept"
+        say(f"stopped; finished: {done}; {go_on}")
+        raise
+    return trials
+
+
+def _told(  # what the command has found, and how it is wanted
+    model: str, plan: "Plan", trials: list["Trial"], config: dict[str, Any], *, as_json: bool, report: Path | None
+) -> None:
+    from skiplab import terminal
+    from skiplab.cli import learned
+
+    runs, curves = learned.table(trials), learned.curves(trials)
+    chances = config["data"]["chance"]
+    sentences = list(learned.sentences(trials, model, chances["train"], chances["test"]))
+    if as_json:
+        from skiplab.schema import train_json
+
+        print_json(train_json(config, runs, curves, learned.summary(runs), sentences))
+    else:
+        data = plan.data
+        print_lines(
+            [f"{model} on {data.name}: {len(data.train):,} examples to learn from, {len(data.test):,} to judge by"]
+        )
+        terminal.stdout().print(terminal.plain_table(learned.HEADINGS, learned.cells(runs)))
+        print_lines([f"– {sentence}" for sentence in sentences])
+    if report is not None:
+        from skiplab.files import write_text
+        from skiplab.report import train_page
+
+        page = train_page(f"How {model} trains on {plan.data.name}", sentences, (curves, runs), chances, config)
+        write_text(report, page.html())
+        say(f"wrote {report}")
