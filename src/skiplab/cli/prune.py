@@ -126,6 +126,7 @@ def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
                 work.judged,
                 *work.functions,
                 **options,
+                probe=getattr(work.functions[0], "probe", None),
                 before=kept.before,
                 on_row=kept.add,
                 progress=progress,

@@ -9,6 +9,7 @@ import pandas as pd
 from skiplab.edit import recalibrate, remove_branch
 from skiplab.errors import UsageError
 from skiplab.measure.batches import Batch, Loss, require_again
+from skiplab.measure.gauss_newton import Probe
 from skiplab.program import Program
 from skiplab.pruner import ranking, units
 from skiplab.pruner.finetune import finetuned
@@ -39,6 +40,8 @@ class Options(TypedDict, total=False):
     """Whether each block is removed by itself, "block" (default), or all that end in one module's `forward`."""
     candidates: int
     """Of how many the lesion is measured exactly, those with the lowest estimates: 6."""
+    probe: Probe | None
+    """What the estimate needs where `loss` is not torch's own; see `skiplab.measure.estimate`."""
     seed: int
     """Of a random order, and of the intervals: 0."""
     progress: Callable[[int, int], None]
@@ -143,8 +146,8 @@ class _Walk:
 
     def _next(self, program: Program, here: list[Unit]) -> tuple[str, float]:
         if self.order is None:
-            by, candidates = self.options.get("by", "lesion"), self.options.get("candidates", 6)
-            found = ranking.ranked(program, here, self.batches, self.loss, by, candidates)
+            lesions = ranking.Lesions(self.loss, self.options.get("candidates", 6), self.options.get("probe"))
+            found = ranking.ranked(program, here, self.batches, self.options.get("by", "lesion"), lesions)
             order = [(unit.id, score) for unit, score in found]
             if self.options.get("greedy", True):
                 return order[0]

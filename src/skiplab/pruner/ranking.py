@@ -1,12 +1,14 @@
 """Which block is missed least: the orders in which blocks are removed."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from skiplab.measure import estimate, lesion
 from skiplab.measure.batches import Batch, Loss
+from skiplab.measure.gauss_newton import Probe
 from skiplab.program import Program
 from skiplab.pruner.influence import influence
 from skiplab.pruner.units import Unit
@@ -15,17 +17,26 @@ from skiplab.skips import Skips
 Criterion = Literal["lesion", "influence", "random", "first", "last"]
 
 
+@dataclass(frozen=True)
+class Lesions:
+    """How lesions are measured: of `candidates` units exactly; `probe` is what the estimate may need of a loss."""
+
+    loss: Loss
+    candidates: int
+    probe: Probe | None = None
+
+
 def ranked(
-    program: Program, units: Sequence[Unit], batches: Iterable[Batch], loss: Loss, by: Criterion, candidates: int
+    program: Program, units: Sequence[Unit], batches: Iterable[Batch], by: Criterion, lesions: Lesions
 ) -> list[tuple[Unit, float]]:
     """Units with their scores, the one that is missed least first.
 
     "lesion": the change in loss when the unit's branches are deleted: estimated of all from two gradients, and exact
-    for the `candidates` of which the estimate is lowest, which come first. "influence": see
+    for the candidates, those with the lowest estimates, which come first. "influence": see
     `skiplab.pruner.influence`. "first" and "last": by place in the network, score 0.
     """
     if by == "lesion":
-        return _by_lesion(program, units, batches, loss, candidates)
+        return _by_lesion(program, units, batches, lesions)
     if by == "influence":
         scores = influence(program, units, batches)
         return sorted(zip(units, scores, strict=True), key=lambda pair: pair[1])
@@ -38,23 +49,31 @@ def shuffled(units: Sequence[Unit], seed: int) -> list[Unit]:
 
 
 def _by_lesion(
-    program: Program, units: Sequence[Unit], batches: Iterable[Batch], loss: Loss, candidates: int
+    program: Program, units: Sequence[Unit], batches: Iterable[Batch], lesions: Lesions
 ) -> list[tuple[Unit, float]]:
-    guessed = _estimated(program, units, batches, loss) if candidates < len(units) else dict.fromkeys(units, 0.0)
+    guessed = dict.fromkeys(units, 0.0)
+    if lesions.candidates < len(units):
+        guessed = _estimated(program, units, batches, lesions)
     order = sorted(units, key=lambda unit: guessed[unit])
-    exact = _exact(program, order[:candidates], batches, loss)
-    first = sorted(order[:candidates], key=lambda unit: exact[unit])
-    return [(unit, exact[unit]) for unit in first] + [(unit, guessed[unit]) for unit in order[candidates:]]
+    near, far = order[: lesions.candidates], order[lesions.candidates :]
+    exact = _exact(program, near, batches, lesions.loss)
+    first = sorted(near, key=lambda unit: exact[unit])
+    return [(unit, exact[unit]) for unit in first] + [(unit, guessed[unit]) for unit in far]
 
 
-def _estimated(program: Program, units: Sequence[Unit], batches: Iterable[Batch], loss: Loss) -> dict[Unit, float]:
-    skips = Skips(dict.fromkeys(skip for unit in units for skip in unit.skips))
-    table = estimate(program, skips, batches, loss, exact=0).set_index("id")["loss_change"]
-    return {unit: sum(float(table[skip.id]) for skip in unit.skips) for unit in units}
+def _estimated(
+    program: Program, units: Sequence[Unit], batches: Iterable[Batch], lesions: Lesions
+) -> dict[Unit, float]:
+    table = estimate(program, _of(units), batches, lesions.loss, lesions.probe, exact=0)
+    changes = table.set_index("id")["loss_change"]
+    return {unit: sum(float(changes[skip.id]) for skip in unit.skips) for unit in units}
 
 
 def _exact(program: Program, units: Sequence[Unit], batches: Iterable[Batch], loss: Loss) -> dict[Unit, float]:
-    skips = Skips(dict.fromkeys(skip for unit in units for skip in unit.skips))
     groups = [[skip.id for skip in unit.skips] for unit in units]
-    table = lesion(program, skips, batches, loss, groups=groups)
+    table = lesion(program, _of(units), batches, loss, groups=groups)
     return dict(zip(units, (float(change) for change in table["loss_change"]), strict=True))
+
+
+def _of(units: Sequence[Unit]) -> Skips:
+    return Skips(skip for unit in units for skip in unit.skips)
