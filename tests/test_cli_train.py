@@ -176,7 +176,7 @@ def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("resnet20", *QUICK), DataError, r"1 channels of 8x8, .*'\{\"num_classes\": 10, \"in_channels\": 1\}'"),
+        (("resnet20", *QUICK), DataError, r"1 channel of 8x8, .*'\{\"num_classes\": 10, \"in_channels\": 1\}'"),
         (("NET:Net", *QUICK, "--kwargs", '{"classes": 5}'), DataError, r"into \(5,\), and 10 classes need \(10,\); bu"),
         (("timm:resnet18", *QUICK), DataError, '"in_chans": 1'),
         (("NET:Net", *QUICK, "--seeds", "0,x"), UsageError, "--seeds 0,x: write numbers with commas"),

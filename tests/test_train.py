@@ -478,8 +478,9 @@ class Breaking(nn.Module):
 def test_the_broken_step_is_named_wherever_the_losses_are_read(tmp_path: Path, steps: int) -> None:
     recipe = replace(RECIPE, batch_size=1, learning_rate=1e-3)
     epoch = steps // 50 + 1
-    with pytest.raises(DivergedError, match=f"epoch {epoch}, step {steps + 1}:"):
+    with pytest.raises(DivergedError, match=f"epoch {epoch}, step {steps + 1}:") as raised:
         fit(Breaking(steps), points(), recipe, tmp_path)
+    assert len(raised.value.history) == epoch - 1
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sum(row["kind"] == "step" for row in rows) == steps + 1
     assert sum(row["kind"] == "epoch" for row in rows) == epoch - 1
