@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from skiplab.checkpoint import discard
 from skiplab.data import DataSet, Split, digits
 from skiplab.errors import DataError, DivergedError, OutputError, UsageError
+from skiplab.export import capture
 from skiplab.models import resnet
 from skiplab.train import Recipe, Run, evaluate, fit, learning_rate_at
 
@@ -477,8 +478,9 @@ class Breaking(nn.Module):
 def test_the_broken_step_is_named_wherever_the_losses_are_read(tmp_path: Path, steps: int) -> None:
     recipe = replace(RECIPE, batch_size=1, learning_rate=1e-3)
     epoch = steps // 50 + 1
-    with pytest.raises(DivergedError, match=f"epoch {epoch}, step {steps + 1}:"):
+    with pytest.raises(DivergedError, match=f"epoch {epoch}, step {steps + 1}:") as raised:
         fit(Breaking(steps), points(), recipe, tmp_path)
+    assert len(raised.value.history) == epoch - 1
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sum(row["kind"] == "step" for row in rows) == steps + 1
     assert sum(row["kind"] == "epoch" for row in rows) == epoch - 1
@@ -509,3 +511,25 @@ def test_a_model_without_weights() -> None:
 def test_devices_that_are_not_there(device: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         fit(network(), points(), RECIPE, device=device)
+
+
+# Programs as modules
+
+
+def test_a_programs_module_trains_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    net, data = resnet(8, width=4, in_channels=1), digits()
+    module = capture(net, (data.train.x[:2],)).module()
+    recipe = Recipe(epochs=2, batch_size=512)
+    run, before = fit(module, data, recipe, device="cpu"), copy.deepcopy(module.state_dict())
+    own = fit(net, data, recipe, device="cpu").model.state_dict()
+    for name, tensor in run.model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):  # which nothing reads, and the graph of inference does not count
+            torch.testing.assert_close(tensor, own[name])
+            assert not torch.equal(tensor, before[name])
+
+    def stop(_: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(module, data, recipe, tmp_path, on_epoch=stop, device="cpu")
+    assert same_run(run, fit(module, data, recipe, tmp_path, device="cpu"))

@@ -109,7 +109,7 @@ def mend(request: Request, shape: Sequence[int], classes: int | None = None) -> 
     what = [] if classes is None else [f"{classes} classes"]
     if len(shape) == 3:
         wanted["in_chans" if request.model.startswith("timm:") else "in_channels"] = shape[0]
-        what.append(f"{shape[0]} channels of {shape[1]}x{shape[2]}")
+        what.append(f"{shape[0]} channel{'s' * (shape[0] != 1)} of {shape[1]}x{shape[2]}")
     if not wanted:
         return "build it for them with --kwargs, or give other data"
     options = json.dumps(keywords(request.kwargs) | wanted)
