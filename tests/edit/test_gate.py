@@ -66,9 +66,7 @@ def test_weights_are_drawn_as_a_linear_layer_s() -> None:
     """Uniform within 1/√n of zero."""
     program, skips = found(around(lambda x, f: x + f), (3, 8))
     bound = 8**-0.5
-    draws = torch.stack(
-        [gate(program, skips, seed=seed).module().state_dict()["gate_weight"] for seed in range(20)]
-    )
+    draws = torch.stack([gate(program, skips, seed=seed).module().state_dict()["gate_weight"] for seed in range(20)])
     assert 0.98 * bound < float(draws.max()) <= bound
     assert -bound <= float(draws.min()) < -0.98 * bound
     assert float(draws.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
