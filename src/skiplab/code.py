@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+aten = torch.ops.aten
 Specs = tuple[pytree.TreeSpec, pytree.TreeSpec]  # the forms of (args, kwargs) and of the output
 
 # The arguments by which an operator is told that it trains.
@@ -36,6 +37,13 @@ class Code:
     text: str
     specs: Specs | None
     arguments: tuple[str, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Code":
+        return self  # nothing in it ever changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        forms = None if self.specs is None else tuple(_flattened(spec) for spec in self.specs)
+        return _code, (self.text, forms)
 
     def function(self) -> Callable[..., Any]:
         """The function itself; tracebacks and captures show its lines."""
@@ -69,7 +77,11 @@ def code_of(
         elif node.op == "output":
             values = torch.fx.map_arg(tuple(node.args[0]), new.__getitem__)
             copy.output(pytree.tree_unflatten(values, specs[1]) if plain else values)
-        elif node.target is not torch.ops.aten._assert_tensor_metadata.default:
+        elif node.target is aten.copy.default:  # which has no derivative
+            written, value = (new[operand] for operand in node.args[:2])  # type: ignore[index]
+            value = copy.call_function(aten.type_as.default, (value, written))
+            new[node] = copy.call_function(aten.expand_as.default, (value, written))
+        elif node.target is not aten._assert_tensor_metadata.default:
             new[node] = copy.node_copy(node, new.__getitem__)
     _follow_mode(copy, training)
     _follow_device(copy)
@@ -90,6 +102,22 @@ def _read_late(graph: Graph) -> None:
             min(node.users, key=place.__getitem__).prepend(node)
         else:
             graph.erase_node(node)
+
+
+def _code(text: str, forms: tuple | None) -> Code:
+    return Code(text, None if forms is None else (_spec(forms[0]), _spec(forms[1])))
+
+
+def _flattened(spec: pytree.TreeSpec) -> tuple:
+    """A form in plain tuples, since torch warns when a leaf of its own is copied or read back; that of a leaf is ()."""
+    return () if spec.is_leaf() else (spec.type, spec.context, [_flattened(child) for child in spec.children()])
+
+
+def _spec(form: tuple) -> pytree.TreeSpec:
+    if not form:
+        return pytree.tree_structure(0)
+    kind, context, children = form
+    return pytree.TreeSpec(kind, context, [_spec(child) for child in children])
 
 
 def _is_plain(inputs: pytree.TreeSpec, outputs: pytree.TreeSpec) -> bool:

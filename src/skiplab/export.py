@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import DispatchKey
 from torch.export import Dim, ExportedProgram
 from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
@@ -30,6 +31,11 @@ _ADVICE = (
     ("torch.nn.DataParallel", "capture `model.module` instead of the parallel wrapper"),
     ("ScriptModule", "capture the original module, not the scripted one"),
 )
+_RETURN_WHAT_THEY_READ = [
+    torch.ops.aten.feature_dropout.default,
+    torch.ops.aten.alpha_dropout.default,
+    torch.ops.aten.feature_alpha_dropout.default,
+]
 _GENERAL_ADVICE = "try the same inputs with `torch.export.export(model, inputs, strict=False)`, or capture a submodule"
 
 
@@ -157,7 +163,7 @@ def exported(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedPro
             seed()
             shapes = _free_batch(model, args, kwargs) if free else None
             # a failing export prints the graph that it got stuck in
-            with _whole_traces(), contextlib.redirect_stderr(io.StringIO()):
+            with _whole_traces(), _dropouts_apart(), contextlib.redirect_stderr(io.StringIO()):
                 graph = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
         except Exception as error:
             failure = error
@@ -171,6 +177,30 @@ def exported(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedPro
     raise CaptureError(
         f"cannot capture {type(model).__name__}, in {_place(model, failure)}: {_one_line(failure)}; {advice}"
     ) from failure
+
+
+@contextlib.contextmanager
+def _dropouts_apart() -> Iterator[None]:
+    """Keeps apart what a dropout reads and what it gives, while the block runs.
+
+    One that is not active returns the very tensor that it was given, and the tracer would then take everything that
+    reads this tensor later for a reader of the dropout: once the dropout is active, in `Program.module`, it would act
+    on the shortcut past it too. Of `dropout` itself torch has such a kernel.
+    """
+    key = DispatchKey.CompositeImplicitAutograd
+    without = [op for op in _RETURN_WHAT_THEY_READ if key not in op.py_kernels]
+
+    def kernel(op: Any) -> Any:
+        return lambda x, p, train: op._op_dk(key, x, p, train) if train and p else x.clone()
+
+    for op in without:
+        op.py_impl(key)(kernel(op))
+    try:
+        yield
+    finally:
+        for op in without:
+            del op.py_kernels[key]
+            op._dispatch_cache.clear()
 
 
 @contextlib.contextmanager

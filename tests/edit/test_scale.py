@@ -56,7 +56,7 @@ def test_both_ways_with_scales_that_learn() -> None:
 
 
 def test_constants_are_no_parameters() -> None:
-    model = blocks("vector")
+    model: Any = blocks("vector")
     program, skips = found(model, (3, 4))
     edited = scale(program, skips[1:2], shortcut=0.5, branch=3)
     x = torch.randn(3, 4)
@@ -75,7 +75,7 @@ def test_a_factor_of_one_changes_nothing() -> None:
 
 def test_every_edge_of_a_way_has_the_same_scale() -> None:
     """x + x + F(x) + G(x): the shortcut comes twice, and there are two branches."""
-    model = Net(lambda net, x: x + x + net.f(x) + net.g(x), f=heavy(), g=heavy())
+    model: Any = Net(lambda net, x: x + x + net.f(x) + net.g(x), f=heavy(), g=heavy())
     program, skips = found(model, (3, 8))
     edited = scale(program, skips.expect(1), shortcut=0.5, branch=2.0, learn="scalar")
     assert edited.added == {"shortcut_scale", "branch_scale"}
@@ -85,7 +85,7 @@ def test_every_edge_of_a_way_has_the_same_scale() -> None:
 
 def test_a_value_that_is_the_branch_of_several_skips_is_scaled_once() -> None:
     """In a dense block y = [x, f(x)], z = [x, f(x), g(y)], f(x) is the branch of x's skip in both."""
-    net = Net(
+    net: Any = Net(
         lambda net, x: torch.cat((x, f := net.f(x), net.g(torch.cat((x, f), -1))), -1),
         f=heavy(),
         g=nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8)),
@@ -127,23 +127,23 @@ def test_a_scale_stands_beside_one_that_the_model_has() -> None:
 
 
 def test_average_divides_by_the_number_of_operands() -> None:
-    model = blocks("conv2d")
+    model: Any = blocks("conv2d")
     program, skips = found(model, SHAPES["conv2d"])
     x = torch.randn(SHAPES["conv2d"])
     wanted = written("conv2d", lambda net, x, f: (x + f) / 2)
     assert_same_network(average(program, skips).module(), wanted, x)
-    thirds = Net(lambda net, x: x - 2 * net.f(x) + net.g(x), f=heavy(), g=heavy())
+    thirds: Any = Net(lambda net, x: x - 2 * net.f(x) + net.g(x), f=heavy(), g=heavy())
     program, skips = found(thirds, (3, 8))
     x = torch.randn(3, 8)
     torch.testing.assert_close(run(average(program, skips.expect(1)), x), thirds(x) / 3)
-    twice = around(lambda x, f: x + x + f)
+    twice: Any = around(lambda x, f: x + x + f)
     program, skips = found(twice, (3, 8))
     torch.testing.assert_close(run(average(program, skips.expect(1)), x), twice(x) / 3)
 
 
 def test_a_merge_of_two_skips_is_averaged_once() -> None:
     """x + F(x) + G(F(x) + …) has one sum at the end in which two skips meet."""
-    model = Net(lambda net, x: (y := net.f(x)) + net.g(y) + x, f=heavy(), g=heavy())
+    model: Any = Net(lambda net, x: (y := net.f(x)) + net.g(y) + x, f=heavy(), g=heavy())
     program, skips = found(model, (3, 8))
     assert len({skip.merge for skip in skips}) < len(skips)
     x = torch.randn(3, 8)
@@ -151,7 +151,7 @@ def test_a_merge_of_two_skips_is_averaged_once() -> None:
 
 
 def test_average_of_a_concatenation_is_refused() -> None:
-    model = around(lambda x, f: torch.cat((x, f), -1))
+    model: Any = around(lambda x, f: torch.cat((x, f), -1))
     program, skips = found(model, (3, 8))
     with pytest.raises(UsageError, match="concatenates"):
         average(program, skips)

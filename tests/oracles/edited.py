@@ -1,6 +1,7 @@
 """Residual networks written by hand as an edit should leave them, and what an edited network is compared with."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from skiplab.network import Network
 from skiplab.program import Program
 from skiplab.skips import Skips
 
-Join = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Join = Callable[[Any, Tensor, Tensor], Tensor]
 # form -> shape of the values, of which dimension 1 or the last has four channels
 SHAPES = {"vector": (3, 4), "tokens": (3, 5, 4), "conv1d": (3, 4, 6), "conv2d": (3, 4, 6, 5), "conv3d": (3, 4, 3, 2, 3)}
 CHANNELS = 4
