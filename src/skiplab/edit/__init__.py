@@ -3,6 +3,7 @@
 from skiplab.edit.drop_path import drop_path
 from skiplab.edit.gate import gate, highway
 from skiplab.edit.remove import remove_branch, remove_shortcut
+from skiplab.edit.reorder import reorder
 from skiplab.edit.scale import average, layer_scale, rezero, scale, skip_init
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "layer_scale",
     "remove_branch",
     "remove_shortcut",
+    "reorder",
     "rezero",
     "scale",
     "skip_init",
