@@ -8,6 +8,7 @@ from textwrap import indent
 import skiplab
 from skiplab.code import Code
 from skiplab.errors import UsageError
+from skiplab.headings import MARK, heading
 from skiplab.program import Program
 from skiplab.saved.forms import example, forms_of, given, homes, importable, is_flat
 from skiplab.saved.template import FILE, FORWARD
@@ -45,7 +46,7 @@ def source(program: Program, code: Code, entries: Iterable[Entry], files: Iterab
         methods = FORWARD.format(names=names, flat=flat) + f"def flat({body}"
     return FILE.format(
         name=_class_name(program.name),
-        version=skiplab.__version__,
+        mark=f"{MARK} {skiplab.__version__}",
         files="\n".join(f"{name:<22} {_WHAT[name]}" for name in files),
         imports="\n".join(_imports(head, code)),
         table="\n".join(f'    "{each.name}": {each.row},' for each in entries),
@@ -69,12 +70,12 @@ def _tidied(text: str) -> str:
 
 def _headed(body: str, program: Program) -> str:
     """The code with the path of the module in which each part of it stands in the original, as a comment."""
-    lines, waiting, last = [], [], ""
+    lines, waiting, last = [], [], None
     for line in body.splitlines():
         op = program.by_name.get(line.split(" = ")[0].strip())
         if op is not None and op.inputs:
             if op.module != last:
-                lines.append(f"    # {op.module or program.name}")
+                lines.append(f"    {heading(op.module)}")
             last = op.module
             lines += [*waiting, line]
             waiting = []
