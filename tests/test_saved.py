@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x)
+
+
+class Nest(Normed):
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:  # type: ignore[override]
+        return OrderedDict(y=super().forward(x))
 
 
 class Bessel(nn.Module):
@@ -148,6 +154,19 @@ def test_every_command_takes_the_file(tmp_path: Path) -> None:
     assert again.dynamic_batch
     assert again.difference == 0
     assert {*resolved.model.state_dict()} == {*Odd().state_dict()}
+
+
+def test_skips_of_the_file_have_the_ids_that_they_had(tmp_path: Path) -> None:
+    """Through two saves, and where the flat `forward` has a form of its own around it."""
+    for original, x in ((models.resnet20(), rows(2, 3, 8, 8)), (nn.Sequential(Block(), Nest()), rows(2, 8))):
+        program = skiplab.capture(original, (x,))
+        before = [skip.id for skip in skiplab.find(program)]
+        for _ in range(2):
+            skiplab.save(program, tmp_path, ["python"])
+            model, example = read(tmp_path)
+            program = skiplab.capture(model, example)
+            assert [skip.id for skip in skiplab.find(program)] == before
+            assert [op.module for op in program.ops if op.inputs][-1] == ("fc" if len(before) > 2 else "1")
 
 
 def test_the_file_needs_no_skiplab(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from skiplab.code import code_of
 from skiplab.errors import UsageError
 from skiplab.functional import functionalise
 from skiplab.fused import blend, inline, unfold
+from skiplab.headings import paths_in
 from skiplab.network import Network, network
 from skiplab.ops import Kind, Op
 
@@ -239,6 +240,7 @@ class _Flow:
         self.real: set[Node] = set()  # depends on real-valued data
         self.zero: set[Node] = set()  # nothing but zeros, as a first state
         self.files: dict[str, str | None] = {}
+        self.headings: dict[str, list[str]] = {}
 
     def visit(self, node: Node) -> None:
         if node.op == "placeholder":
@@ -283,9 +285,18 @@ class _Flow:
         self, node: Node, target: str, kind: Kind, inputs: tuple[int, ...], weights: tuple[str, ...] = ()
     ) -> None:
         self.index[node] = len(self.ops)
-        module, source = _module_path(node), self._source(node)
+        source = self._source(node)
+        module = _module_path(node) or self._told(source)
         shape = _shape(node)
         self.ops.append(Op(len(self.ops), node.name, target, kind, inputs, module, source, shape, weights))
+
+    def _told(self, source: str | None) -> str:
+        """The module of which the file of a saved network says that a line is."""
+        file, _, line = (source or ":0").rpartition(":")
+        if file not in self.headings:
+            self.headings[file] = paths_in(file)
+        paths = self.headings[file]
+        return paths[int(line) - 1] if 0 < int(line) <= len(paths) else ""
 
     def _source(self, node: Node) -> str | None:
         """The innermost line of the stack trace that is not torch's plumbing."""

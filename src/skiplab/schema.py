@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ DIFF = "skiplab.diff/1"
 MEASURE = "skiplab.measure/1"
 PRUNE = "skiplab.prune/1"
 TRAIN = "skiplab.train/1"
+EDIT = "skiplab.edit/1"
 
 
 def find_json(model: str, program: Program, skips: Skips, census: Census, proof: Proof | None = None) -> dict[str, Any]:
@@ -96,6 +97,19 @@ def measure_json(
         "notes": {name: dict(table.attrs) for name, table in tables.items() if table.attrs},
         "sentences": dict(sentences),
     }
+
+
+def edit_json(
+    config: Mapping[str, Any], change: Mapping[str, Any], notes: Sequence[str], files: pd.DataFrame | None
+) -> dict[str, Any]:
+    """What `skiplab edit --json` prints.
+
+    config: model, edit, options and the ids of the skips that were edited. change: what is other than before; numbers
+    that are not finite are null.
+    """
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in change.items()}
+    written = [] if files is None else _records(files)
+    return {"schema": EDIT, **config, **finite, "notes": list(notes), "files": written}
 
 
 def prune_json(

@@ -32,11 +32,20 @@ def answers(program: Program) -> list[Answer]:
     found = []
     for args, kwargs in [program.example, *([_other_size(program)] if program.dynamic_batch else [])]:
         try:
-            found.append(Answer(args, kwargs, outputs(lambda *a, **k: run(program, *a, **k), args, kwargs)))
+            found.append(Answer(args, kwargs, _of_program(program, args, kwargs)))
         except Exception:
             if not found:
                 raise  # the other size may be one that the network does not take
     return found
+
+
+def answers_on_example(program: Program) -> list[Tensor]:
+    """What a program gives for its example."""
+    return _of_program(program, *program.example)
+
+
+def _of_program(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    return outputs(lambda *a, **k: run(program, *a, **k), args, kwargs)
 
 
 def outputs(network: Network, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -61,7 +70,7 @@ def _check(got: list[Tensor], wanted: list[Tensor], what: str) -> float:
         forms = [", ".join(str(tuple(each.shape)) for each in values) or "nothing" for values in (got, wanted)]
         raise OutputError(f"{what}, read back, gives {forms[0]} where the network gives {forms[1]}: it was not written")
     for there, here in zip(got, wanted, strict=True):
-        far, limit = _distance(there, here), _tolerance(here)
+        far, limit = _distance(there, here), rounding(here)
         if not far <= limit:
             raise OutputError(
                 f"{what}, read back, differs from the network by {far:.2g} where rounding explains {limit:.2g}: it was "
@@ -79,8 +88,8 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float(far.nan_to_num(nan=math.inf).max()) if far.numel() else 0.0
 
 
-def _tolerance(value: Tensor) -> float:
-    """Half of the dtype's digits, of the largest number in the output; whole numbers have to agree."""
+def rounding(value: Tensor) -> float:
+    """What rounding explains: half of the dtype's digits of the largest number; whole numbers have to agree."""
     if not (value.is_floating_point() or value.is_complex()):
         return 0.0
     known = value.detach()[value.isfinite()].abs()

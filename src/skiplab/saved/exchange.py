@@ -33,14 +33,14 @@ def write_pt2(program: Program, folder: Path, known: list[Answer]) -> float:
         return check(torch.export.load(file).module(), known, file.name)
 
 
-def check_onnx(program: Program) -> None:
+def check_onnx(*, training: bool) -> None:
     """UsageError where no ONNX file can be made."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
             f"ONNX files take {' and '.join(missing)}: pip install 'skiplab[onnx]', or leave onnx out of the formats"
         )
-    if program.training:
+    if training:
         raise UsageError("ONNX files hold inference graphs: capture the network without train, or use python and pt2")
 
 

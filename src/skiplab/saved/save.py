@@ -42,7 +42,9 @@ def save(program: Program, folder: Path | str, formats: Sequence[str] = ("python
         OutputError: where a format cannot hold the network, or gives something else when read back. The formats before
             it are then in place.
     """
-    _check(program, formats)
+    check_formats(formats, training=program.training)
+    if any(tensor.is_meta for tensor in program.tensors.values()):
+        raise UsageError(f"{program.name} has no values to save: capture it off the meta device")
     folder = writable_folder(folder)
     known = answers(program)
     rows = []
@@ -56,13 +58,12 @@ def save(program: Program, folder: Path | str, formats: Sequence[str] = ("python
     return pd.DataFrame(rows, columns=["format", "file", "bytes", "difference"])
 
 
-def _check(program: Program, formats: Sequence[str]) -> None:
+def check_formats(formats: Sequence[str], *, training: bool) -> None:
+    """UsageError for formats that there are not, or cannot be of a training graph, or lack their packages."""
     if isinstance(formats, str) or not formats or not {*formats} <= _WRITERS.keys():
         raise UsageError(f"formats={formats!r}: choose some of {', '.join(_WRITERS)}")
-    if any(tensor.is_meta for tensor in program.tensors.values()):
-        raise UsageError(f"{program.name} has no values to save: capture it off the meta device")
     if "onnx" in formats:
-        exchange.check_onnx(program)
+        exchange.check_onnx(training=training)
 
 
 @contextlib.contextmanager

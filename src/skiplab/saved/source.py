@@ -8,6 +8,7 @@ from textwrap import indent
 import skiplab
 from skiplab.code import Code
 from skiplab.errors import UsageError
+from skiplab.headings import MARK, heading
 from skiplab.program import Program
 from skiplab.saved.forms import example, forms_of, given, homes, importable, is_flat
 from skiplab.saved.template import FILE, FORWARD
@@ -35,7 +36,9 @@ def source(program: Program, code: Code, entries: Iterable[Entry], files: Iterab
         UsageError: for forms of inputs and outputs, and for operators, that no file can name.
     """
     files = tuple(files)
-    head, _, body = _tidied(code.text).partition("def forward(")
+    head, _, text = _tidied(code.text).partition("def forward(")
+    signature, _, rest = text.partition("\n")
+    body = f"{signature}\n{_headed(rest, program)}"
     forms, methods = forms_of(code), f"def forward({body}"
     if code.specs is not None:
         names = ", ".join(code.arguments)
@@ -43,7 +46,7 @@ def source(program: Program, code: Code, entries: Iterable[Entry], files: Iterab
         methods = FORWARD.format(names=names, flat=flat) + f"def flat({body}"
     return FILE.format(
         name=_class_name(program.name),
-        version=skiplab.__version__,
+        mark=f"{MARK} {skiplab.__version__}",
         files="\n".join(f"{name:<22} {_WHAT[name]}" for name in files),
         imports="\n".join(_imports(head, code)),
         table="\n".join(f'    "{each.name}": {each.row},' for each in entries),
@@ -63,6 +66,22 @@ def _tidied(text: str) -> str:
         names = [name for name in dropped.removesuffix(" = None").split(" = ") if name and name not in idle]
         lines.append("; ".join([kept, *([" = ".join([*names, "None"])] if names else [])]))
     return "\n".join([*lines, ""])
+
+
+def _headed(body: str, program: Program) -> str:
+    """The code with the path of the module in which each part of it stands in the original, as a comment."""
+    lines, waiting, last = [], [], None
+    for line in body.splitlines():
+        op = program.by_name.get(line.split(" = ")[0].strip())
+        if op is not None and op.inputs:
+            if op.module != last:
+                lines.append(f"    {heading(op.module)}")
+            last = op.module
+            lines += [*waiting, line]
+            waiting = []
+        else:
+            waiting.append(line)
+    return "\n".join([*lines, *waiting, ""])
 
 
 def _class_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """The text of a saved network, with places for what differs from one to the next."""
 
 FILE = '''\
-"""{name}, saved by Skiplab {version}. It takes torch and safetensors, and the files beside it:
+"""{name}, {mark}. It takes torch and safetensors, and the files beside it:
 
 {files}
 

@@ -65,9 +65,12 @@ def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A safetensors file; OutputError for tensors that such a file cannot hold."""
     from safetensors.torch import save_file
 
+    path.touch()
+    rights = path.stat().st_mode  # those that new files have here; safetensors makes its own the owner's alone
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(plain, path)
+        path.chmod(rights)
     except (ValueError, KeyError, RuntimeError, AttributeError) as error:
         kinds = ", ".join(sorted({f"{tensor.layout} {tensor.dtype}" for tensor in plain.values()}))
         raise OutputError(f"safetensors cannot hold all of {kinds} ({error}): use the format pt2") from error
