@@ -3,13 +3,16 @@
 from skiplab.edit.drop_path import drop_path
 from skiplab.edit.fold import fold
 from skiplab.edit.gate import gate, highway
+from skiplab.edit.joins import add_to_concat, concat_to_add
 from skiplab.edit.pre_activation import to_pre_activation
 from skiplab.edit.recalibrate import recalibrate
 from skiplab.edit.remove import remove_branch, remove_shortcut
 from skiplab.edit.scale import average, layer_scale, rezero, scale, skip_init
 
 __all__ = [
+    "add_to_concat",
     "average",
+    "concat_to_add",
     "drop_path",
     "fold",
     "gate",

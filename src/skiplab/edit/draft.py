@@ -63,7 +63,7 @@ class Draft:
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
             node = self.graph.placeholder(full.replace(".", "_"))
         node.target = node.name
-        node.meta = {"lifted": True, "val": self.mode.from_tensor(tensor)}
+        node.meta = {"lifted": True, "val": self.mode.from_tensor(tensor, static_shapes=True)}
         names[node.name] = full
         self.tensors[node.name] = tensor
         return node
@@ -87,7 +87,7 @@ class Draft:
         for node in self.graph.find_nodes(op="placeholder"):  # tied ones stay tied
             if self.tensors.get(node.name) is old:
                 self.tensors[node.name] = new
-                node.meta = {**node.meta, "val": self.mode.from_tensor(new)}
+                node.meta = {**node.meta, "val": self.mode.from_tensor(new, static_shapes=True)}
 
     def replace(self, old: Node, new: Node) -> None:
         """All readers of one value read another, which must have its shape."""
