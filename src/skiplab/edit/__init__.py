@@ -4,6 +4,7 @@ from skiplab.edit.drop_path import drop_path
 from skiplab.edit.fold import fold
 from skiplab.edit.gate import gate, highway
 from skiplab.edit.insert import insert
+from skiplab.edit.joins import add_to_concat, concat_to_add
 from skiplab.edit.places import Place, place, places
 from skiplab.edit.pre_activation import to_pre_activation
 from skiplab.edit.recalibrate import recalibrate
@@ -13,7 +14,9 @@ from skiplab.edit.scale import average, layer_scale, rezero, scale, skip_init
 
 __all__ = [
     "Place",
+    "add_to_concat",
     "average",
+    "concat_to_add",
     "drop_path",
     "fold",
     "gate",
