@@ -9,13 +9,13 @@ import typer
 from skiplab.cli.app import Json, app, print_json, print_lines, say
 from skiplab.cli.edits import VERBS, chosen, fitting, order_of
 from skiplab.cli.request import Request, captured, on_a_model
+from skiplab.cli.target import target_of
 from skiplab.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from skiplab.program import Program
-    from skiplab.skips import Skips
 
 
 @app.command()
@@ -39,29 +39,42 @@ def edit(
     ] = None,
     form: Annotated[str | None, typer.Option(help="gate: exclusive or shortcut-only (default: exclusive).")] = None,
     order: Annotated[str | None, typer.Option(help="reorder: which block stands at each place, 0,2,1.")] = None,
+    every: Annotated[int | None, typer.Option(help="insert: a shortcut around so many layers (default: 2).")] = None,
+    placement: Annotated[str | None, typer.Option(help="insert: post- or pre-activation: post, pre.")] = None,
+    start_at: Annotated[str | None, typer.Option("--from", help="insert: from what this op or module gives.")] = None,
+    end_at: Annotated[str | None, typer.Option("--to", help="insert: to what this one gives.")] = None,
+    fit: Annotated[str | None, typer.Option(help="insert: A (zeros) or B (projection) where shapes differ.")] = None,
+    factor: Annotated[float | None, typer.Option(help="insert: on what comes over the shortcut.")] = None,
+    norm: Annotated[
+        bool | None, typer.Option("--norm/--no-norm", help="to-pre-activation: new batch norms (default: yes).")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="recalibrate: the data, see docs/data.md.")] = None,
     as_json: Json = False,
 ) -> None:
     """Change skip connections, say what that changes, and save the network."""
     options = {"shortcut": shortcut, "branch": branch, "learn": learn, "start": start, "p": p, "linear": linear}
-    options |= {"bias": bias, "form": form, "order": order_of(order)}
-    fitting(name, options)
+    options |= {"bias": bias, "form": form, "order": order_of(order), "every": every, "placement": placement}
+    options |= {"start_at": start_at, "end_at": end_at, "fit": fit, "factor": factor, "norm": norm, "data": data}
+    given = fitting(name, options)
+    if skips is not None and VERBS[name].of != "skips":
+        raise UsageError(f"--skips is no option of {name}: leave it out")
     kinds = _formats(request, formats, out)
     function, arguments = chosen(name, options, request.seed)
-    program, known, selected = _selected(request, skips)
+    program = _program(request)
+    target = target_of(name, program, given, skips, request)
     from skiplab.cli.change import change, notes
 
-    edited = function(program, selected, **arguments)
+    edited = function(program, *target.arguments, **arguments)
     found = change(program, edited)
-    remarks = list(notes(name, program, edited, selected, found))
+    remarks = list(notes(name, program, edited, target.skips, found))
     if not as_json:
-        print_lines([f"{name} at {len(selected)} of {len(known)} skips of {request.model}", *found.lines()])
+        print_lines([f"{name} {target.heading} {request.model}", *target.lines, *found.lines()])
         print_lines([f"note: {remark}" for remark in remarks])
     files = _saved(edited, out, kinds)
     if as_json:
         from skiplab.schema import edit_json
 
-        told = {key: value for key, value in arguments.items() if key in options}
-        config = {"model": request.model, "edit": name, "options": told, "edited": [skip.id for skip in selected]}
+        config = {"model": request.model, "edit": name, "options": given, "edited": [s.id for s in target.skips]}
         print_json(edit_json(config, asdict(found), remarks, files))
     elif files is not None:
         print_lines(_file_lines(files, out))
@@ -86,28 +99,11 @@ def _formats(request: Request, formats: str | None, out: Path | None) -> list[st
     return names
 
 
-def _selected(request: Request, pattern: str | None) -> "tuple[Program, Skips, Skips]":
-    """The program, its skips, and those that are to be edited."""
-    from skiplab.finder import find
-
+def _program(request: Request) -> "Program":
     program = captured(request)
     if any(tensor.is_meta for tensor in program.tensors.values()):
         raise ModelError(f"{request.model} would fill the memory, and an edit needs its values: use a smaller one")
-    skips = find(program)
-    selected = skips if pattern is None else skips.at(pattern)
-    if not len(selected):
-        some = ", ".join(skip.id for skip in skips[:5]) or "none"
-        which = "selects none" if pattern is not None else "there is none"
-        raise UsageError(f"--skips {pattern or '*'}: {which} of {len(skips)} skips ({some}): see skiplab find")
-    inside = [skip for skip in selected if skip.steps is not None]
-    if inside:
-        rest = ", ".join(skip.id for skip in skips.in_graph()[:5])
-        mend = f"choose others with --skips ({rest})" if rest else "write the cell in plain operators"
-        raise UsageError(
-            f"skip `{inside[0].id}` is a cell state inside the operator `{inside[0].merge}`, where nothing can be "
-            f"changed: {mend}"
-        )
-    return program, skips, selected
+    return program
 
 
 def _saved(edited: "Program", out: Path | None, formats: list[str]) -> "pd.DataFrame | None":

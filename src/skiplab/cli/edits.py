@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from skiplab.errors import UsageError
 
@@ -19,12 +19,16 @@ class Verb:
         takes: its own options, which are the function's parameters of the same names.
         needs: those without which it cannot be.
         seeded: whether it draws numbers.
+        of: what it is given beside the program: skips (of which --skips chooses), places, batches, or nothing.
     """
 
     takes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     seeded: bool = False
+    of: Literal["skips", "places", "batches", "nothing"] = "skips"
 
+
+WHERE = ("every", "placement", "start_at", "end_at")  # options of `insert` that say where
 
 VERBS: Mapping[str, Verb] = {
     "remove-shortcut": Verb(),
@@ -38,7 +42,14 @@ VERBS: Mapping[str, Verb] = {
     "gate": Verb(("bias", "form"), seeded=True),
     "highway": Verb(("bias",), seeded=True),
     "reorder": Verb(("order",), needs=("order",)),
+    "insert": Verb((*WHERE, "fit", "factor"), seeded=True, of="places"),
+    "to-pre-activation": Verb(("norm",)),
+    "concat-to-add": Verb(),
+    "add-to-concat": Verb(),
+    "fold": Verb(of="nothing"),
+    "recalibrate": Verb(("data",), needs=("data",), of="batches"),
 }
+_PARAMETERS = {"fit": "shortcut", "factor": "scale"}  # where an option has not the name of the function's parameter
 
 
 def chosen(edit: str, options: Mapping[str, Any], seed: int) -> tuple[Callable[..., "Program"], dict[str, Any]]:
@@ -48,7 +59,8 @@ def chosen(edit: str, options: Mapping[str, Any], seed: int) -> tuple[Callable[.
     """
     given = fitting(edit, options)
     function = getattr(importlib.import_module("skiplab.edit"), edit.replace("-", "_"))
-    return function, {**given, **({"seed": seed} if VERBS[edit].seeded else {})}
+    own = {_PARAMETERS.get(name, name): value for name, value in given.items() if name not in (*WHERE, "data")}
+    return function, {**own, **({"seed": seed} if VERBS[edit].seeded else {})}
 
 
 def fitting(edit: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,11 +76,16 @@ def fitting(edit: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in verb.needs:
         if name not in given:
             raise UsageError(f"{edit} needs {_flag(name)}")
+    if ("start_at" in given) != ("end_at" in given) or ("start_at" in given and {"every", "placement"} & given.keys()):
+        raise UsageError("--from and --to go together, and say in place of --every and --placement where")
     return given
 
 
 def _flag(name: str) -> str:
-    return "--linear/--constant" if name == "linear" else f"--{name}"
+    return _FLAGS.get(name, f"--{name}")
+
+
+_FLAGS = {"linear": "--linear/--constant", "norm": "--norm/--no-norm", "start_at": "--from", "end_at": "--to"}
 
 
 def order_of(text: str | None) -> list[int] | None:
