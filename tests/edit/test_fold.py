@@ -172,6 +172,11 @@ LEFT_ALONE = {
     "strided_identity": net(lambda net, x: (y := F.adaptive_avg_pool2d(x, 1)) + net.a(y), a=conv(padding=1, stride=2)),
     "norm_alone": net(lambda net, x: F.relu(net.n(x) + x), n=nn.BatchNorm2d(4)),
     "sizes": net(lambda net, x: net.a(x) * x.shape[0] + (x.shape[0] * 2 + 1), a=conv()),
+    "broadcast_factor": net(lambda net, x: net.a(x) * net.s.by, a=conv(4, 1), s=Scale(4, 1, 1)),
+    # "same" pads the even kernel at its end alone, which no number says
+    "same_and_wider": net(
+        lambda net, x: net.a(x) + net.b(x), a=conv(kernel=(2, 3), padding="same"), b=conv(kernel=(1, 5), padding=(0, 2))
+    ),
     "modulated": net(lambda net, x: net.a(x) * x.mean((1, 2, 3), keepdim=True), a=conv()),
 }
 
