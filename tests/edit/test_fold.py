@@ -100,6 +100,7 @@ ONE_LAYER = {
         u=Scale(),
         v=conv(kernel=1),
     ),
+    "shifted": net(lambda net, x: F.relu(net.a(x) + net.s.by + (x - 1.5)), a=conv(padding=1), s=Scale(4, 1, 1)),
     "viewed_vectors": net(lambda net, x: x + net.s.by.view(-1, 1, 1) * net.a(x), a=conv(padding=1), s=Scale(4)),
     "norm_of_sum": net(lambda net, x: net.n(net.a(x) + x), a=conv(padding=1), n=nn.BatchNorm2d(4)),
     "twice": net(lambda net, x: F.relu((y := net.a(x)) + y), a=conv()),
@@ -170,6 +171,12 @@ LEFT_ALONE = {
     "broadcast": net(lambda net, x: net.a(x) + net.b(x), a=conv(4, 1, kernel=8), b=conv()),
     "strided_identity": net(lambda net, x: (y := F.adaptive_avg_pool2d(x, 1)) + net.a(y), a=conv(padding=1, stride=2)),
     "norm_alone": net(lambda net, x: F.relu(net.n(x) + x), n=nn.BatchNorm2d(4)),
+    "sizes": net(lambda net, x: net.a(x) * x.shape[0] + (x.shape[0] * 2 + 1), a=conv()),
+    "broadcast_factor": net(lambda net, x: net.a(x) * net.s.by, a=conv(4, 1), s=Scale(4, 1, 1)),
+    # "same" pads the even kernel at its end alone, which no number says
+    "same_and_wider": net(
+        lambda net, x: net.a(x) + net.b(x), a=conv(kernel=(2, 3), padding="same"), b=conv(kernel=(1, 5), padding=(0, 2))
+    ),
     "modulated": net(lambda net, x: net.a(x) * x.mean((1, 2, 3), keepdim=True), a=conv()),
 }
 
@@ -204,8 +211,9 @@ def test_a_written_buffer_is_no_constant() -> None:
             self.register_buffer("scale", torch.ones(()))
 
         def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x) * self.scale
             self.scale.add_(1)
-            return self.a(x) * self.scale
+            return x
 
     program = skiplab.capture(Counting().eval(), (IMAGE,))
     assert targets(fold(program)) == targets(program)

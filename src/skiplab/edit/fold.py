@@ -10,7 +10,7 @@ def fold(program: Program) -> Program:
     """The same function with fewer layers: each linear sum becomes one convolution, or one linear layer.
 
     - A batch norm that alone reads a layer: W ← W·γ/√(σ² + ε), b ← (b − μ)·γ/√(σ² + ε) + β.
-    - A factor on a layer: a number, or a stored vector with one number a channel (LayerScale, ReZero).
+    - A factor or a constant on a layer: a number, or a stored vector with one number a channel (LayerScale, ReZero).
     - A sum each of whose operands is, after that, a layer of the same value, with the same stride and groups and
       kernels that can be laid one upon the other; or that value itself, perhaps normalised or scaled. RepVGG: Ding et
       al. 2021, arXiv:2101.03697, §3.3; ACNet: Ding et al. 2019, arXiv:1908.03930, §3.3; MobileOne: Vasu et al. 2023,

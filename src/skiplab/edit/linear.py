@@ -51,11 +51,11 @@ def _by_numbers(layer: Node) -> Any:
 
 def _term(node: Node, tensors: Tensors) -> Term | None:
     """A node as a term; None where it is neither a layer nor made of one value by norms, factors and sums."""
-    if node.op != "call_function":
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
         return None
     if operator_name(node.target) == "batch_norm" and isinstance(node.args[0], Node):
         return normed(node, _operand(node.args[0], tensors), tensors)
-    if operator_name(node.target) in SCALES:
+    if operator_name(node.target) in SCALES or node.target is aten.sub.Tensor:  # what is left of those is of a number
         return _changed(node, tensors)
     if node.target is aten.add.Tensor and not node.kwargs:
         operands: tuple[Any, ...] = node.args
@@ -76,7 +76,7 @@ def _changed(node: Node, tensors: Tensors) -> Term | None:
     name = operator_name(node.target)
     operands: tuple[Any, ...] = node.args
     value, by = operands[:2]
-    if name not in DIVISIONS and isinstance(by, Node) and _number(value, tensors) is not None:
+    if name in ("add", "mul", "multiply") and isinstance(by, Node) and _number(value, tensors) is not None:
         value, by = by, value
     number = _number(by, tensors)
     if number is None or node.kwargs or not isinstance(value, Node) or _form(value) != _form(node):
@@ -86,8 +86,9 @@ def _changed(node: Node, tensors: Tensors) -> Term | None:
         return None
     dim = node.meta["val"].ndim - number.ndim + wide[0] if wide else None
     number = number.reshape(-1 if wide else ()).to(node.meta["val"].device)
-    if name == "add":  # of nothing at all where Python's `sum` begins with its 0
-        return _operand(value, tensors).scaled(number.new_ones(()), None if by == 0 else number, dim)
+    if name in ("add", "sub"):
+        shift = None if by == 0 else -number if name == "sub" else number  # Python's `sum` begins with 0
+        return _operand(value, tensors).scaled(number.new_ones(()), shift, dim)
     return _operand(value, tensors).scaled(1 / number if name in DIVISIONS else number, dim=dim)
 
 
@@ -126,7 +127,7 @@ def _kernel(term: Term, window: Window, node: Node) -> Tensor:
     return kernel.reshape(*kernel.shape, *window.size)
 
 
-def _form(node: Node) -> tuple[list[str], torch.dtype]:
-    """Shape and dtype; sizes as text, since to compare those that vary would bind them."""
+def _form(node: Node) -> tuple[list[str], torch.dtype] | None:
+    """Shape and dtype, of a tensor; sizes as text, since to compare those that vary would bind them."""
     value = node.meta["val"]
-    return [str(size) for size in value.shape], value.dtype
+    return ([str(size) for size in value.shape], value.dtype) if isinstance(value, Tensor) else None

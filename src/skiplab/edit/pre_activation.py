@@ -44,8 +44,8 @@ def to_pre_activation(program: Program, skips: Skips, norm: bool = True) -> Prog
 
     - the branch's last batch norm is folded into its layer, which gets a bias;
     - the activation after the merge moves behind it: to the start of each branch that reads it, and in front of
-      everything else that does, such as the pooling before a classifier. The shortcuts among `skips` that start there
-      read the sum itself; norms and projections on a shortcut stay.
+      everything else that does: the pooling before a classifier, a skip that is not among `skips`. The shortcuts
+      among them that start there read the sum itself; norms and projections on a shortcut stay.
 
     A branch whose fork is no merge of these blocks, such as a stem's activation, starts as before.
 
