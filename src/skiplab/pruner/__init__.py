@@ -134,7 +134,7 @@ class _Walk:
     def networks(self, program: Program) -> Iterator[tuple[Program, str, float]]:
         """Each with the block that went last, and its score; the whole network first."""
         yield program, "", float("nan")
-        before = iter([row["removed"] for row in self.options.get("before", ())][1:])
+        before = iter([row["removed"] for row in [*self.options.get("before", ())][1:]])
         while here := self.left.of(program):
             chosen = next(before, None)
             name, score = (chosen, float("nan")) if chosen is not None else self._next(program, here)
