@@ -125,7 +125,7 @@ def _move(draft: Draft, block: _Block, following: list[Skip], norm: bool) -> Non
     for edge in raw:
         draft.redirect(edge, block.merge)
     for merge, path in {skip.merge: skip.path for skip in following}.items():
-        edges = {edge for skip, _, heavy in ways if skip.merge == merge for edge in heavy} - raw
+        edges = {edge for skip, _, heavy in ways if skip.merge == merge for edge in heavy}
         readers = [draft.nodes[reader] for reader in dict(edges)]
         readers = [node for node in readers if block.activation in node.all_input_nodes]
         first = next((node for node in draft.graph.nodes if node in readers), None)
