@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import skiplab
+from cases import captured
 from networks import Block, Encoded, Net, conv, heavy, linear
 from oracles.edited import blocks, found
-from skiplab.edit import layer_scale, remove_branch, remove_shortcut, rezero
+from skiplab.edit import layer_scale, remove_branch, remove_shortcut, rezero, scale
 from skiplab.execute import run
 from skiplab.models import SkipConnection, resnet
 from skiplab.network import Network
@@ -243,3 +245,51 @@ def test_weights_that_are_computed_on_before_they_are_used() -> None:
     x = torch.randn(3, 8)
     assert torch.equal(module(x), model(x))
     assert module.state_dict().keys() == model.state_dict().keys()
+
+
+# name -> why it cannot be brought to half precision by `.to`
+NOT_IN_HALF = dict.fromkeys(
+    ("lstm", "gru_3"), "their first state is zeros of the dtype that the inputs had when captured"
+)
+DOZEN = (
+    "plain20 resnet20 resnet20_span1_pre unet dense_block highway lstm gru_3 pre_norm timm_convnext "
+    "mobilenet_v3_small bert smp_unet"
+).split()
+
+
+def lower(value: Any) -> Any:
+    return value.bfloat16() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@pytest.mark.parametrize("name", DOZEN)
+def test_compiled_exported_and_in_half_precision(name: str) -> None:
+    """An edited network is a module like any other. Three digits of bfloat16, over tens of layers."""
+    case = captured(name)
+    skips = case.skips.in_graph()
+    module = (scale(case.program, skips, branch=0.5, learn="scalar") if skips else case.program).module()
+    inputs = case.args, case.kwargs
+    backend = "aot_eager" if name in ("resnet20", "highway", "pre_norm") else "eager"
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend=backend, fullgraph=True)
+    exported = torch.export.export(module, *inputs).module()
+    with torch.no_grad():
+        wanted = pytree.tree_leaves(module(*inputs[0], **inputs[1]))
+        for each in (compiled, exported):
+            for output, want in zip(pytree.tree_leaves(each(*inputs[0], **inputs[1])), wanted, strict=True):
+                torch.testing.assert_close(output, want)
+        if name in NOT_IN_HALF:
+            return
+        args, kwargs = pytree.tree_map(lower, inputs)
+        for output, want in zip(pytree.tree_leaves(module.bfloat16()(*args, **kwargs)), wanted, strict=True):
+            assert output.dtype == lower(want).dtype
+            torch.testing.assert_close(output.float(), want.float(), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what inductor imports
+def test_compiled_by_inductor() -> None:
+    program, skips = found(blocks("vector", 1), (3, 4))
+    module = scale(program, skips, branch=0.5, learn="scalar").module()
+    torch._dynamo.reset()
+    x = torch.randn(3, 4)
+    with torch._inductor.config.patch(cpp_cache_precompile_headers=False):  # which takes a minute for one network
+        torch.testing.assert_close(torch.compile(module)(x), module(x))

@@ -134,6 +134,7 @@ def test_any_edits_in_any_order(form: str, data: st.DataObject) -> None:
         previous, old = program, bits(program)
         program = attempted(EDITS[name], program, skips)
         assert_unchanged(previous, old)
-        assert_sound(program, original)
+        if program is not previous:
+            assert_sound(program, original)
     assert_unchanged(original, before)
     assert all(isinstance(tensor, Tensor) for tensor in program.tensors.values())

@@ -96,6 +96,9 @@ def test_a_value_that_is_the_branch_of_several_skips_is_scaled_once() -> None:
     f = net.f(x)
     wanted = torch.cat((x, 2 * f, 2 * net.g(torch.cat((x, 2 * f), -1))), -1)
     torch.testing.assert_close(run(scale(program, skips, branch=2.0), x), wanted)
+    module = scale(program, skips, branch=2.0, learn="scalar").module()
+    module(x).sum().backward()
+    assert [name for name, parameter in module.named_parameters() if parameter.grad is None] == []
 
 
 def test_names_that_are_taken_are_numbered() -> None:
