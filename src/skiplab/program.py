@@ -145,7 +145,8 @@ class Program:
 
         They have the names that they have in the model, so that its checkpoints load; buffers' modes and ties are
         kept. Batch norm and dropout follow the module's mode; what acts in training alone and has left no trace in
-        an inference graph (`train_only`) is gone. What `forward` decided in Python stays decided as it was.
+        an inference graph (`train_only`) is gone. What `forward` decided in Python stays decided as it was. A batch
+        norm's counter of batches does not advance, so that one without momentum (None) keeps its statistics.
         """
         names = {**self.parameters, **self.buffers}
         code = code_of(self.graph.graph, names, self.specs, self.arguments, training=self.training)

@@ -60,6 +60,7 @@ def _skips(program: "Program", pattern: str | None) -> Target:
 
 
 def _places(program: "Program", given: Mapping[str, Any]) -> Target:
+    from skiplab.cli.words import plural
     from skiplab.edit import place, places
 
     if "start_at" in given:
@@ -69,7 +70,7 @@ def _places(program: "Program", given: Mapping[str, Any]) -> Target:
     lines = [f"  {_told(program, each)}" for each in found[:_SHOWN]]
     if len(found) > _SHOWN:
         lines.append(f"  … ({len(found)} in all)")
-    return Target(f"of {len(found)} shortcuts into", (found,), lines=tuple(lines))
+    return Target(f"of {plural(len(found), 'shortcut')} into", (found,), lines=tuple(lines))
 
 
 def _told(program: "Program", place: "Place") -> str:
