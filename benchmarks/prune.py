@@ -1,7 +1,7 @@
 """What pruning a trained residual network costs and saves, beside removing blocks at random, the first or the last.
 
     python benchmarks/prune.py                                   # ResNet-56 on digits, trained here, 3 seeds
-    python benchmarks/prune.py --data cifar10 --weights weights/resnet56-0.safetensors --learn 10000
+    python benchmarks/prune.py --data cifar10 --weights weights/resnet56-0.safetensors --learn 5000 --judge 5000
 
 Each order removes as many blocks, estimates batch norm anew on the same training samples, and is fine-tuned by the
 same recipe, on the same images; so is the whole network, since training it on may help it too. Error is that of
@@ -55,13 +55,14 @@ def rows(arguments: argparse.Namespace, data: DataSet, seed: int) -> Iterator[di
     program = skiplab.capture(model, (data.train.x[:4],))
     skips = skiplab.find(program)
     ranked_on = list(batches(subset(data.train, 512, seed), 128))
-    judged = list(batches(data.test, 250))
+    test = subset(data.test, arguments.judge or len(data.test), 0)
+    judged = list(batches(test, 60))
     learn = DataSet(data.name, subset(data.train, arguments.learn or len(data.train), seed), data.test, data.classes)
     recipe = skiplab.Recipe(epochs=arguments.finetune, learning_rate=arguments.learning_rate, seed=seed)
     judge = Judge(program, judged, F.cross_entropy, error, seed)
     networks = {"whole": (program, 0)}
-    for by in ORDERS:
-        options = {"by": by, "keep": arguments.keep, "seed": seed, "greedy": by in ("lesion", "influence")}
+    for by in arguments.orders.split(","):
+        options = {"by": by, "keep": arguments.keep, "seed": seed, "greedy": not arguments.one_shot}
         pruned = skiplab.prune(program, skips, ranked_on, judged[:1], F.cross_entropy, error, **options)
         networks[by] = pruned.program, len(skips) - int(pruned.frontier["blocks"].iloc[-1])
     for name, (network, gone) in networks.items():
@@ -96,12 +97,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--depth", type=int, default=56)
     parser.add_argument("--weights", type=Path, help="of a trained network; then seeds differ in all but its training")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--keep", type=float, default=0.7)
     parser.add_argument("--finetune", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--learn", type=int, default=0, help="images to fine-tune on; 0 for all")
+    parser.add_argument("--judge", type=int, default=0, help="test images to judge by; 0 for all")
+    parser.add_argument("--orders", default=",".join(ORDERS))
+    parser.add_argument("--one-shot", action="store_true", help="rank once")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="a CSV of all rows")
     arguments = parser.parse_args()
@@ -110,7 +115,7 @@ def main() -> None:
     if arguments.data == "cifar10":
         data = DataSet("cifar10", read("train", arguments.folder), read("test", arguments.folder), classes=10)
     found = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for row in rows(arguments, data, seed):
             found.append(row)
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
