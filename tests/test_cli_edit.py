@@ -16,7 +16,7 @@ import networks
 import skiplab
 from skiplab import cli, edit
 from skiplab.cli.edits import VERBS
-from skiplab.errors import ModelError, SkiplabError, UsageError
+from skiplab.errors import DataError, ModelError, SkiplabError, UsageError
 from skiplab.resolve import resolve
 
 HERE = str(Path(__file__))
@@ -55,6 +55,19 @@ def recurrent() -> tuple[nn.Module, Tensor]:
 
 def plain() -> tuple[nn.Module, Tensor]:
     return networks.heavy(), torch.randn(2, networks.WIDTH)
+
+
+def images() -> tuple[nn.Module, Tensor]:
+    """Convolutions and batch norms on the digits' form, without a shortcut."""
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1) for i in range(4)]
+    layers = [layer for conv in convs for layer in (conv, nn.BatchNorm2d(4), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 10)), torch.randn(2, 1, 8, 8)
+
+
+def joined() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return networks.UNet(), torch.randn(2, 4, 8, 8)
 
 
 def run(*arguments: str) -> Any:
@@ -110,6 +123,54 @@ def test_each_edit_writes_what_its_function_makes(name: str, tmp_path: Path) -> 
     assert found["schema"] == "skiplab.edit/1"
 
 
+def saved_by(tmp_path: Path, *arguments: str) -> tuple[nn.Module, dict[str, Any]]:
+    found = told(*arguments, "--out", str(tmp_path))
+    return resolve(f"{tmp_path}/network.py:network").model.eval(), found
+
+
+def test_shortcuts_are_inserted_where_they_are_proposed(tmp_path: Path) -> None:
+    model, x = images()
+    program = skiplab.capture(model, (x,))
+    wanted = edit.insert(program, edit.places(program, 1, "pre"), "B", scale=0.5, seed=0).module()
+    options = ("--every", "1", "--placement", "pre", "--fit", "B", "--factor", "0.5")
+    saved, found = saved_by(tmp_path, f"{HERE}:images", "insert", *options)
+    assert torch.equal(saved(x), wanted(x))
+    assert found["skips"]["add/resample"] == [0, 3]
+    lines = run(f"{HERE}:images", "insert", "--every", "1").stdout.splitlines()
+    assert lines[0] == f"insert of 3 shortcuts into {HERE}:images"
+    assert lines[1] == "  Sequential: from 2 (relu) 4x8x8 to 4 (batch_norm) 4x8x8"
+
+
+def test_one_shortcut_from_a_place_to_another(tmp_path: Path) -> None:
+    model, x = images()
+    saved, _ = saved_by(tmp_path, f"{HERE}:images", "insert", "--from", "2", "--to", "10")
+    model.eval()
+    with torch.no_grad():
+        layers = list(model.children())
+        first = nn.Sequential(*layers[:3])(x)
+        last = nn.Sequential(*layers[3:11])(first)
+        torch.testing.assert_close(saved(x), nn.Sequential(*layers[11:])(last + first))
+
+
+def test_edits_without_skips(tmp_path: Path) -> None:
+    model, x = images()
+    saved, found = saved_by(tmp_path / "fold", f"{HERE}:images", "fold")
+    assert not any("running" in name for name in saved.state_dict())
+    torch.testing.assert_close(saved(x), model.eval()(x))
+    assert found["edited"] == []
+    saved, _ = saved_by(tmp_path / "data", f"{HERE}:images", "recalibrate", "--data", "digits")
+    assert not torch.equal(saved.state_dict()["1.running_var"], model.state_dict()["1.running_var"])
+
+
+def test_edits_of_joins_and_of_activations(tmp_path: Path) -> None:
+    found = told(f"{HERE}:joined", "concat-to-add")
+    assert found["skips"] == {"concat/identity": [2, 0], "add/projection": [0, 2]}
+    assert found["difference"] == 0
+    found = told("resnet20", "to-pre-activation", "--no-norm")
+    assert not any("pre_norm" in name for name in found["added"])
+    assert any("pre_norm" in name for name in told("resnet20", "to-pre-activation")["added"])
+
+
 def test_what_is_printed(tmp_path: Path) -> None:
     lines = run("resnet20", "rezero", "--out", str(tmp_path)).stdout.splitlines()
     assert lines[0] == "rezero at 9 of 9 skips of resnet20"
@@ -160,6 +221,13 @@ def test_notes() -> None:
         (["resnet20", "rezero", "--formats", "pt2"], UsageError, "give --out FOLDER"),
         (["resnet20", "rezero", "--formats", "pt3", "--out", "OUT"], UsageError, "choose some of python, pt2, onnx"),
         (["resnet20", "rezero", "--meta"], UsageError, "leave out --meta"),
+        (["resnet20", "insert", "--from", "layer1.0"], UsageError, "--from and --to go together"),
+        (["resnet20", "insert", "--skips", "layer1.0"], UsageError, "--skips is no option of insert"),
+        ([f"{HERE}:images", "insert", "--from", "9", "--to", "1"], UsageError, "no way leads from `9` to `1`"),
+        ([f"{HERE}:images", "insert", "--from", "14", "--to", "1"], UsageError, "no op and no module `14`"),
+        ([f"{HERE}:images", "insert", "--every", "9"], UsageError, "needs 11"),
+        ([f"{HERE}:images", "recalibrate"], UsageError, "recalibrate needs --data"),
+        ([f"{HERE}:images", "recalibrate", "--data", "nowhere"], DataError, "--data nowhere"),
         (["missing.py:net", "rezero"], ModelError, "there is no file missing.py"),
         ([f"{HERE}:recurrent", "rezero"], UsageError, "is a cell state inside the operator `lstm`"),
         ([f"{HERE}:plain", "rezero"], UsageError, "there is none of 0 skips"),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,7 +14,7 @@ from skiplab import cli, pruner
 from skiplab.cli.frontier import Result as Told
 from skiplab.cli.frontier import rows, sentences
 from skiplab.data import digits
-from skiplab.errors import SkiplabError, UsageError
+from skiplab.errors import DataError, SkiplabError, UsageError
 
 QUICK = ("--data", "digits", "--samples", "60", "--by", "last")
 
@@ -104,7 +105,8 @@ def test_sentences_say_what_the_interval_says(low: float, high: float, verdict: 
     told = list(sentences(Told("net", frontier(**changes), 1, "error")))
     assert told[0] == "1 of 10 blocks (10%) are gone, in this order: a."
     assert "80% of the parameters and 50% of the FLOPs, and takes 75% of the time" in told[1]
-    assert f"from 2.0% to 4.0% without training: {verdict}, +2.0%" in told[2]
+    interval = f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
+    assert f"from 2.0% to 4.0% without training: {verdict}, +2.0 points {interval}" in told[2]
 
 
 def test_sentences_about_a_limit_that_nothing_meets() -> None:
@@ -122,13 +124,27 @@ def test_rows_are_shares_of_the_whole_network() -> None:
 def test_wrong_requests_are_told_before_anything_runs(net: str, tmp_path: Path) -> None:
     for options, text in (
         (("--keep", "0.7", "--latency", "0.5"), "exclude each other"),
-        (("--keep", "2"), "keep=2"),
         (("--keep", "0.7", "--by", "size"), "by='size'"),
-        (("--keep", "0.7", "--formats", "tar"), "--formats tar"),
+        (("--keep", "0.7", "--formats", "pt2"), "give --out FOLDER"),
         (("--keep", "0.7", "--skips", "layer9"), "selects none"),
     ):
         with pytest.raises(UsageError, match=text):
             invoke(net, "--data", "digits", *options)
+    assert invoke(net, "--data", "digits", "--keep", "2").exit_code == 2
+
+
+def test_data_of_one_part_are_cut_and_not_trained_on(net: str, tmp_path: Path) -> None:
+    data = digits()
+    np.savez(tmp_path / "one.npz", x=data.test.x.numpy(), y=data.test.y.numpy())
+    np.savez(tmp_path / "five.npz", x=data.test.x.numpy(), y=data.test.y.numpy() + 5)
+    options = (net, "--data", f"{tmp_path / 'one.npz'}", "--by", "last", "--keep", "0.9", "--batch", "40")
+    done = invoke(*options, "--json")
+    assert "three quarters rank blocks, one quarter judges" in done.stderr
+    assert json.loads(done.stdout)["frontier"][1]["removed"] == "layer3.1"
+    with pytest.raises(UsageError, match="needs a training part apart"):
+        invoke(*options, "--finetune", "1")
+    with pytest.raises(DataError, match="labels go up to 14"):
+        invoke(net, "--data", f"{tmp_path / 'five.npz'}", "--keep", "0.9")
 
 
 def test_another_request_in_the_same_folder(net: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 import skiplab
 from cases import captured
-from networks import Block, Encoded, Net, conv, heavy, linear
+from networks import WIDTH, Block, Encoded, Net, conv, heavy, linear
 from oracles.edited import blocks, found
 from skiplab.edit import layer_scale, remove_branch, remove_shortcut, rezero, scale
 from skiplab.execute import run
@@ -293,3 +293,58 @@ def test_compiled_by_inductor() -> None:
     x = torch.randn(3, 4)
     with torch._inductor.config.patch(cpp_cache_precompile_headers=False):  # which takes a minute for one network
         torch.testing.assert_close(torch.compile(module)(x), module(x))
+
+
+class Reserved(nn.Module):
+    """Names that Python keeps for itself, and that a module made of a program might want too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code, self.removed, self.added = (nn.Linear(4, 4) for _ in range(3))
+        self.by = nn.ModuleDict({"class": nn.Linear(4, 4), "lambda": nn.Linear(4, 4)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.added(self.removed(self.code(x))) + self.by["lambda"](self.by["class"](x))
+
+
+def test_any_name_will_do() -> None:
+    model, x = Reserved().eval(), torch.randn(2, 4)
+    module = skiplab.capture(model, (x,)).module()
+    assert torch.equal(module(x), model(x))
+    assert module.state_dict().keys() == model.state_dict().keys()
+
+
+class Structured(nn.Module):
+    def forward(self, both: dict[str, Tensor], scale: Tensor) -> dict[str, Any]:
+        return {"sum": (both["a"] + both["b"]) * scale}
+
+
+def test_structured_inputs_by_place_and_by_name_also_after_pickling() -> None:
+    x = {"a": torch.randn(2, 3), "b": torch.randn(2, 3)}, torch.randn(2, 3)
+    module = skiplab.capture(Structured(), x).module()
+    for each in (module, again(module)):
+        expected = (x[0]["a"] + x[0]["b"]) * x[1]
+        assert torch.equal(each(*x)["sum"], expected)
+        assert torch.equal(each(x[0], scale=x[1])["sum"], expected)
+        assert torch.equal(each(scale=x[1], both=x[0])["sum"], expected)
+        assert skiplab.capture(each, x).difference == 0
+
+
+def test_an_activation_that_is_random_in_training() -> None:
+    x = -torch.ones(1, 400)
+    module = skiplab.capture(nn.Sequential(nn.Linear(400, 400), nn.RReLU()), (x,)).module()
+    assert torch.equal(module(x), module(x))
+    module.train()
+    assert not torch.equal(module(x), module(x))
+
+
+def test_a_part_of_another_module_takes_checkpoints_of_the_original() -> None:
+    model = nn.Sequential(Block(), Block())
+    program = skiplab.capture(model, (torch.randn(2, WIDTH),))
+    smaller = remove_branch(program, skiplab.find(program)[:1]).module()
+    whole = nn.Sequential(smaller, nn.Linear(WIDTH, 2))
+    state = whole.state_dict() | {f"0.{name}": value + 1 for name, value in model.state_dict().items()}
+    whole.load_state_dict(state)
+    assert torch.equal(smaller.state_dict()["1.branch.0.weight"], model.state_dict()["1.branch.0.weight"] + 1)
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        whole.load_state_dict(state | {"0.2.weight": torch.ones(1)})

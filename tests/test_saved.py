@@ -308,3 +308,14 @@ def test_distances() -> None:
     assert compare.largest([torch.tensor([nan])], [torch.tensor([1.0])]) == inf
     assert compare.largest([torch.tensor([True, False])], [torch.tensor([True, True])]) == 1
     assert compare.largest([torch.zeros(0)], [torch.zeros(0)]) == 0
+
+
+def test_every_command_takes_a_pt2(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    program = skiplab.capture(nn.Sequential(Block(), nn.BatchNorm1d(8), Block()), (torch.randn(2, 8),))
+    skiplab.save(program, tmp_path, ("pt2",))
+    resolved = resolve(str(tmp_path / "network.pt2"), trust=True)
+    again = skiplab.capture(resolved.model, resolved.args, resolved.kwargs)
+    assert [skip.id for skip in skiplab.find(again)] == ["0.branch", "2.branch"]  # the modules that have the weights
+    with pytest.raises(UsageError, match="an exported program has no training graph"):
+        skiplab.capture(resolved.model, resolved.args, resolved.kwargs, train=True)

@@ -2,10 +2,12 @@
 
 import inspect
 import linecache
+import operator
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from math import inf, nan
 from typing import Any
 
@@ -43,7 +45,7 @@ class Code:
 
     def __reduce__(self) -> tuple[Any, ...]:
         forms = None if self.specs is None else tuple(_flattened(spec) for spec in self.specs)
-        return _code, (self.text, forms)
+        return _code, (self.text, forms, self.arguments)
 
     def function(self) -> Callable[..., Any]:
         """The function itself; tracebacks and captures show its lines."""
@@ -73,7 +75,7 @@ def code_of(
     plain = _is_plain(*specs)
     for node in graph.nodes:
         if node.name in names:
-            new[node] = copy.get_attr(names[node.name])
+            new[node] = _attribute(copy, names[node.name])
         elif node.op == "output":
             values = torch.fx.map_arg(tuple(node.args[0]), new.__getitem__)
             copy.output(pytree.tree_unflatten(values, specs[1]) if plain else values)
@@ -94,6 +96,20 @@ def code_of(
     return Code("\n".join([*_imports(text, made.globals), "", "", text, ""]), None if plain else specs, arguments)
 
 
+def _attribute(graph: Graph, name: str) -> Node:
+    """A node that reads an attribute; a module whose name Python keeps for itself, as `class`, is looked up by text."""
+    parts = name.split(".")
+    kept = next((i for i, part in enumerate(parts) if iskeyword(part)), len(parts))
+    if kept == len(parts):
+        return graph.get_attr(name)
+    node = graph.get_attr(".".join([*parts[:kept], "_modules"]))
+    for i, part in enumerate(parts[kept:], kept):
+        node = graph.call_function(operator.getitem if iskeyword(part) else getattr, (node, part))
+        if i + 1 < len(parts) and iskeyword(parts[i + 1]):
+            node = graph.call_function(getattr, (node, "_modules" if i + 2 < len(parts) else "_parameters"))
+    return node
+
+
 def _read_late(graph: Graph) -> None:
     """Attributes are read just before they are first needed, and not at all where nothing needs them."""
     place = {node: i for i, node in enumerate(graph.nodes)}
@@ -104,8 +120,8 @@ def _read_late(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def _code(text: str, forms: tuple | None) -> Code:
-    return Code(text, None if forms is None else (_spec(forms[0]), _spec(forms[1])))
+def _code(text: str, forms: tuple | None, arguments: tuple[str, ...]) -> Code:
+    return Code(text, None if forms is None else (_spec(forms[0]), _spec(forms[1])), arguments)
 
 
 def _flattened(spec: pytree.TreeSpec) -> tuple:
@@ -137,9 +153,11 @@ def _follow_mode(graph: Graph, captured: bool) -> None:
     mode: Node | None = None
     for node in list(graph.nodes):
         for place, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
-            if argument.name not in _MODES or place >= len(node.args) or node.args[place] is not captured:
+            if argument.name not in _MODES or argument.kwarg_only or _always_of_batch(node):
                 continue
-            if _always_of_batch(node):
+            defaults = [each.default_value for each in node.target._schema.arguments[len(node.args) : place + 1]]  # type: ignore[union-attr]
+            node.args = (*node.args, *defaults)  # which a capture leaves out
+            if node.args[place] is not captured:
                 continue
             if mode is None:
                 with graph.inserting_before(next(n for n in graph.nodes if n.op != "placeholder")):

@@ -19,7 +19,7 @@ from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
 
 from skiplab.absent import train_only
-from skiplab.errors import CaptureError, ModelError
+from skiplab.errors import CaptureError, ModelError, UsageError
 from skiplab.execute import run
 from skiplab.mismatch import explain
 from skiplab.program import Program, from_exported
@@ -89,11 +89,20 @@ def _unchanged(model: nn.Module, train: bool) -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with _buffers_kept(model), torch.random.fork_rng(devices=devices):
-            model.train(train)
+            _set_mode(model, train)
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _set_mode(model: nn.Module, train: bool) -> None:
+    """As `model.train` does, which a program that torch has loaded refuses: its operators have the mode in them."""
+    try:
+        model.train(train)
+    except NotImplementedError:
+        if train:
+            raise UsageError("an exported program has no training graph: export it in training mode") from None
 
 
 @contextlib.contextmanager

@@ -17,12 +17,12 @@ from torch.utils import _pytree as pytree
 
 from skiplab import ops
 from skiplab.anchors import anchors
-from skiplab.code import code_of
+from skiplab.code import Code, code_of
 from skiplab.errors import UsageError
 from skiplab.functional import functionalise
 from skiplab.fused import blend, inline, unfold
 from skiplab.headings import paths_in
-from skiplab.network import Network, network
+from skiplab.network import Network, Origin, network
 from skiplab.ops import Kind, Op
 
 # Frames of torch's own Python stand between an operator and the line that asked for it. Only its modules are
@@ -60,6 +60,7 @@ class Program:
             dropout inside an attention operator.
         removed: names that the captured model's state dict holds and that an edit has taken out of this network.
         added: names that an edit has put in.
+        rewritten: names of tensors into which an edit has folded others.
     """
 
     graph: GraphModule = field(repr=False)
@@ -82,6 +83,7 @@ class Program:
     train_only: tuple[str, ...] = field(default=(), repr=False)
     removed: frozenset[str] = field(default=frozenset(), repr=False)
     added: frozenset[str] = field(default=frozenset(), repr=False)
+    rewritten: frozenset[str] = field(default=frozenset(), repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -131,6 +133,12 @@ class Program:
         """The graph's nodes by name."""
         return {node.name: node for node in self.graph.graph.nodes}
 
+    @cached_property
+    def code(self) -> Code:
+        """The source of `module`'s `forward`."""
+        names = {**self.parameters, **self.buffers}
+        return code_of(self.graph.graph, names, self.specs, self.arguments, training=self.training)
+
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
         """The user's inputs in the order of `inputs`; UsageError when they do not have the captured form."""
         try:
@@ -149,12 +157,11 @@ class Program:
         norm's counter of batches does not advance, so that one without momentum (None) keeps its statistics.
         """
         names = {**self.parameters, **self.buffers}
-        code = code_of(self.graph.graph, names, self.specs, self.arguments, training=self.training)
         copies: dict[int, Tensor] = {}
         for tensor in self.tensors.values():
             copies.setdefault(id(tensor), _copied(tensor))
         tensors = [(name, copies[id(self.tensors[node])], name not in self.transient) for node, name in names.items()]
-        return network(self.name, code, tensors, removed=self.removed, added=self.added)
+        return network(self.name, self.code, tensors, Origin(self.removed, self.added, self.rewritten))
 
     def unflatten(self, values: list[Any]) -> Any:
         """The network's output in the form in which the model returns it."""

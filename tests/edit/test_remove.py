@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import skiplab
-from networks import Net, around, heavy, linear
+from networks import WIDTH, Net, around, conv, heavy, linear
 from oracles.edited import SHAPES, assert_same_network, blocks, branch, found
 from skiplab.edit import remove_branch, remove_shortcut
 from skiplab.errors import StaleSkip, UsageError
@@ -168,3 +168,28 @@ def test_a_cell_state_stays(edit: Any) -> None:
     program, skips = found(model, (2, 5, 8))
     with pytest.raises(UsageError, match=r"is a cell state inside the operator .*skips\.in_graph"):
         edit(program, skips.expect(1))
+
+
+@pytest.mark.parametrize(("low", "high", "goes"), [(-1.0, 1.0, True), (-2.0, 2.0, False)])
+def test_a_clamp_after_another_goes_only_where_it_is_the_same(low: float, high: float, goes: bool) -> None:
+    net = Net(
+        lambda net, x: F.hardtanh((y := F.hardtanh(net.a(x), low, high)) + net.f(y), -1.0, 1.0),
+        a=linear(),
+        f=heavy(),
+    )
+    program = skiplab.capture(net, (torch.randn(2, WIDTH),))
+    left = remove_branch(program, skiplab.find(program))
+    assert sum(op.target == "hardtanh" for op in left.ops) == (1 if goes else 2)
+
+
+def test_layers_that_only_a_removed_part_of_a_concatenation_needed_go() -> None:
+    net = Net(
+        lambda net, x: torch.cat((x, a := net.f(x), net.g(torch.cat((x, a), 1))), 1),
+        f=conv(4, 4),
+        g=conv(8, 4),
+    )
+    program = skiplab.capture(net, (torch.randn(2, 4, 6, 6),))
+    left = remove_branch(program, skiplab.find(program))
+    assert not left.parameters
+    half = remove_shortcut(program, skiplab.find(program)).module().to(torch.bfloat16)
+    assert half(torch.randn(3, 4, 6, 6, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import skiplab
-from networks import Net, Transformer
+from networks import Net, Transformer, heavy
 from skiplab import pruner
 from skiplab.edit import recalibrate, remove_branch
 from skiplab.errors import StaleSkip, UsageError
@@ -101,16 +101,19 @@ def test_orders_by_place_and_at_random(small: tuple[Program, Skips]) -> None:
     assert sorted(orders[2]) == sorted(ids)
 
 
-def test_going_on_gives_what_one_call_gives(small: tuple[Program, Skips], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("greedy", "sizes"), [(True, [4]), (False, [6])])
+def test_going_on_gives_what_one_call_gives(
+    greedy: bool, sizes: list[int], small: tuple[Program, Skips], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from skiplab.pruner import ranking
 
-    whole = pruned(small, keep=0.5).frontier
+    whole = pruned(small, keep=0.5, greedy=greedy).frontier
     ranked = []
     original = ranking.ranked
     monkeypatch.setattr(ranking, "ranked", lambda *given: ranked.append(len(given[1])) or original(*given))
     begun = whole.head(3).to_dict("records")
-    rest = pruned(small, keep=0.5, before=begun).frontier
-    assert ranked == [4]
+    rest = pruned(small, keep=0.5, greedy=greedy, before=begun).frontier
+    assert ranked == sizes
     pd.testing.assert_frame_equal(whole.drop(columns=TIMES), rest.drop(columns=TIMES))
 
 
@@ -136,6 +139,45 @@ def test_a_row_says_what_the_network_is(small: tuple[Program, Skips]) -> None:
         assert row["loss"] == pytest.approx(float(F.cross_entropy(output, y)))
     assert row["metric_low"] <= row["metric"] <= row["metric_high"]
     assert row["latency_ratio"] > 0
+
+
+def test_latency_is_that_of_the_smaller_network_over_that_of_the_whole(
+    small: tuple[Program, Skips], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skiplab.pruner import judge
+
+    program, skips = small
+    smaller = remove_branch(program, skips[:3])
+    counts = [sum(1 for _ in each.module().parameters()) for each in (program, smaller)]
+    times = {counts[0]: iter([9, 9, 4.0, 2.0, 8.0]), counts[1]: iter([9, 9, 1.0, 1.0, 6.0])}
+    monkeypatch.setattr(judge, "_timed", lambda module, _: next(times[sum(1 for _ in module.parameters())]))
+    given = next(judge.checked(program, samples(1)))
+    assert judge.latency(program, smaller, given, rounds=3) == (0.5, 1 / 2)  # of 1/4, 1/2, 3/4; of 1 and 2
+
+
+def test_changes_are_paired_by_sample(small: tuple[Program, Skips]) -> None:
+    program, _ = small
+    same = pruner.Judge(program, samples(3), F.cross_entropy, None, 0).row(program)
+    assert [same[f"loss_change{end}"] for end in ("", "_low", "_high")] == [0.0, 0.0, 0.0]
+    assert same["loss_low"] < same["loss"] < same["loss_high"]
+
+
+def test_the_whole_network_meets_no_latency(small: tuple[Program, Skips], monkeypatch: pytest.MonkeyPatch) -> None:
+    from skiplab.pruner import judge
+
+    monkeypatch.setattr(judge, "latency", lambda *_: (0.5, 0.5))
+    assert pruned(small, by="first", latency=0.9).chosen == 1
+
+
+def test_batch_norms_without_statistics_need_none() -> None:
+    def branch() -> torch.nn.Module:
+        return torch.nn.Sequential(heavy(), torch.nn.BatchNorm1d(8, track_running_stats=False))
+
+    net = Net(lambda net, x: (y := x + net.f(x)) + net.g(y), f=branch(), g=branch())
+    program = skiplab.capture(net, (torch.randn(4, 8),))
+    x = torch.randn(6, 8)
+    found = skiplab.prune(program, skiplab.find(program), [(x, x)], [(x, x)], F.mse_loss, by="first")
+    assert found.frontier["blocks"].tolist() == [2, 1, 0]
 
 
 def cosine_by_hand(x: Tensor, y: Tensor) -> float:
@@ -178,6 +220,9 @@ def test_fine_tuning_trains_a_copy(small: tuple[Program, Skips]) -> None:
     better = pruner.finetuned(smaller, data, skiplab.Recipe(epochs=3, batch_size=8, learning_rate=0.05))
     assert all(torch.equal(tensor, before[name]) for name, tensor in smaller.tensors.items())
     assert better.parameters == smaller.parameters
+    trained = skiplab.fit(smaller.module(), data, skiplab.Recipe(epochs=3, batch_size=8, learning_rate=0.05)).model
+    own = better.module().state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in trained.state_dict().items())
     with torch.no_grad():
         assert F.cross_entropy(run(better, x), y) < F.cross_entropy(run(smaller, x), y)
         torch.testing.assert_close(better.module()(x), run(better, x))

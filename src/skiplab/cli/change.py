@@ -15,6 +15,7 @@ from skiplab.program import Program
 from skiplab.saved.compare import answers_on_example, largest, rounding
 from skiplab.skips import Skips
 
+_DIGITS = 0.03  # an edit that says that nothing changed has to keep more digits than a file format: 1e-5 in float32
 _LISTED = 4  # names of tensors or modules that are shown
 
 
@@ -71,7 +72,7 @@ def change(before: Program, after: Program) -> Change:
         added=[name for name in names[1] if name not in names[0]],
         difference=largest(*outputs) if alike[0] == alike[1] else float("nan"),
         size=max((float(each.abs().max()) for each in outputs[0] if each.numel()), default=0.0),
-        rounding=min((rounding(each) for each in outputs[0]), default=0.0),
+        rounding=min((_DIGITS * rounding(each) for each in outputs[0]), default=0.0),
     )
 
 
@@ -84,7 +85,8 @@ def notes(edit: str, before: Program, after: Program, skips: Skips, found: Chang
     if gone:
         what = "module that acts" if len(gone) == 1 else "modules that act"
         yield f"{len(gone)} {what} in training alone will be missing when it trains: {listed(gone)}"
-    norms = 0 if found.difference <= found.rounding or before.training else _norms(after)
+    known = edit == "recalibrate" or before.training or found.difference <= found.rounding
+    norms = 0 if known else _norms(after)
     if norms:
         keep = "keeps its" if norms == 1 else "keep their"
         yield (

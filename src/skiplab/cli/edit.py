@@ -8,6 +8,7 @@ import typer
 
 from skiplab.cli.app import Json, app, print_json, print_lines, say
 from skiplab.cli.edits import VERBS, chosen, fitting, order_of
+from skiplab.cli.options import formats_of
 from skiplab.cli.request import Request, captured, on_a_model
 from skiplab.cli.target import target_of
 from skiplab.errors import ModelError, UsageError
@@ -58,7 +59,9 @@ def edit(
     given = fitting(name, options)
     if skips is not None and VERBS[name].of != "skips":
         raise UsageError(f"--skips is no option of {name}: leave it out")
-    kinds = _formats(request, formats, out)
+    if request.meta:
+        raise UsageError("an edit needs the network's values: leave out --meta")
+    kinds = formats_of(formats, out, default="python", training=request.train)
     function, arguments = chosen(name, options, request.seed)
     program = _program(request)
     target = target_of(name, program, given, skips, request)
@@ -80,23 +83,6 @@ def edit(
         print_lines(_file_lines(files, out))
     if files is None:
         say("nothing was written: --out FOLDER saves the network")
-
-
-def _formats(request: Request, formats: str | None, out: Path | None) -> list[str]:
-    """Checked before the work, as the folder is."""
-    if request.meta:
-        raise UsageError("an edit needs the network's values: leave out --meta")
-    if out is None:
-        if formats is not None:
-            raise UsageError("--formats says how to write the network, and nothing says where: give --out FOLDER")
-        return []
-    from skiplab.files import writable_folder
-    from skiplab.saved import check_formats
-
-    names = [each.strip() for each in (formats or "python").split(",")]
-    check_formats(names, training=request.train)
-    writable_folder(out)
-    return names
 
 
 def _program(request: Request) -> "Program":

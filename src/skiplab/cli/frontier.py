@@ -75,10 +75,12 @@ def _cost(result: Result, smaller: pd.Series, when: str) -> str:
     column = "loss" if result.name == "loss" else "metric"
     before, change = result.frontier.iloc[0][column], smaller[f"{column}_change"]
     ends = ends_of(smaller, f"{column}_change")
-    form, change_form = (".1%", "+.1%") if result.name == "error" else (".4g", "+.3g")
+    form, change_form, unit, factor = (
+        (".1%", "+.1f", " points", 100) if result.name == "error" else (".4g", "+.3g", "", 1)
+    )
     low, high = ends
     verdict = "no clear change" if low <= 0 <= high else "a rise" if low > 0 else "a fall" if high < 0 else "a change"
     return (
         f"The {result.name} goes from {before:{form}} to {smaller[column]:{form}} {when}: {verdict}, "
-        f"{change:{change_form}}{within(ends, change_form)}."
+        f"{factor * change:{change_form}}{unit}{within((factor * low, factor * high), change_form)}."
     )

@@ -1,6 +1,6 @@
 """Losses and metrics by name: functions (output, target) -> the batch's mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,7 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skiplab.errors import DataError, ModelError, UsageError
+from skiplab.execute import Execution
+from skiplab.measure.batches import checked
 from skiplab.measure.gauss_newton import probe_of
+from skiplab.program import Program
 from skiplab.resolve import module_of
 
 Function = Callable[[Any, Any], Tensor]
@@ -99,6 +102,16 @@ def scores_of(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise DataError(f"the model returns a {type(output).__name__}: give --loss file.py:callable(output, target)")
     return output
+
+
+def try_on(program: Program, batches: Iterable[Any], functions: Iterable[Function | None], labels: Any) -> None:
+    """Runs the network and these functions on one batch, before anything takes long; see `check`."""
+    given = next(checked(program, batches))
+    with torch.no_grad():
+        output = Execution(program, given.args, given.kwargs).finish()
+        for function in functions:
+            if function is not None:
+                check(function, output, given.target, labels)
 
 
 def check(function: Function, output: Any, target: Any, labels: Any) -> None:

@@ -154,10 +154,11 @@ def _measured(
     names: Sequence[str], subject: "Subject", functions: Functions, options: "Options", kept: "Kept"
 ) -> Tables:
     """Every table, in the order asked for; those that are finished are loaded."""
+    from skiplab.cli.losses import try_on
     from skiplab.cli.measures import MEASURES, ONE_PASS
 
     if any(MEASURES[name].targets for name in names):
-        _try(subject, *functions)
+        try_on(subject.program, subject.batches, functions, subject.targets)
     tables: Tables = {name: table for name in names if (table := kept.load(name)) is not None}
     if tables:
         say(f"loaded what is finished: {', '.join(tables)}")
@@ -199,21 +200,6 @@ def _work(
     with terminal.bar(", ".join(names)) as progress:
         batches = subject.batches if MEASURES[names[0]].own_progress else Told(subject.batches, progress)
         yield Work(subject, batches, *functions, options, progress, kept.folder(names[0]))
-
-
-def _try(subject: "Subject", loss: "Function", metric: "Function | None") -> None:
-    """Loss and metric of one batch."""
-    import torch
-
-    from skiplab.cli.losses import check
-    from skiplab.execute import Execution
-    from skiplab.measure.batches import checked
-
-    given = next(checked(subject.program, subject.batches))
-    with torch.no_grad():
-        output = Execution(subject.program, given.args, given.kwargs).finish()
-        for function in [loss] if metric is None else [loss, metric]:
-            check(function, output, given.target, subject.targets)
 
 
 def _told(model: str, config: dict[str, Any], tables: Tables, as_json: bool) -> None:

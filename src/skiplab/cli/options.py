@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,3 +37,18 @@ def notes() -> Iterator[None]:
         warnings.filterwarnings("always", module=r"skiplab\.")
         warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
         yield
+
+
+def formats_of(formats: str | None, out: Path | None, *, default: str, training: bool) -> list[str]:
+    """What `--formats` holds, and whether it can be written to the folder `--out`: checked before the work."""
+    if out is None:
+        if formats is not None:
+            raise UsageError("--formats says how to write the network, and nothing says where: give --out FOLDER")
+        return []
+    from skiplab.files import writable_folder
+    from skiplab.saved import check_formats
+
+    names = [each.strip() for each in (formats or default).split(",")]
+    check_formats(names, training=training)
+    writable_folder(out)
+    return names

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
-from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
+from skiplab.cli.options import Column, Data, Device, Normalise, columns, formats_of, notes
 from skiplab.cli.request import Request, on_a_model
 from skiplab.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from skiplab.cli.finetuning import Training
     from skiplab.cli.frontier import Result
     from skiplab.cli.steps import Steps
     from skiplab.cli.subject import Subject
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 def prune(
     request: Request,
     data: Data,
-    keep: Annotated[float | None, typer.Option(help="Target: keep at most this share of the blocks, as 0.7.")] = None,
-    max_loss: Annotated[
-        float | None, typer.Option(help="Target: the error rises by no more than this, as 0.02.")
+    keep: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Target: keep at most this share of the blocks, as 0.7.")
     ] = None,
-    latency: Annotated[float | None, typer.Option(help="Target: this share of the time, as 0.6.")] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(min=0, help="Target: the error rises by no more than this, as 0.02.")
+    ] = None,
+    latency: Annotated[float | None, typer.Option(min=0, max=1, help="Target: this share of the time, as 0.6.")] = None,
     by: Annotated[str, typer.Option(help="Rank by lesion, influence, random, first or last.")] = "lesion",
     one_shot: Annotated[bool, typer.Option("--one-shot", help="Rank once, and not after each removal.")] = False,
     unit: Annotated[str, typer.Option(help="Remove each block alone, or all of a module: block, module.")] = "block",
@@ -49,7 +52,9 @@ def prune(
     column: Column = None,
     normalise: Normalise = None,
     out: Annotated[Path | None, typer.Option(help="Write network and frontier there, and go on from it.")] = None,
-    formats: Annotated[str, typer.Option(help="What to save it as, with commas: python, pt2, onnx.")] = "python,pt2",
+    formats: Annotated[
+        str | None, typer.Option(help="What to save it as, with commas: python, pt2, onnx (default: python,pt2).")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
     report: Page = None,
@@ -57,6 +62,7 @@ def prune(
     """Remove the blocks of a network that it misses least, and say what each removal costs and saves."""
     if report is not None:
         check_page(report)
+    from skiplab.cli.finetuning import training_of
     from skiplab.cli.frontier import Result
     from skiplab.cli.kept import config_of
     from skiplab.cli.losses import loss_of, metric_of
@@ -66,16 +72,18 @@ def prune(
 
     target = {"keep": keep, "max_change": max_loss, "latency": latency}
     options = {name: value for name, value in target.items() if value is not None}
+    if len(options) > 1:
+        raise UsageError("--keep, --max-loss and --latency exclude each other: give one target")
     options |= {"by": by, "greedy": not one_shot, "unit": unit, "candidates": candidates, "seed": request.seed}
     asked = Asked(data, batch, samples, split, normalise, columns(column), request.seed)
-    wanted = _formats(formats)
+    wanted = formats_of(formats, out, default="python,pt2", training=request.train)
     with notes():
         work = _work(request, asked, device, skips, (loss_of(loss), metric_of(metric, loss)))
+        training = training_of(work.subject, asked, loss, finetune, learning_rate) if finetune else None
         said = {**options, "skips": skips, "loss": loss, "metric": metric}
         kept = Steps(out, config_of(request, asked, work.subject, said))
         pruned = _pruned(work, options, kept)
-        trained = _trained(work, pruned, finetune, learning_rate) if finetune else None
-        program, row = trained or (pruned.program, None)
+        program, row = (pruned.program, None) if training is None else _trained(work, pruned, training)
         files = save(program, out, wanted) if out else None
     name = "loss" if work.functions[1] is None else "error" if metric in (None, "error") else "metric"
     result = Result(request.model, pruned.frontier, pruned.chosen, name, row, finetune)
@@ -88,26 +96,27 @@ class _Work:
     """What is pruned, and the data: of `learned` blocks are ranked, on `judged` networks are judged."""
 
     subject: "Subject"
-    asked: "Asked"
     learned: list[Any]
     judged: "Batches"
     functions: tuple[Any, Any]
 
 
 def _work(request: Request, asked: "Asked", device: str, skips: str | None, functions: tuple[Any, Any]) -> _Work:
+    """Everything that can be wrong with the request is said here, before anything takes long."""
+    from skiplab.cli.losses import try_on
     from skiplab.cli.subject import subject
-    from skiplab.sources import batches, opened, quartered
+    from skiplab.sources import batches, quartered, to_learn_from
 
     given = subject(request, replace(asked, samples=0), device, skips)
     if not len(given.skips):
         raise DataError("there is no skip connection whose branch could be removed: see skiplab find")
-    try:
-        learned = batches(given.program, opened(replace(asked, split="train")), asked)
-        judged = given.batches
-    except DataError:
-        say("note: the data have no part `train`: of each batch three quarters rank blocks, one quarter judges")
-        learned, judged = quartered(given.program, given.batches)
-    return _Work(given, asked, list(learned), judged, functions)
+    try_on(given.program, given.batches, functions, given.targets)
+    source = to_learn_from(asked, given.source)
+    if source is not None:
+        return _Work(given, list(batches(given.program, source, asked)), given.batches, functions)
+    say("note: the data have one part: of each batch three quarters rank blocks, one quarter judges")
+    learned, judged = quartered(given.program, given.batches)
+    return _Work(given, list(learned), judged, functions)
 
 
 def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
@@ -138,28 +147,16 @@ def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
     return pruned
 
 
-def _trained(work: _Work, pruned: "Pruned", epochs: int, learning_rate: float) -> "tuple[Program, dict[str, Any]]":
+def _trained(work: _Work, pruned: "Pruned", training: "Training") -> "tuple[Program, dict[str, Any]]":
     """The chosen network after training, and its row."""
     from skiplab import terminal
     from skiplab.pruner import Judge, finetuned
-    from skiplab.recipe import Recipe
-    from skiplab.sources import dataset
 
-    program = pruned.program
-    shape = next(t.shape[1:] for t in program.flatten(*program.example) if hasattr(t, "shape"))
-    data = dataset(replace(work.asked, samples=0), tuple(shape))
-    recipe = Recipe(epochs=epochs, learning_rate=learning_rate, seed=work.asked.seed)
+    epochs = training.recipe.epochs
     with terminal.bar("training") as progress:
-        better = finetuned(program, data, recipe, lambda row: progress(row["epoch"], epochs))
-    judge = Judge(work.subject.program, work.judged, *work.functions, work.asked.seed)
+        better = finetuned(pruned.program, training.data, training.recipe, lambda row: progress(row["epoch"], epochs))
+    judge = Judge(work.subject.program, work.judged, *work.functions, training.recipe.seed)
     return better, judge.row(better)
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    formats = tuple(dict.fromkeys(each.strip() for each in text.split(",")))
-    if wrong := [each for each in formats if each not in ("python", "pt2", "onnx")]:
-        raise UsageError(f"--formats {wrong[0]}: choose of python, pt2, onnx")
-    return formats
 
 
 def _told(result: "Result", config: dict[str, Any], files: "pd.DataFrame | None", as_json: bool) -> None:

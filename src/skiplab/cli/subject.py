@@ -26,6 +26,7 @@ class Subject:
     program: "Program"
     skips: "Skips"
     batches: "Batches"
+    source: "Examples | Stream"
     targets: Any  # all of them where they are at hand, else those of the first batch; None for none
 
 
@@ -48,8 +49,14 @@ def subject(request: Request, asked: "Asked", device: str, pattern: str | None) 
     _say_how_many(source, asked)
     if not program.dynamic_batch:
         say(f"note: {program.name} takes batches of one size only, and gets no other; what is left over is left out")
-    targets = source.y if isinstance(source, Examples) else next(iter(drawn))[1]
-    return Subject(program, chosen, drawn, targets)
+    return Subject(program, chosen, drawn, source, source.y if isinstance(source, Examples) else _first_target(drawn))
+
+
+def _first_target(drawn: "Batches") -> Any:
+    first = next(iter(drawn), None)
+    if first is None:
+        raise DataError("there is no batch to measure on: the iterable of batches is empty or used up")
+    return first[1]
 
 
 def _captured(request: Request, source: "Examples | Stream", device: str) -> "Program":

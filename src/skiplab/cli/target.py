@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from skiplab.cli.edits import VERBS
 from skiplab.cli.request import Request
+from skiplab.cli.words import plural
 from skiplab.errors import UsageError
 from skiplab.skips import Skips
 
@@ -60,7 +61,6 @@ def _skips(program: "Program", pattern: str | None) -> Target:
 
 
 def _places(program: "Program", given: Mapping[str, Any]) -> Target:
-    from skiplab.cli.words import plural
     from skiplab.edit import place, places
 
     if "start_at" in given:
@@ -86,13 +86,13 @@ def _where(program: "Program", name: str) -> str:
 
 
 def _data(program: "Program", data: str, request: Request) -> Target:
-    from skiplab.errors import DataError
-    from skiplab.sources import Asked, batches, opened
+    """Of the training part where there is one."""
+    from skiplab.measure.batches import checked
+    from skiplab.sources import Asked, batches, opened, to_learn_from
 
-    asked = Asked(data, seed=request.seed, split="train")
-    try:
-        source = opened(asked)
-    except DataError:  # data of one part, or of none by that name
-        asked = Asked(data, seed=request.seed)
-        source = opened(asked)
-    return Target(f"on {asked.samples} samples of {source.name}:", (list(batches(program, source, asked)),))
+    asked = Asked(data, seed=request.seed)
+    judged = opened(asked)
+    source = to_learn_from(asked, judged) or judged
+    drawn = list(batches(program, source, asked))
+    count = sum(given.size for given in checked(program, drawn))
+    return Target(f"on {plural(count, 'sample')} of {source.name}:", (drawn,))

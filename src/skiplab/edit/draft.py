@@ -1,7 +1,7 @@
 """A copy of a program's graph that is being changed, and the program that it becomes."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,8 @@ class Draft:
         self.mode = _mode(program.graph.graph)
         self._parameters = dict(program.parameters)
         self._buffers = dict(program.buffers)
+        self._rewritten: set[str] = set()
+        self._taken = _paths([*self._parameters.values(), *self._buffers.values(), *program.removed])
         self._read = _read(self.graph, self.tensors)
 
     def call(self, before: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
@@ -67,22 +69,25 @@ class Draft:
         node.meta = {"lifted": True, "val": self.mode.from_tensor(tensor, static_shapes=True)}
         names[node.name] = full
         self.tensors[node.name] = tensor
+        self._taken |= _paths([full])
         return node
 
     def free(self, name: str) -> str:
         """A name that no tensor has, and no module of one."""
-        names = {*self._parameters.values(), *self._buffers.values(), *self.program.removed}
-        taken = {".".join(each.split(".")[:i]) for each in names for i in range(1, each.count(".") + 2)}
-        numbered = (f"{name}_{i}" for i in range(2, len(taken) + 3))
-        return name if name not in taken else next(each for each in numbered if each not in taken)
+        numbered = (f"{name}_{i}" for i in range(2, len(self._taken) + 3))
+        return name if name not in self._taken else next(each for each in numbered if each not in self._taken)
 
     def name_of(self, placeholder: Node) -> str:
         """A tensor's name in the model."""
         return self._names()[placeholder.name]
 
-    def replace_tensor(self, placeholder: str, value: Tensor) -> None:
-        """Another value for a parameter or buffer, of the kind it was, perhaps in another shape."""
+    def replace_tensor(self, placeholder: str, value: Tensor, *, rewritten: bool = False) -> None:
+        """Another value for a parameter or buffer, of the kind it was, perhaps in another shape.
+
+        rewritten: whether it stands for something else now, so that its former value would be wrong in its place.
+        """
         old = self.tensors[placeholder]
+        self._rewritten |= {self._names()[placeholder]} if rewritten else set()
         value = value.detach().to(old)
         new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
         for node in self.graph.find_nodes(op="placeholder"):  # tied ones stay tied
@@ -97,8 +102,12 @@ class Draft:
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
     def redirect(self, edge: Edge, new: Node) -> None:
-        """One reader of a value reads another."""
+        """One reader of a value reads another, which must have its shape."""
         reader, operand = (self.nodes[name] for name in edge)
+        if isinstance(operand.meta.get("val"), Tensor) and _form(operand)[0] != _form(new)[0]:
+            raise UsageError(
+                f"`{reader.name}` reads {_form(operand)[0]}, and `{new.name}` would give it {_form(new)[0]}"
+            )
         reader.replace_input_with(operand, new)
 
     def without(self, edges: Iterable[Edge]) -> None:
@@ -106,41 +115,44 @@ class Draft:
 
         UsageError where nothing would be left of a sum.
         """
-        gone: dict[Node, set[Node]] = {}
+        gone: dict[Node, dict[Node, None]] = {}  # in order, so that new nodes have the same names every time
         for reader, operand in edges:
-            gone.setdefault(self.nodes[reader], set()).add(self.nodes[operand])
+            gone.setdefault(self.nodes[reader], {})[self.nodes[operand]] = None
         for node in [node for node in self.graph.nodes if _summands(node)]:
-            if node in gone and gone[node] >= {*_summands(node)}:  # such as the x + x of x + x + f
+            if node in gone and gone[node].keys() >= {*_summands(node)}:  # such as the x + x of x + x + f
                 self._pass_on(node, gone)
         for node in reversed([node for node in self.graph.nodes if node in gone]):  # readers still have what they had
             rest = [operand for operand in _summands(node) if operand not in gone[node]]
             if len(rest) == 1 and _form(rest[0]) == _form(node):
                 node.replace_all_uses_with(rest[0])
             elif rest or not _summands(node):
+                stay = [each for each in node.all_input_nodes if each not in gone[node]]
                 for operand in gone[node]:
-                    node.replace_input_with(operand, self.zeros(operand, beside=node))
+                    node.replace_input_with(operand, self.zeros(operand, before=node, beside=stay))
 
-    def _pass_on(self, node: Node, gone: dict[Node, set[Node]]) -> None:
+    def _pass_on(self, node: Node, gone: dict[Node, dict[Node, None]]) -> None:
         """A sum of which nothing is left is itself taken out of the sum that it is a part of."""
         user = next(iter(node.users))
         if len(node.users) > 1 or not _summands(user) or _form(user) != _form(node):
             place = self.program.by_name[node.name].source
             raise UsageError(f"nothing would be left of the sum `{node.name}` ({place}): leave one of its ways")
-        gone.setdefault(user, set()).add(node)
+        gone.setdefault(user, {})[node] = None
 
-    def zeros(self, operand: Node, *, beside: Node) -> Node:
-        """Zeros of an operand's form, for one reader; sizes that vary are read off the reader's other operands."""
-        sizes = [size if isinstance(size, int) else str(size) for size in operand.meta["val"].shape]
-        others = [each for each in beside.all_input_nodes if each is not operand]
-        known = {
-            str(size): (other, dim)
-            for other in [operand, *others]  # the last one wins: the operand itself only where no other will do
-            if isinstance(other.meta.get("val"), Tensor)
-            for dim, size in enumerate(other.meta["val"].shape)
-        }
-        free = [self.call(beside, aten.sym_size.int, *known[s]) if isinstance(s, str) else s for s in sizes]
+    def zeros(self, operand: Node, *, before: Node, beside: Sequence[Node]) -> Node:
+        """Zeros of an operand's form, for one reader; what varies is read off values that stay, if it can be."""
         value = operand.meta["val"]
-        return self.call(beside, aten.zeros.default, free, dtype=value.dtype, device=value.device)
+        known: dict[str, tuple[Node, int]] = {}
+        for other in (operand, *beside):  # the last one wins: the operand itself only where no other will do
+            shape = other.meta["val"].shape if isinstance(other.meta.get("val"), Tensor) else ()
+            known.update({str(size): (other, dim) for dim, size in enumerate(shape)})
+        sizes = [
+            size if isinstance(size, int) else self.call(before, aten.sym_size.int, *known[str(size)])
+            for size in value.shape
+        ]
+        alike = [each for each in beside if _is_alike(each.meta.get("val"), value)]
+        if alike:  # in whatever precision and place the network will run
+            return self.call(before, aten.new_zeros.default, alike[0], sizes)
+        return self.call(before, aten.zeros.default, sizes, dtype=value.dtype, device=value.device)
 
     def done(self) -> Program:
         """The changed program, without what no output depends on any more. The draft is used up."""
@@ -166,6 +178,7 @@ class Draft:
             overwritten={write: views for write, views in self.program.overwritten.items() if write in here},
             removed=(self.program.removed | (lost - self.program.added)) - new,
             added=(self.program.added | new) - lost,
+            rewritten=(self.program.rewritten | self._rewritten) - lost,
         )
 
     def _names(self) -> Mapping[str, str]:
@@ -211,6 +224,10 @@ def _form(node: Node) -> tuple[tuple[str, ...], torch.dtype]:
     return tuple(str(size) for size in value.shape), value.dtype
 
 
+def _is_alike(value: object, other: Tensor) -> bool:
+    return isinstance(value, Tensor) and (value.dtype, value.device) == (other.dtype, other.device)
+
+
 def _writes(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
@@ -223,6 +240,11 @@ def _read(graph: Graph, tensors: Mapping[str, Tensor]) -> set[int]:
         for node in graph.nodes
         if node.name in tensors and any(user.users or not _writes(user) for user in node.users)
     }
+
+
+def _paths(names: Iterable[str]) -> set[str]:
+    """The names, and those of all modules that they lie in."""
+    return {".".join(each.split(".")[:i]) for each in names for i in range(1, each.count(".") + 2)}
 
 
 def _owner(name: str) -> str:

@@ -16,6 +16,9 @@ aten = torch.ops.aten
 def drop_path(program: Program, skips: Skips, p: float, linear: bool = True) -> Program:
     """In training each sample's branch is zero with a probability, and else divided by 1 minus it; never in evaluation.
 
+    Samples lie along the dimension that grows with the batch, or the first one where the batch is fixed; in a network
+    that takes sequences first these are steps. Each operand of a merge is dropped by itself.
+
     Huang et al. 2016, Deep Networks with Stochastic Depth, arXiv:1603.09382, §3, by sample instead of by batch and
     scaled in training instead of in testing, as is usual today.
 

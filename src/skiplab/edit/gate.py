@@ -67,8 +67,14 @@ def _gated(draft: Draft, skip: Skip, bias: float, form: Form, generator: torch.G
     program = draft.program
     light, heavy = shortcut_edges(program, skip), branch_edges(program, skip)
     carried = draft.nodes[skip.operand]
-    readers = {reader for reader, _ in (*light, *heavy)}
-    first = next(node for node in draft.graph.nodes if node.name in readers)
+    place = {node: i for i, node in enumerate(draft.graph.nodes)}
+    gated = (*light, *heavy) if form == "exclusive" else light
+    first = min((draft.nodes[reader] for reader, _ in gated), key=place.__getitem__)
+    if place[first] <= place[carried]:
+        raise UsageError(
+            f"`{skip.id}`: its branches are summed (`{first.name}`) before its shortcut is computed, so that no gate "
+            "of the shortcut can reach them: use form 'shortcut-only', or add the shortcut first in `forward`"
+        )
     opened = _gate(draft, skip, carried, first, bias, generator)
     closed = draft.call(first, aten.rsub.Scalar, opened, 1)
     for edges, factor in ((light, closed), (heavy, opened if form == "exclusive" else None)):

@@ -29,10 +29,10 @@ def put(draft: Draft, node: Node, term: Term) -> None:
     assert layer is not None
     assert term.dim is not None
     kernel, bias = weights(layer)
-    draft.replace_tensor(kernel.name, term.kernel)
+    draft.replace_tensor(kernel.name, term.kernel, rewritten=True)
     offset = None if term.bias is None else term.bias.expand(layer.meta["val"].shape[term.dim])
     if bias is not None and offset is not None:
-        draft.replace_tensor(bias.name, offset)
+        draft.replace_tensor(bias.name, offset, rewritten=True)
     elif offset is not None:
         path, _, name = draft.name_of(kernel).rpartition(".")
         named = name.replace("weight", "bias") if "weight" in name else f"{name}_bias"

@@ -1,5 +1,6 @@
 """Factors on the two ways of a skip connection: constants, or scalars and vectors that learn."""
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -41,7 +42,10 @@ def scale(
     if learn not in ("no", "scalar", "vector"):
         raise UsageError(f"learn={learn!r}: choose no, scalar or vector")
     if shortcut is None and branch is None:
-        raise UsageError("there is nothing to scale by: give shortcut=, branch= or both")
+        raise UsageError("there is nothing to scale by: give a factor for the shortcut, the branch or both")
+    for factor in (shortcut, branch):
+        if factor is not None and not math.isfinite(factor):
+            raise UsageError(f"a factor of {factor}: give a finite number")
     draft = Draft(program)
     done: set[Edge] = set()
     for skip in skips:
@@ -100,23 +104,27 @@ def _scaled(draft: Draft, skip: Skip, edges: Iterable[Edge], name: str, factor: 
     """One factor for all these edges."""
     if learn == "no" and factor == 1:
         return
-    made: Node | None = None
+    made: dict[object, Node] = {}  # one scalar, and a vector for each width
     for edge in edges:
         operand = draft.nodes[edge[1]]
-        if learn != "no" and made is None:
-            made = _parameter(draft, skip, operand, name, factor, learn)
-        draft.redirect(edge, _times(draft, edge, operand, factor if made is None else made))
+        width = _width(draft.program, edge[1]) if learn == "vector" else ()
+        if learn != "no" and width not in made:
+            made[width] = _parameter(draft, skip, operand, name, factor, width)
+        draft.redirect(edge, _times(draft, edge, operand, made.get(width, factor)))
 
 
-def _parameter(draft: Draft, skip: Skip, operand: Node, name: str, factor: float, learn: Learn) -> Node:
-    if learn == "scalar":
-        return draft.parameter(skip.path, name, torch.tensor(factor), like=operand)
-    op = draft.program.by_name[operand.name]
-    dim = channel(draft.program, op)
+def _width(program: Program, name: str) -> tuple[int, ...]:
+    """The shape of a vector of a value's channels that can be multiplied with it."""
+    op = program.by_name[name]
+    dim = channel(program, op)
     size = op.shape[dim]
     if size is None:
-        raise UsageError(f"`{operand.name}` has no fixed number of channels for a vector of scales: learn='scalar'")
-    return draft.parameter(skip.path, name, torch.full((size, *[1] * (len(op.shape) - 1 - dim)), factor), like=operand)
+        raise UsageError(f"`{name}` has no fixed number of channels for a vector of scales: learn='scalar'")
+    return (size, *[1] * (len(op.shape) - 1 - dim))
+
+
+def _parameter(draft: Draft, skip: Skip, operand: Node, name: str, factor: float, shape: tuple[int, ...]) -> Node:
+    return draft.parameter(skip.path, name, torch.full(shape, factor), like=operand)
 
 
 def _times(draft: Draft, edge: Edge, operand: Node, factor: float | Node) -> Node:

@@ -10,6 +10,7 @@ from skiplab.edit import recalibrate, remove_branch
 from skiplab.errors import UsageError
 from skiplab.measure.batches import Batch, Loss, require_again
 from skiplab.measure.gauss_newton import Probe
+from skiplab.measure.lesions.reestimate import normalised
 from skiplab.program import Program
 from skiplab.pruner import ranking, units
 from skiplab.pruner.finetune import finetuned
@@ -134,6 +135,8 @@ class _Walk:
     def networks(self, program: Program) -> Iterator[tuple[Program, str, float]]:
         """Each with the block that went last, and its score; the whole network first."""
         yield program, "", float("nan")
+        if self.order is None and not self.options.get("greedy", True):
+            self.order = self._ranked(program, self.left.all)
         before = iter([row["removed"] for row in [*self.options.get("before", ())][1:]])
         while here := self.left.of(program):
             chosen = next(before, None)
@@ -146,20 +149,19 @@ class _Walk:
 
     def _next(self, program: Program, here: list[Unit]) -> tuple[str, float]:
         if self.order is None:
-            lesions = ranking.Lesions(self.loss, self.options.get("candidates", 6), self.options.get("probe"))
-            found = ranking.ranked(program, here, self.batches, self.options.get("by", "lesion"), lesions)
-            order = [(unit.id, score) for unit, score in found]
-            if self.options.get("greedy", True):
-                return order[0]
-            self.order = order
+            return self._ranked(program, here)[0]
         ids = {unit.id for unit in here}
         return next(pair for pair in self.order if pair[0] in ids)
+
+    def _ranked(self, program: Program, units: list[Unit]) -> list[tuple[str, float]]:
+        lesions = ranking.Lesions(self.loss, self.options.get("candidates", 6), self.options.get("probe"))
+        found = ranking.ranked(program, units, self.batches, self.options.get("by", "lesion"), lesions)
+        return [(unit.id, score) for unit, score in found]
 
 
 def settled(program: Program, batches: Iterable[Batch]) -> Program:
     """The network with batch norm statistics of its own; itself where it has none."""
-    has = any(op.kind == "batch_norm" for op in program.ops) and not program.training
-    return recalibrate(program, batches) if has else program
+    return recalibrate(program, batches) if normalised(program) and not program.training else program
 
 
 def _target(options: Options) -> tuple[str, float] | None:
@@ -187,7 +189,7 @@ def _ends(row: Mapping[Any, Any], target: tuple[str, float] | None) -> bool:
     name, value = target
     if name == "max_change":
         return not _change(row) <= value
-    return row["share" if name == "keep" else "latency_ratio"] <= value + 1e-9
+    return bool(row["removed"]) and row["share" if name == "keep" else "latency_ratio"] <= value + 1e-9
 
 
 def _choice(frontier: pd.DataFrame, target: tuple[str, float] | None) -> int:

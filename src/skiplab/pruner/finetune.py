@@ -21,9 +21,14 @@ def finetuned(
         recipe: how. A small learning rate, such as a tenth of that of the first training, is usual.
         on_epoch: called with each new row of the history; see `fit`.
     """
-    trained = fit(program.module(), data, recipe, on_epoch=on_epoch).model
+    trained = fit(program.module(), data, recipe, on_epoch=on_epoch, device=_device(program)).model
     tensors = dict(program.tensors)
     for node, name in {**program.parameters, **program.buffers}.items():
         owner, _, leaf = name.rpartition(".")
         tensors[node] = getattr(trained.get_submodule(owner), leaf)
     return dataclasses.replace(program, tensors=tensors)
+
+
+def _device(program: Program) -> str:
+    """Where the network lies, and is trained."""
+    return str(next(iter(program.tensors.values())).device)

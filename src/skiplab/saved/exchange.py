@@ -153,7 +153,7 @@ def _place(program: Program, chain: list[BaseException]) -> str:
 
 def _written(program: Program, node: Node) -> str:
     lines = re.findall(r'File "<forward \w+>", line (\d+)', node.meta.get("stack_trace") or "")
-    text = program.module().code.text.splitlines()
+    text = program.code.text.splitlines()
     name = text[int(lines[-1]) - 1].split("=")[0].strip() if lines else node.name
     op = program.by_name.get(name)
     if op is None:

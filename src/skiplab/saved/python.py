@@ -25,7 +25,7 @@ def write(program: Program, folder: Path, known: list[Answer]) -> float:
         "example.safetensors": {name: value for name, value in flat if isinstance(value, Tensor)},
     }
     files = {name: held for name, held in files.items() if held or name == "network.safetensors"}
-    text = source(program, module.code, entries, files)
+    text = source(program, program.code, entries, files)
     for name, held in files.items():
         tensors.write(folder / name, held)
     write_text(folder / "network.py", text)

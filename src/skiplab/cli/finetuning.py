@@ -1,0 +1,39 @@
+"""The training that `skiplab prune --finetune` adds, checked before anything takes long."""
+
+from dataclasses import dataclass, replace
+
+from skiplab.cli.subject import Subject
+from skiplab.data import DataSet
+from skiplab.errors import UsageError
+from skiplab.loop import must_fit
+from skiplab.recipe import Recipe
+from skiplab.sources import Asked, dataset, to_learn_from
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained on, and how."""
+
+    data: DataSet
+    recipe: Recipe
+
+
+def training_of(subject: Subject, asked: Asked, loss: str, epochs: int, learning_rate: float) -> Training:
+    """UsageError and DataError where the network could not be trained, or not apart from what it is judged by."""
+    recipe = Recipe(epochs=epochs, learning_rate=learning_rate, seed=asked.seed)
+    if loss != "cross-entropy":
+        raise UsageError(f"--finetune trains with cross-entropy, and --loss is {loss}: leave one of them out")
+    if to_learn_from(asked, subject.source) is None:
+        raise UsageError(
+            f"--finetune needs a training part apart from what networks are judged by, which {asked.spec} has not: "
+            "give data with parts such as train and test, or train what --out has saved with `skiplab train`"
+        )
+    program = subject.program
+    if not any(program.tensors[name].requires_grad for name in program.parameters):
+        raise UsageError(f"{program.name} has no parameter that learns: leave out --finetune, or set requires_grad")
+    shape = next(t.shape[1:] for t in program.flatten(*program.example) if hasattr(t, "shape"))
+    data = dataset(replace(asked, samples=0), tuple(shape))
+    module = program.module()
+    place = next(iter(program.tensors.values())).device
+    must_fit(module, data.train.to(place), data)
+    return Training(data, recipe)
