@@ -120,7 +120,7 @@ def chosen(skips: Skips, kept: list[bool]) -> Skips:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_any_edits_in_any_order(form: str, data: st.DataObject) -> None:
     torch.manual_seed(0)

@@ -50,9 +50,7 @@ def test_projections_are_those_of_the_residual_network() -> None:
     theirs = {
         name: functools.reduce(lambda name, part: name.replace(*part), parts, name) for name in module.state_dict()
     }
-    assert {name for name in state if name not in theirs.values()} == {
-        f"layer{stage}.0.downsample.1.num_batches_tracked" for stage in (2, 3)
-    }
+    assert state.keys() == {*theirs.values()}
     module.load_state_dict({name: state[their] for name, their in theirs.items()})
     x = torch.randn(3, 3, 16, 16)
     torch.testing.assert_close(module(x), residual.eval()(x))
@@ -252,3 +250,26 @@ def test_shapes_that_no_stride_turns_into_each_other() -> None:
         for shortcut in ("A", "B"):
             with pytest.raises(UsageError, match=r"no shortcut fits from .* no stride turns one into the other"):
                 insert(program, [("0", end)], shortcut)
+
+
+def test_a_projection_of_tokens_takes_every_other_one() -> None:
+    class Halved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = linear(), linear(8, 6), linear(6, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(self.b(self.a(x))[:, ::2])
+
+    program, _ = found(Halved(), (2, 5, 8))
+    longer = insert(program, [("a", "c")], "B")
+    module, x = longer.module(), torch.randn(3, 5, 8)
+    state = module.state_dict()
+
+    def layer(name: str, value: torch.Tensor) -> torch.Tensor:
+        return F.linear(value, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    a = layer("a", x)
+    expected = layer("c", layer("b", a)[:, ::2]) + F.linear(a[:, ::2], state["shortcut_weight"])
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), expected)

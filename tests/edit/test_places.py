@@ -2,12 +2,14 @@ import inspect
 from typing import Any
 
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import nn
 
+import skiplab
 from networks import Net, SelectiveKernel, conv, heavy, linear
 from oracles.edited import found
-from skiplab.edit import places
+from skiplab.edit import place, places
 from skiplab.errors import UsageError
 from skiplab.models import resnet
 
@@ -72,3 +74,17 @@ def test_what_cannot_be_proposed(options: Any, says: str) -> None:
     assert len(places(program)) == 1
     with pytest.raises(UsageError, match=says):
         inspect.unwrap(places)(program, **options)
+
+
+def test_a_shortcut_starts_and_ends_at_a_tensor() -> None:
+    def attend(net: Net, x: torch.Tensor) -> torch.Tensor:
+        a, b, c = net.c(net.b(net.a(x))).unbind(1)
+        return net.d(torch.relu(a * b + c))
+
+    net = Net(attend, a=linear(), b=linear(), c=linear(), d=linear())
+    program = skiplab.capture(net, (torch.randn(2, 3, 8),))
+    for each in places(program, 1):
+        assert program.by_name[each.start].shape
+        assert program.by_name[each.end].shape
+    with pytest.raises(UsageError, match="`unbind` gives no tensor"):
+        place(program, "linear", "unbind")

@@ -10,12 +10,15 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from skiplab import __version__
 from skiplab.errors import OutputError, SkiplabError
+
+if TYPE_CHECKING:
+    from skiplab import report
 
 app = typer.Typer(
     name="skiplab",
@@ -50,6 +53,19 @@ def check_page(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"--report {path} is a folder: name a file in it, such as {path / 'page.html'}")
     writable_folder(path.parent)
+
+
+def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> None:
+    """The page, and each of its charts in a folder."""
+    from skiplab.files import write_bytes, write_text
+    from skiplab.report import png, svg
+
+    if to is not None:
+        write_text(to, page.html())
+        say(f"wrote {to}")
+    for name, chart in page.charts().items() if charts is not None else ():
+        write_bytes(charts / f"{name}.png", png(chart))
+        write_text(charts / f"{name}.svg", svg(chart))
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from skiplab.cli.app import Json, app, print_json, print_lines, say
 from skiplab.cli.edits import VERBS, chosen, fitting, order_of
 from skiplab.cli.options import formats_of
 from skiplab.cli.request import Request, captured, on_a_model
-from skiplab.cli.target import target_of
 from skiplab.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -64,9 +63,10 @@ def edit(
     kinds = formats_of(formats, out, default="python", training=request.train)
     function, arguments = chosen(name, options, request.seed)
     program = _program(request)
-    target = target_of(name, program, given, skips, request)
     from skiplab.cli.change import change, notes
+    from skiplab.cli.target import target_of
 
+    target = target_of(name, program, given, skips, request)
     edited = function(program, *target.arguments, **arguments)
     found = change(program, edited)
     remarks = list(notes(name, program, edited, target.skips, found))

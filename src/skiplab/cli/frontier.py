@@ -56,6 +56,8 @@ def sentences(result: Result) -> Iterator[str]:
     gone = int(whole["blocks"] - chosen["blocks"])
     if not gone:
         yield f"No block can go: with one less, the {result.name} is over the limit."
+        if result.trained is not None:
+            yield _cost(result, pd.Series(result.trained), f"after {plural(result.epochs, 'epoch')} of training")
         return
     names = ", ".join(result.frontier["removed"][1 : result.chosen + 1])
     count = plural(int(whole["blocks"]), "block")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
 from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
 from skiplab.cli.request import Request, on_a_model
 from skiplab.errors import DataError, UsageError
@@ -228,16 +228,9 @@ def _written(model: str, config: dict[str, Any], tables: Tables, report: Path | 
     """The page, and beside the tables every chart."""
     if report is None and out is None:
         return
-    from skiplab.files import write_bytes, write_text
-    from skiplab.report import measure_page, png, svg
+    from skiplab.report import measure_page
 
     sentences = [sentence for name, table in tables.items() for sentence in _sentences(name, table)]
-    page = measure_page(f"What the skip connections of {model} do", sentences, tables, config)
-    if report is not None:
-        write_text(report, page.html())
-        say(f"wrote {report}")
+    write_page(measure_page(f"What the skip connections of {model} do", sentences, tables, config), report, out)
     if out is not None:
-        for name, chart in page.charts().items():
-            write_bytes(out / f"{name}.png", png(chart))
-            write_text(out / f"{name}.svg", svg(chart))
         say(f"wrote tables, charts and config to {out}")

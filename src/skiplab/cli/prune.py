@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
 from skiplab.cli.options import Column, Data, Device, Normalise, columns, formats_of, notes
 from skiplab.cli.request import Request, on_a_model
 from skiplab.errors import DataError, UsageError
@@ -180,16 +180,9 @@ def _written(result: "Result", config: dict[str, Any], report: Path | None, out:
     if report is None and out is None:
         return
     from skiplab.cli.frontier import sentences
-    from skiplab.files import write_bytes, write_text
-    from skiplab.report import png, prune_page, svg
+    from skiplab.report import prune_page
 
     told = list(sentences(result))
-    page = prune_page(result.model, told, result.frontier, result.chosen, result.trained, config)
-    if report is not None:
-        write_text(report, page.html())
-        say(f"wrote {report}")
+    write_page(prune_page(result.model, told, result.frontier, result.chosen, result.trained, config), report, out)
     if out is not None:
-        for name, chart in page.charts().items():
-            write_bytes(out / f"{name}.png", png(chart))
-            write_text(out / f"{name}.svg", svg(chart))
         say(f"wrote frontier, chart and config to {out}")

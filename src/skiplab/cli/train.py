@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
 from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
 from skiplab.cli.request import Request, on_a_model
 from skiplab.errors import UsageError
@@ -112,9 +112,7 @@ def _told(  # what the command has found, and how it is wanted
         terminal.stdout().print(terminal.plain_table(learned.HEADINGS, learned.cells(runs)))
         print_lines([f"– {sentence}" for sentence in sentences])
     if report is not None:
-        from skiplab.files import write_text
         from skiplab.report import train_page
 
         page = train_page(f"How {model} trains on {plan.data.name}", sentences, (curves, runs), chances, config)
-        write_text(report, page.html())
-        say(f"wrote {report}")
+        write_page(page, report, None)

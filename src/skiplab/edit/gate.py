@@ -10,13 +10,13 @@ from torch.fx import Node
 from skiplab.channels import channel
 from skiplab.edges import branch_edges, shortcut_edges
 from skiplab.edit.draft import Draft
+from skiplab.edit.layers import as_kernel, can_project, projection
 from skiplab.errors import UsageError
 from skiplab.program import Program
 from skiplab.skips import Skip, Skips
 
 Form = Literal["exclusive", "shortcut-only"]
 aten = torch.ops.aten
-_CONV = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
 
 
 def gate(program: Program, skips: Skips, bias: float = 0.0, form: Form = "exclusive", seed: int = 0) -> Program:
@@ -87,14 +87,12 @@ def _gate(draft: Draft, skip: Skip, carried: Node, before: Node, bias: float, ge
     op = draft.program.by_name[carried.name]
     dim = channel(draft.program, op)
     size, rank = op.shape[dim], len(op.shape)
-    images = dim == 1 and rank - 2 in _CONV
-    if size is None or not (images or dim == rank - 1):
+    if size is None or not can_project(rank, dim):
         raise UsageError(f"`{skip.id}`: a gate needs channels in dimension 1 or last, and {op.shape} has them in {dim}")
-    kernel = _uniform((size, size, *[1] * (rank - 2)) if images else (size, size), size, generator)
+    kernel = as_kernel(_uniform((size, size), size, generator), rank, dim)
     weight = draft.parameter(skip.path, "gate_weight", kernel, like=carried)
     start = draft.parameter(skip.path, "gate_bias", torch.full((size,), bias), like=carried)
-    layer = _CONV[rank - 2] if images else aten.linear.default
-    return draft.call(before, aten.sigmoid.default, draft.call(before, layer, carried, weight, start))
+    return draft.call(before, aten.sigmoid.default, draft.call(before, projection(rank, dim), carried, weight, start))
 
 
 def _uniform(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:

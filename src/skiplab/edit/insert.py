@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import Tensor
 from torch.fx import Node
 
 from skiplab.channels import channel
 from skiplab.edit.draft import Draft
+from skiplab.edit.layers import as_kernel, batch_norm, can_project, is_image, projection
 from skiplab.edit.places import Place, place
 from skiplab.errors import UsageError
 from skiplab.ops import operator_name
@@ -17,7 +17,6 @@ from skiplab.program import Program
 
 Shortcut = Literal["A", "B"]
 aten = torch.ops.aten
-_CONV = {3: aten.conv1d.default, 4: aten.conv2d.default, 5: aten.conv3d.default}
 _TO_THE_END = 2**63 - 1
 
 
@@ -101,13 +100,12 @@ class _Insertion:
         dims = [channel(self.draft.program, ops[name]) for name in (self.at.start, self.at.end)]
         strides = _strides(here, there, dims[1]) if len(here) == len(there) and dims[0] == dims[1] else None
         sizes = here[dims[0]], there[dims[1]]
-        images = dims[1] == 1 and len(there) in _CONV
         if strides is None or not all(isinstance(size, int) for size in sizes):
             raise self._misfit("no stride turns one into the other: end it before what changes the shape so")
         if shortcut == "B":
-            if not images and dims[1] != len(there) - 1:
+            if not can_project(len(there), dims[1]):
                 raise self._misfit(f"a projection needs channels in dimension 1 or last, not in {dims[1]}")
-            return self._projected(sizes, strides if images else [], images)
+            return self._projected(sizes, strides, dims[1])
         if sizes[0] > sizes[1]:
             raise self._misfit("zeros cannot make channels fewer: use shortcut B, a projection")
         return self._padded(sizes[1] - sizes[0], strides, dims[1], len(there))
@@ -120,30 +118,18 @@ class _Insertion:
         padding = [0] * (2 * (rank - 1 - dim)) + [0, extra]  # counted from the last dimension on
         return self._call(aten.pad.default, value, padding) if extra else value
 
-    def _projected(self, sizes: tuple[int, int], strides: list[int], images: bool) -> Node:
-        path, like = self.at.path, self.end
-        if not images:
-            weight = self.draft.parameter(path, "shortcut_weight", self._kernel(sizes[1], sizes[0]), like=like)
-            return self._call(aten.linear.default, self.start, weight)
-        rank = len(self.end.meta["val"].shape)
-        kernel = self._kernel(sizes[1], sizes[0], *[1] * (rank - 2))
-        weight = self.draft.parameter(path, "shortcut_weight", kernel, like=like)
-        value = self._call(_CONV[rank], self.start, weight, None, strides[2:])
-        return self._normed(value, sizes[1]) if operator_name(self.end.target) == "batch_norm" else value
-
-    def _normed(self, value: Node, channels: int) -> Node:
-        """A batch norm like the one whose value the shortcut's is added to."""
-        draft, path, like = self.draft, self.at.path, self.end
-        tensors = [
-            draft.parameter(path, "shortcut_norm.weight", torch.ones(channels), like=like),
-            draft.parameter(path, "shortcut_norm.bias", torch.zeros(channels), like=like),
-            draft.buffer(path, "shortcut_norm.running_mean", torch.zeros(channels), like=like),
-            draft.buffer(path, "shortcut_norm.running_var", torch.ones(channels), like=like),
-        ]
+    def _projected(self, sizes: tuple[int, int], strides: list[int], dim: int) -> Node:
+        rank, path = len(strides), self.at.path
+        matrix = torch.empty(sizes[1], sizes[0]).normal_(0, math.sqrt(2 / sizes[1]), generator=self.generator)
+        weight = self.draft.parameter(path, "shortcut_weight", as_kernel(matrix, rank, dim), like=self.end)
+        if is_image(rank, dim):
+            value = self._call(projection(rank, dim), self.start, weight, None, strides[2:])
+        else:
+            value = self._call(projection(rank, dim), self._padded(0, strides, dim, rank), weight)
+        if operator_name(self.end.target) != "batch_norm":
+            return value
+        tensors = batch_norm(self.draft, path, "shortcut_norm", sizes[1], like=self.end)
         return self._call(aten.batch_norm.default, value, *tensors, *self.end.args[5:])
-
-    def _kernel(self, *shape: int) -> Tensor:
-        return torch.empty(shape).normal_(0, math.sqrt(2 / shape[0]), generator=self.generator)
 
     def _misfit(self, why: str) -> UsageError:
         shapes = [self.draft.program.by_name[name].shape for name in (self.at.start, self.at.end)]

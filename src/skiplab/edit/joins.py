@@ -8,13 +8,13 @@ from torch.fx import Node
 from skiplab.channels import channel
 from skiplab.edges import into
 from skiplab.edit.draft import Draft
+from skiplab.edit.layers import as_kernel, can_project, projection
 from skiplab.errors import UsageError
 from skiplab.merges import merge_at
 from skiplab.program import Program
 from skiplab.skips import Skip, Skips
 
 aten = torch.ops.aten
-_CONV = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
 
 
 def concat_to_add(program: Program, skips: Skips) -> Program:
@@ -111,8 +111,7 @@ def _channels(program: Program, skip: Skip) -> tuple[int, int]:
     merge = program.by_name[skip.merge]
     dim = channel(program, program.by_name[skip.branch[0]])
     size = merge.shape[dim]
-    images = dim == 1 and len(merge.shape) - 2 in _CONV
-    if size is None or not (images or dim == len(merge.shape) - 1):
+    if size is None or not can_project(len(merge.shape), dim):
         raise UsageError(
             f"`{skip.id}`: a projection needs a fixed number of channels in dimension 1 or last, and the value at its "
             f"merge {merge.shape} has them in {dim}: leave it out"
@@ -122,10 +121,8 @@ def _channels(program: Program, skip: Skip) -> tuple[int, int]:
 
 def _projected(draft: Draft, skip: Skip, before: Node, value: Node, weight: torch.Tensor) -> Node:
     """A value through a 1×1 convolution, or a linear layer, that starts as a matrix (out, in)."""
-    rank = value.meta["val"].ndim
+    rank, dim = value.meta["val"].ndim, _channels(draft.program, skip)[0]
     if not value.meta["val"].is_floating_point():
         raise UsageError(f"`{skip.id}` joins {value.meta['val'].dtype}, which no layer can project: leave it out")
-    images = _channels(draft.program, skip)[0] == 1 and rank - 2 in _CONV
-    kernel = weight.reshape(*weight.shape, *[1] * (rank - 2)) if images else weight
-    stored = draft.parameter(skip.path, "projection_weight", kernel.clone(), like=value)
-    return draft.call(before, _CONV[rank - 2] if images else aten.linear.default, value, stored)
+    stored = draft.parameter(skip.path, "projection_weight", as_kernel(weight, rank, dim).clone(), like=value)
+    return draft.call(before, projection(rank, dim), value, stored)

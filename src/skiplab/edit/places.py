@@ -57,7 +57,8 @@ def places(program: Program, every: int = 2, placement: Placement = "post") -> l
         last = at[first + every - 1]
         start = chain[at[first - 1] if placement == "pre" else at[first] - 1]
         end = chain[last if placement == "pre" else _normalised(chain, last)]
-        found.append(place(program, start.name, end.name))
+        if start.shape and end.shape:  # and not, as of a split, several values
+            found.append(place(program, start.name, end.name))
     return found
 
 
@@ -68,6 +69,9 @@ def place(program: Program, start: str, end: str) -> Place:
         UsageError: for a name that neither has; where no way leads from start to end through a weight layer.
     """
     first, last = _named(program, start), _named(program, end)
+    for name, op in ((start, first), (end, last)):
+        if not op.shape:
+            raise UsageError(f"`{name}` gives no tensor, but {op.target} of several values: give one of them")
     region = between(program, first.index, [last.index])
     if not any(program.ops[index].kind in WEIGHT_LAYERS for index in region):
         raise UsageError(
@@ -92,7 +96,9 @@ def _chain(program: Program) -> list[Op]:
 
 def _normalised(chain: list[Op], layer: int) -> int:
     """The place on the chain up to which nothing but norms and views of the layer's value come."""
-    while layer + 1 < len(chain) and chain[layer + 1].kind in ("batch_norm", "norm", "view"):
+    for op in chain[layer + 1 :]:
+        if op.kind not in ("batch_norm", "norm", "view") or not op.shape:
+            break
         layer += 1
     return layer
 

@@ -8,6 +8,7 @@ from torch.fx import Node
 
 from skiplab.edges import fork_edges
 from skiplab.edit.draft import Draft
+from skiplab.edit.layers import batch_norm
 from skiplab.edit.linear import as_layer, put
 from skiplab.errors import UsageError
 from skiplab.folding import Term
@@ -142,11 +143,6 @@ def _move(draft: Draft, block: _Block, following: list[Skip], norm: bool) -> Non
 
 def _norm(draft: Draft, block: _Block, before: Node, path: str, name: str) -> Node:
     """A batch norm of a block's sum that changes nothing at first."""
-    like, channels = block.merge, block.merge.meta["val"].shape[1]
-    full = draft.free(f"{path}.{name}" if path else name)
-    weight = draft.parameter(full, "weight", torch.ones(channels), like=like)
-    bias = draft.parameter(full, "bias", torch.zeros(channels), like=like)
-    mean = draft.buffer(full, "running_mean", torch.zeros(channels), like=like)
-    variance = draft.buffer(full, "running_var", torch.ones(channels), like=like)
-    draft.buffer(full, "num_batches_tracked", torch.tensor(0), like=like)
-    return draft.call(before, aten.batch_norm.default, like, weight, bias, mean, variance, False, *block.settings)
+    like = block.merge
+    tensors = batch_norm(draft, path, name, like.meta["val"].shape[1], like=like)
+    return draft.call(before, aten.batch_norm.default, like, *tensors, False, *block.settings)

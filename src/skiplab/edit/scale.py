@@ -93,7 +93,9 @@ def average(program: Program, skips: Skips) -> Program:
     for name in dict.fromkeys(skip.merge for skip in skips):
         merge = merge_at(program, name)
         if merge.op.kind != "merge" or any(skip.combine == "concat" for skip in skips if skip.merge == name):
-            raise UsageError(f"`{merge.op.module}` concatenates, and of that there is no mean: see concat_to_add")
+            raise UsageError(
+                f"`{merge.op.module or name}` concatenates, and of that there is no mean: see concat_to_add"
+            )
         for edge in dict.fromkeys(into(program, merge)):
             operand = draft.nodes[edge[1]]
             draft.redirect(edge, _times(draft, edge, operand, 1 / len(merge.operands)))
