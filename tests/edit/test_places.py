@@ -77,7 +77,7 @@ def test_what_cannot_be_proposed(options: Any, says: str) -> None:
 
 
 def test_a_shortcut_starts_and_ends_at_a_tensor() -> None:
-    def attend(net: Net, x: torch.Tensor) -> torch.Tensor:
+    def attend(net: Any, x: torch.Tensor) -> torch.Tensor:
         a, b, c = net.c(net.b(net.a(x))).unbind(1)
         return net.d(torch.relu(a * b + c))
 
