@@ -63,9 +63,10 @@ def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> Non
     if to is not None:
         write_text(to, page.html())
         say(f"wrote {to}")
-    for name, chart in page.charts().items() if charts is not None else ():
-        write_bytes(charts / f"{name}.png", png(chart))
-        write_text(charts / f"{name}.svg", svg(chart))
+    if charts is not None:
+        for name, chart in page.charts().items():
+            write_bytes(charts / f"{name}.png", png(chart))
+            write_text(charts / f"{name}.svg", svg(chart))
 
 
 def print_json(value: dict[str, Any]) -> None:
