@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from keyword import iskeyword
-from math import inf, nan
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ Specs = tuple[pytree.TreeSpec, pytree.TreeSpec]  # the forms of (args, kwargs) a
 # The arguments by which an operator is told that it trains.
 _MODES = frozenset("training train use_input_stats".split())
 _CONTAINERS = (tuple, list, dict)
-_NUMBERS = {"inf": inf, "nan": nan}
+_NUMBERS = frozenset(("inf", "nan"))
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,17 @@ def fake_value(node: Node, mode: FakeTensorMode | None = None) -> Any:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
+def sizes(node: Node) -> tuple[str, ...]:
+    """A tensor's shape as text: to compare symbolic sizes themselves would bind them."""
+    return tuple(str(size) for size in node.meta["val"].shape)
+
+
+def form(node: Node) -> tuple[tuple[str, ...], torch.dtype] | None:
+    """Shape, as text, and dtype of a node's value; None where that is no tensor."""
+    value = node.meta.get("val")
+    return (sizes(node), value.dtype) if isinstance(value, Tensor) else None
+
+
 def _same_memory(node: Node, operand: Node) -> bool:
     value, other = node.meta.get("val"), operand.meta.get("val")
     if not isinstance(value, Tensor) or not isinstance(other, Tensor):
@@ -249,7 +260,7 @@ def _split_dimension(parts: Node) -> int:
 def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
     """The base with `value` written where `view` looked: the view's inverse."""
     name, rest = _operator(view), view.args[1:]
-    if name == "slice" and _sizes(view) == _sizes(base):
+    if name == "slice" and sizes(view) == sizes(base):
         return value  # `x[:, 0]` is a slice of all rows, and then of one column
     if name in _SCATTERS:
         return graph.call_function(_SCATTERS[name], (base, value, *rest))
@@ -270,11 +281,6 @@ def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
     if name == "getitem":
         return _scatter_part(graph, view, base, value)
     return graph.call_function(aten.reshape_as.default, (value, base))
-
-
-def _sizes(node: Node) -> list[str]:
-    """As text: to compare symbolic sizes themselves would bind them."""
-    return [str(size) for size in node.meta["val"].shape]
 
 
 def _scatter_part(graph: Graph, view: Node, base: Node, value: Node) -> Node:

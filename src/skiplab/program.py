@@ -129,6 +129,12 @@ class Program:
         return any(op.module for op in self.ops)
 
     @cached_property
+    def size(self) -> int:
+        """How many numbers its parameters hold, tied ones once."""
+        held = (self.tensors[node] for node in self.parameters if node in self.tensors)
+        return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in held}.values())
+
+    @cached_property
     def nodes(self) -> Mapping[str, Node]:
         """The graph's nodes by name."""
         return {node.name: node for node in self.graph.graph.nodes}

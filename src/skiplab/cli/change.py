@@ -4,13 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-from torch.fx import Node
-
 from skiplab.cli.words import plural
 from skiplab.finder import find
-from skiplab.ops import operator_name
+from skiplab.measure.lesions.reestimate import normalised
 from skiplab.program import Program
 from skiplab.saved.compare import answers_on_example, largest, rounding
 from skiplab.skips import Skips
@@ -67,7 +63,7 @@ def change(before: Program, after: Program) -> Change:
     alike = [[each.shape for each in values] for values in outputs]
     return Change(
         skips={kind: (kinds[0][kind], kinds[1][kind]) for kind in kinds[0] | kinds[1]},
-        parameters=(_parameters(before), _parameters(after)),
+        parameters=(before.size, after.size),
         removed=[name for name in names[0] if name not in names[1]],
         added=[name for name in names[1] if name not in names[0]],
         difference=largest(*outputs) if alike[0] == alike[1] else float("nan"),
@@ -86,7 +82,7 @@ def notes(edit: str, before: Program, after: Program, skips: Skips, found: Chang
         what = "module that acts" if len(gone) == 1 else "modules that act"
         yield f"{len(gone)} {what} in training alone will be missing when it trains: {listed(gone)}"
     known = edit == "recalibrate" or before.training or found.difference <= found.rounding
-    norms = 0 if known else _norms(after)
+    norms = 0 if known else sum(len(norm.calls) for norm in normalised(after))
     if norms:
         keep = "keeps its" if norms == 1 else "keep their"
         yield (
@@ -110,23 +106,5 @@ def _dots(text: str) -> list[int]:
     return [i for i, letter in enumerate(text) if letter == "."]
 
 
-def _parameters(program: Program) -> int:
-    held = {id(tensor): tensor for tensor in program.tensors.values() if isinstance(tensor, nn.Parameter)}
-    return sum(tensor.numel() for tensor in held.values())
-
-
 def _tensors(program: Program) -> dict[str, None]:
     return dict.fromkeys([*program.parameters.values(), *program.buffers.values()])
-
-
-def _norms(program: Program) -> int:
-    return sum(_has_statistics(node) for node in program.graph.graph.nodes)
-
-
-def _has_statistics(node: Node) -> bool:
-    """Whether a node is a batch norm that reads a running mean."""
-    if not isinstance(node.target, torch._ops.OpOverload) or "batch_norm" not in operator_name(node.target):
-        return False
-    names = [argument.name for argument in node.target._schema.arguments]
-    place = names.index("running_mean") if "running_mean" in names else len(node.args)
-    return place < len(node.args) and node.args[place] is not None

@@ -61,7 +61,7 @@ def edit(
     if request.meta:
         raise UsageError("an edit needs the network's values: leave out --meta")
     kinds = formats_of(formats, out, default="python", training=request.train)
-    function, arguments = chosen(name, options, request.seed)
+    function, arguments = chosen(name, given, request.seed)
     program = _program(request)
     from skiplab.cli.change import change, notes
     from skiplab.cli.target import target_of

@@ -52,19 +52,21 @@ VERBS: Mapping[str, Verb] = {
 _PARAMETERS = {"fit": "shortcut", "factor": "scale"}  # where an option has not the name of the function's parameter
 
 
-def chosen(edit: str, options: Mapping[str, Any], seed: int) -> tuple[Callable[..., "Program"], dict[str, Any]]:
-    """The function, which is loaded, and its keyword arguments; UsageError where options do not fit the edit.
+def chosen(edit: str, given: Mapping[str, Any], seed: int) -> tuple[Callable[..., "Program"], dict[str, Any]]:
+    """The function, which is loaded, and its keyword arguments.
 
-    options: all that there are, None for those that were not given.
+    given: the options, as `fitting` has let them through.
     """
-    given = fitting(edit, options)
     function = getattr(importlib.import_module("skiplab.edit"), edit.replace("-", "_"))
     own = {_PARAMETERS.get(name, name): value for name, value in given.items() if name not in (*WHERE, "data")}
     return function, {**own, **({"seed": seed} if VERBS[edit].seeded else {})}
 
 
 def fitting(edit: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given; UsageError where they are not the edit's. Imports nothing that takes time."""
+    """The options that were given; UsageError where they are not the edit's. Imports nothing that takes time.
+
+    options: all that there are, None for those that were not given.
+    """
     if edit not in VERBS:
         raise UsageError(f"there is no edit `{edit}`: EDIT is one of {', '.join(VERBS)}")
     verb = VERBS[edit]

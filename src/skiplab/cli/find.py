@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, write_page
 from skiplab.cli.request import Request, captured, on_a_model
 from skiplab.errors import ProofError, SelectionError, UsageError
 
@@ -110,7 +110,6 @@ def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", apart:
 
 def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census", path: Path) -> None:
     from skiplab import outline, terminal
-    from skiplab.files import write_text
     from skiplab.report import model_page
     from skiplab.schema import find_json
 
@@ -123,5 +122,4 @@ def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census"
     }
     sentences = [terminal.skips_line(skips), *terminal.census_lines(counts)]
     facts = find_json(model, program, skips, counts)["capture"]
-    write_text(path, model_page(model, sentences, tables, facts).html())
-    say(f"wrote {path}")
+    write_page(model_page(model, sentences, tables, facts), path, None)

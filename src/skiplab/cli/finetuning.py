@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from skiplab.cli.subject import Subject
-from skiplab.data import DataSet
+from skiplab.data import DataSet, Split
 from skiplab.errors import UsageError
 from skiplab.loop import must_fit
+from skiplab.program import Program
 from skiplab.recipe import Recipe
-from skiplab.sources import Asked, dataset, to_learn_from
+from skiplab.sources import Asked, dataset
 
 
 @dataclass(frozen=True)
@@ -18,22 +18,22 @@ class Training:
     recipe: Recipe
 
 
-def training_of(subject: Subject, asked: Asked, loss: str, epochs: int, learning_rate: float) -> Training:
-    """UsageError and DataError where the network could not be trained, or not apart from what it is judged by."""
-    recipe = Recipe(epochs=epochs, learning_rate=learning_rate, seed=asked.seed)
+def training_of(program: Program, asked: Asked, recipe: Recipe, loss: str, *, apart: bool) -> Training:
+    """UsageError and DataError where the network could not be trained, or not apart from what it is judged by.
+
+    apart: whether the data have a training part beside the one that networks are judged by.
+    """
     if loss != "cross-entropy":
         raise UsageError(f"--finetune trains with cross-entropy, and --loss is {loss}: leave one of them out")
-    if to_learn_from(asked, subject.source) is None:
+    if not apart:
         raise UsageError(
             f"--finetune needs a training part apart from what networks are judged by, which {asked.spec} has not: "
             "give data with parts such as train and test, or train what --out has saved with `skiplab train`"
         )
-    program = subject.program
     if not any(program.tensors[name].requires_grad for name in program.parameters):
         raise UsageError(f"{program.name} has no parameter that learns: leave out --finetune, or set requires_grad")
     shape = next(t.shape[1:] for t in program.flatten(*program.example) if hasattr(t, "shape"))
     data = dataset(replace(asked, samples=0), tuple(shape))
-    module = program.module()
     place = next(iter(program.tensors.values())).device
-    must_fit(module, data.train.to(place), data)
+    must_fit(program.module(), Split(data.train.x[:1], data.train.y[:1]).to(place), data)
     return Training(data, recipe)

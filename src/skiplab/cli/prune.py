@@ -10,6 +10,7 @@ from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines
 from skiplab.cli.options import Column, Data, Device, Normalise, columns, formats_of, notes
 from skiplab.cli.request import Request, on_a_model
 from skiplab.errors import DataError, UsageError
+from skiplab.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,11 +80,12 @@ def prune(
     wanted = formats_of(formats, out, default="python,pt2", training=request.train)
     with notes():
         work = _work(request, asked, device, skips, (loss_of(loss), metric_of(metric, loss)))
-        training = training_of(work.subject, asked, loss, finetune, learning_rate) if finetune else None
+        recipe = Recipe(epochs=finetune, learning_rate=learning_rate, seed=request.seed) if finetune else None
+        training = None if recipe is None else training_of(work.subject.program, asked, recipe, loss, apart=work.apart)
         said = {**options, "skips": skips, "loss": loss, "metric": metric}
         kept = Steps(out, config_of(request, asked, work.subject, said))
         pruned = _pruned(work, options, kept)
-        program, row = (pruned.program, None) if training is None else _trained(work, pruned, training)
+        program, row = (pruned.program, None) if training is None else _trained(pruned, training)
         files = save(program, out, wanted) if out else None
     name = "loss" if work.functions[1] is None else "error" if metric in (None, "error") else "metric"
     result = Result(request.model, pruned.frontier, pruned.chosen, name, row, finetune)
@@ -93,12 +95,16 @@ def prune(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is pruned, and the data: of `learned` blocks are ranked, on `judged` networks are judged."""
+    """What is pruned, and the data: on `learned` blocks are ranked, on `judged` networks are judged.
+
+    `apart` says whether `learned` are samples of a part of their own.
+    """
 
     subject: "Subject"
     learned: list[Any]
     judged: "Batches"
     functions: tuple[Any, Any]
+    apart: bool
 
 
 def _work(request: Request, asked: "Asked", device: str, skips: str | None, functions: tuple[Any, Any]) -> _Work:
@@ -113,10 +119,10 @@ def _work(request: Request, asked: "Asked", device: str, skips: str | None, func
     try_on(given.program, given.batches, functions, given.targets)
     source = to_learn_from(asked, given.source)
     if source is not None:
-        return _Work(given, list(batches(given.program, source, asked)), given.batches, functions)
+        return _Work(given, list(batches(given.program, source, asked)), given.batches, functions, apart=True)
     say("note: the data have one part: of each batch three quarters rank blocks, one quarter judges")
     learned, judged = quartered(given.program, given.batches)
-    return _Work(given, list(learned), judged, functions)
+    return _Work(given, list(learned), judged, functions, apart=False)
 
 
 def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
@@ -147,16 +153,15 @@ def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
     return pruned
 
 
-def _trained(work: _Work, pruned: "Pruned", training: "Training") -> "tuple[Program, dict[str, Any]]":
+def _trained(pruned: "Pruned", training: "Training") -> "tuple[Program, dict[str, Any]]":
     """The chosen network after training, and its row."""
     from skiplab import terminal
-    from skiplab.pruner import Judge, finetuned
+    from skiplab.pruner import finetuned
 
     epochs = training.recipe.epochs
     with terminal.bar("training") as progress:
         better = finetuned(pruned.program, training.data, training.recipe, lambda row: progress(row["epoch"], epochs))
-    judge = Judge(work.subject.program, work.judged, *work.functions, training.recipe.seed)
-    return better, judge.row(better)
+    return better, pruned.judge.row(better)
 
 
 def _told(result: "Result", config: dict[str, Any], files: "pd.DataFrame | None", as_json: bool) -> None:

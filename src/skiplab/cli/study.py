@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skiplab.cli.app import Json, app, check_page, print_json, print_lines, say
+from skiplab.cli.app import Json, app, check_page, print_json, print_lines, say, write_page
 from skiplab.cli.options import Device
 from skiplab.errors import UsageError
 
@@ -103,16 +103,12 @@ def _runs_folder() -> Path:
 
 def _write_study_page(result: "Result", path: Path, out: Path | None) -> None:
     """The page, and in the folder that was asked for every table and chart and the config."""
-    from skiplab.files import write_bytes, write_text
-    from skiplab.report import png, study_page, svg
+    from skiplab.report import study_page
 
     facts = {"config": dict(result.config), "versions": dict(result.versions)}
     page = study_page(result.question, result.verdicts, result.tables, facts)
-    write_text(path, page.html())
-    say(f"wrote {path}")
+    write_page(page, path, None)
     if out is not None:
         result.save(out)
-        for name, chart in page.charts().items():
-            write_bytes(out / f"{name}.png", png(chart))
-            write_text(out / f"{name}.svg", svg(chart))
+        write_page(page, None, out)
         say(f"wrote tables, charts and config to {out}")

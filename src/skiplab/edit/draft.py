@@ -11,7 +11,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from skiplab.errors import UsageError
 from skiplab.execute import Edge
-from skiplab.functional import fake_value
+from skiplab.functional import fake_value, form
 from skiplab.program import Program, data_flow
 
 aten = torch.ops.aten
@@ -97,17 +97,16 @@ class Draft:
 
     def replace(self, old: Node, new: Node) -> None:
         """All readers of one value read another, which must have its shape."""
-        if _form(old) != _form(new):
-            raise UsageError(f"`{new.name}` has shape {_form(new)}, and what reads `{old.name}` expects {_form(old)}")
+        if form(old) != form(new):
+            raise UsageError(f"`{new.name}` has shape {form(new)}, and what reads `{old.name}` expects {form(old)}")
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
     def redirect(self, edge: Edge, new: Node) -> None:
         """One reader of a value reads another, which must have its shape."""
         reader, operand = (self.nodes[name] for name in edge)
-        if isinstance(operand.meta.get("val"), Tensor) and _form(operand)[0] != _form(new)[0]:
-            raise UsageError(
-                f"`{reader.name}` reads {_form(operand)[0]}, and `{new.name}` would give it {_form(new)[0]}"
-            )
+        wanted, given = form(operand), form(new)
+        if wanted is not None and given is not None and wanted[0] != given[0]:
+            raise UsageError(f"`{reader.name}` reads {wanted[0]}, and `{new.name}` would give it {given[0]}")
         reader.replace_input_with(operand, new)
 
     def without(self, edges: Iterable[Edge]) -> None:
@@ -123,7 +122,7 @@ class Draft:
                 self._pass_on(node, gone)
         for node in reversed([node for node in self.graph.nodes if node in gone]):  # readers still have what they had
             rest = [operand for operand in _summands(node) if operand not in gone[node]]
-            if len(rest) == 1 and _form(rest[0]) == _form(node):
+            if len(rest) == 1 and form(rest[0]) == form(node):
                 node.replace_all_uses_with(rest[0])
             elif rest or not _summands(node):
                 stay = [each for each in node.all_input_nodes if each not in gone[node]]
@@ -133,7 +132,7 @@ class Draft:
     def _pass_on(self, node: Node, gone: dict[Node, dict[Node, None]]) -> None:
         """A sum of which nothing is left is itself taken out of the sum that it is a part of."""
         user = next(iter(node.users))
-        if len(node.users) > 1 or not _summands(user) or _form(user) != _form(node):
+        if len(node.users) > 1 or not _summands(user) or form(user) != form(node):
             place = self.program.by_name[node.name].source
             raise UsageError(f"nothing would be left of the sum `{node.name}` ({place}): leave one of its ways")
         gone.setdefault(user, {})[node] = None
@@ -216,12 +215,6 @@ def _summands(node: Node) -> list[Node]:
     plain = node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs
     summands = [each for each in node.args if isinstance(each, Node)] if plain else []
     return summands if len(summands) == 2 else []
-
-
-def _form(node: Node) -> tuple[tuple[str, ...], torch.dtype]:
-    """Shape and dtype; sizes as text, since to compare those that vary would bind them."""
-    value = node.meta["val"]
-    return tuple(str(size) for size in value.shape), value.dtype
 
 
 def _is_alike(value: object, other: Tensor) -> bool:

@@ -37,11 +37,13 @@ def drop_path(program: Program, skips: Skips, p: float, linear: bool = True) -> 
     if not 0 <= p < 1:
         raise UsageError(f"p={p}: give a probability of at least 0 and below 1")
     draft = Draft(program)
-    edges = list(dict.fromkeys(edge for skip in skips for edge in branch_edges(program, skip)))
-    merges = list(dict.fromkeys(skip.merge for skip in skips))
-    of = {edge: skip.merge for skip in reversed(skips) for edge in branch_edges(program, skip)}
-    for edge in edges:
-        share = (merges.index(of[edge]) + 1) / len(merges) if linear else 1.0
+    place = {merge: i for i, merge in enumerate(dict.fromkeys(skip.merge for skip in skips), start=1)}
+    places: dict[Edge, int] = {}
+    for skip in skips:
+        for edge in branch_edges(program, skip):
+            places.setdefault(edge, place[skip.merge])
+    for edge, at in places.items():
+        share = at / len(place) if linear else 1.0
         draft.redirect(edge, _dropped(draft, edge, p * share))
     return draft.done()
 

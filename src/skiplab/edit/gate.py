@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from skiplab.channels import channel
-from skiplab.edges import branch_edges, shortcut_edges
+from skiplab.edges import branch_edges, shortcut_edges, start
 from skiplab.edit.draft import Draft
 from skiplab.edit.layers import as_kernel, can_project, projection
 from skiplab.errors import UsageError
@@ -67,10 +67,9 @@ def _gated(draft: Draft, skip: Skip, bias: float, form: Form, generator: torch.G
     program = draft.program
     light, heavy = shortcut_edges(program, skip), branch_edges(program, skip)
     carried = draft.nodes[skip.operand]
-    place = {node: i for i, node in enumerate(draft.graph.nodes)}
-    gated = (*light, *heavy) if form == "exclusive" else light
-    first = min((draft.nodes[reader] for reader, _ in gated), key=place.__getitem__)
-    if place[first] <= place[carried]:
+    reader = program.ops[start(program, (*light, *heavy) if form == "exclusive" else light)]
+    first = draft.nodes[reader.name]
+    if reader.index <= program.by_name[skip.operand].index:
         raise UsageError(
             f"`{skip.id}`: its branches are summed (`{first.name}`) before its shortcut is computed, so that no gate "
             "of the shortcut can reach them: use form 'shortcut-only', or add the shortcut first in `forward`"
@@ -91,8 +90,8 @@ def _gate(draft: Draft, skip: Skip, carried: Node, before: Node, bias: float, ge
         raise UsageError(f"`{skip.id}`: a gate needs channels in dimension 1 or last, and {op.shape} has them in {dim}")
     kernel = as_kernel(_uniform((size, size), size, generator), rank, dim)
     weight = draft.parameter(skip.path, "gate_weight", kernel, like=carried)
-    start = draft.parameter(skip.path, "gate_bias", torch.full((size,), bias), like=carried)
-    return draft.call(before, aten.sigmoid.default, draft.call(before, projection(rank, dim), carried, weight, start))
+    offset = draft.parameter(skip.path, "gate_bias", torch.full((size,), bias), like=carried)
+    return draft.call(before, aten.sigmoid.default, draft.call(before, projection(rank, dim), carried, weight, offset))
 
 
 def _uniform(shape: tuple[int, ...], inputs: int, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from skiplab.edit.draft import Draft
 from skiplab.edit.layers import as_kernel, batch_norm, can_project, is_image, projection
 from skiplab.edit.places import Place, place
 from skiplab.errors import UsageError
+from skiplab.functional import sizes
 from skiplab.ops import operator_name
 from skiplab.program import Program
 
@@ -94,21 +95,21 @@ class _Insertion:
     def _fitted(self, shortcut: Shortcut) -> Node:
         """The start's value in the end's shape."""
         here, there = (node.meta["val"].shape for node in (self.start, self.end))
-        if _text(here) == _text(there):
+        if sizes(self.start) == sizes(self.end):
             return self.start
         ops = self.draft.program.by_name
         dims = [channel(self.draft.program, ops[name]) for name in (self.at.start, self.at.end)]
         strides = _strides(here, there, dims[1]) if len(here) == len(there) and dims[0] == dims[1] else None
-        sizes = here[dims[0]], there[dims[1]]
-        if strides is None or not all(isinstance(size, int) for size in sizes):
+        widths = here[dims[0]], there[dims[1]]
+        if strides is None or not all(isinstance(width, int) for width in widths):
             raise self._misfit("no stride turns one into the other: end it before what changes the shape so")
         if shortcut == "B":
             if not can_project(len(there), dims[1]):
                 raise self._misfit(f"a projection needs channels in dimension 1 or last, not in {dims[1]}")
-            return self._projected(sizes, strides, dims[1])
-        if sizes[0] > sizes[1]:
+            return self._projected(widths, strides, dims[1])
+        if widths[0] > widths[1]:
             raise self._misfit("zeros cannot make channels fewer: use shortcut B, a projection")
-        return self._padded(sizes[1] - sizes[0], strides, dims[1], len(there))
+        return self._padded(widths[1] - widths[0], strides, dims[1], len(there))
 
     def _padded(self, extra: int, strides: list[int], dim: int, rank: int) -> Node:
         value = self.start
@@ -118,9 +119,9 @@ class _Insertion:
         padding = [0] * (2 * (rank - 1 - dim)) + [0, extra]  # counted from the last dimension on
         return self._call(aten.pad.default, value, padding) if extra else value
 
-    def _projected(self, sizes: tuple[int, int], strides: list[int], dim: int) -> Node:
+    def _projected(self, widths: tuple[int, int], strides: list[int], dim: int) -> Node:
         rank, path = len(strides), self.at.path
-        matrix = torch.empty(sizes[1], sizes[0]).normal_(0, math.sqrt(2 / sizes[1]), generator=self.generator)
+        matrix = torch.empty(widths[1], widths[0]).normal_(0, math.sqrt(2 / widths[1]), generator=self.generator)
         weight = self.draft.parameter(path, "shortcut_weight", as_kernel(matrix, rank, dim), like=self.end)
         if is_image(rank, dim):
             value = self._call(projection(rank, dim), self.start, weight, None, strides[2:])
@@ -128,7 +129,7 @@ class _Insertion:
             value = self._call(projection(rank, dim), self._padded(0, strides, dim, rank), weight)
         if operator_name(self.end.target) != "batch_norm":
             return value
-        tensors = batch_norm(self.draft, path, "shortcut_norm", sizes[1], like=self.end)
+        tensors = batch_norm(self.draft, path, "shortcut_norm", widths[1], like=self.end)
         return self._call(aten.batch_norm.default, value, *tensors, *self.end.args[5:])
 
     def _misfit(self, why: str) -> UsageError:
@@ -159,8 +160,3 @@ def _outside(stack: dict, path: str) -> dict:
     return {
         key: stack[key] for key, name in there.items() if not name or name.split(".") == parts[: name.count(".") + 1]
     }
-
-
-def _text(shape: torch.Size) -> list[str]:
-    """Sizes as text, since to compare those that vary would bind them."""
-    return [str(size) for size in shape]

@@ -11,6 +11,7 @@ from torch.fx import Node
 from skiplab.edit.draft import Draft
 from skiplab.edit.windows import Window, around, window_of
 from skiplab.folding import Term, layer_term, normed, stored, weights
+from skiplab.functional import form
 from skiplab.ops import DIVISIONS, SCALES, operator_name
 
 aten = torch.ops.aten
@@ -60,7 +61,7 @@ def _term(node: Node, tensors: Tensors) -> Term | None:
     if node.target is aten.add.Tensor and not node.kwargs:
         operands: tuple[Any, ...] = node.args
         a, b = operands
-        alike = isinstance(a, Node) and isinstance(b, Node) and _form(a) == _form(b) == _form(node)
+        alike = isinstance(a, Node) and isinstance(b, Node) and form(a) == form(b) == form(node)
         return _sum(node, _operand(a, tensors), _operand(b, tensors)) if alike else _changed(node, tensors)
     return layer_term(node, tensors)
 
@@ -79,7 +80,7 @@ def _changed(node: Node, tensors: Tensors) -> Term | None:
     if name in ("add", "mul", "multiply") and isinstance(by, Node) and _number(value, tensors) is not None:
         value, by = by, value
     number = _number(by, tensors)
-    if number is None or node.kwargs or not isinstance(value, Node) or _form(value) != _form(node):
+    if number is None or node.kwargs or not isinstance(value, Node) or form(value) != form(node):
         return None
     wide = [dim for dim, size in enumerate(number.shape) if size != 1]
     if len(wide) > 1 or not node.meta["val"].is_floating_point():
@@ -125,9 +126,3 @@ def _kernel(term: Term, window: Window, node: Node) -> Tensor:
     kernel = term.kernel.new_zeros(channels, channels // window.groups)
     kernel[each, each % (channels // window.groups)] = term.kernel
     return kernel.reshape(*kernel.shape, *window.size)
-
-
-def _form(node: Node) -> tuple[list[str], torch.dtype] | None:
-    """Shape and dtype, of a tensor; sizes as text, since to compare those that vary would bind them."""
-    value = node.meta["val"]
-    return ([str(size) for size in value.shape], value.dtype) if isinstance(value, Tensor) else None

@@ -129,7 +129,7 @@ def _move(draft: Draft, block: _Block, following: list[Skip], norm: bool) -> Non
         edges = {edge for skip, _, heavy in ways if skip.merge == merge for edge in heavy}
         readers = [draft.nodes[reader] for reader in dict(edges)]
         readers = [node for node in readers if block.activation in node.all_input_nodes]
-        first = next((node for node in draft.graph.nodes if node in readers), None)
+        first = min(readers, key=lambda node: draft.program.by_name[node.name].index, default=None)
         if first is not None:
             value = _norm(draft, block, first, path, "pre_norm") if norm else block.merge
             args, kwargs = block.activation.args[1:], block.activation.kwargs

@@ -62,11 +62,13 @@ class Pruned:
             one that went), score (by which it was chosen), and the columns of `Judge.row`.
         programs: the networks, in the same order.
         chosen: the row of the one that meets the target.
+        judge: what has judged them, for a network that is made of one of them.
     """
 
     frontier: pd.DataFrame
     programs: tuple[Program, ...]
     chosen: int
+    judge: Judge
 
     @property
     def program(self) -> Program:
@@ -119,7 +121,7 @@ def prune(
         if _ends(row, target):
             break
     frontier = pd.DataFrame(rows)
-    return Pruned(frontier, tuple(programs), _choice(frontier, target))
+    return Pruned(frontier, tuple(programs), _choice(frontier, target), judge)
 
 
 class _Walk:

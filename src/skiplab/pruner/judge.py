@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -40,10 +40,9 @@ class Judge:
         """parameters, flops, latency_ratio, latency_ratio_min; loss, loss_low, loss_high, loss_change and its ends;
         the same of the metric."""
         values, sizes = self._values(program)
-        row = {"parameters": parameters(program), "flops": flops(program, self.first)}
-        row |= dict(
-            zip(("latency_ratio", "latency_ratio_min"), latency(self.program, program, self.first), strict=True)
-        )
+        median, least = latency(self.program, program, self.first)
+        row: dict[str, Any] = {"parameters": program.size, "flops": flops(program, self.first)}
+        row |= {"latency_ratio": median, "latency_ratio_min": least}
         for place, name in enumerate(self.functions):
             mine, change = values[:, place : place + 1], (values - self.whole)[:, place : place + 1]
             for column, numbers in ((name, mine), (f"{name}_change", change)):
@@ -66,15 +65,6 @@ class Judge:
             return values, torch.ones(len(values), dtype=torch.double)
         sizes = torch.tensor([size for size, _, _ in found], dtype=torch.double)
         return torch.stack([means for _, means, _ in found]), sizes
-
-
-def parameters(program: Program) -> int:
-    """Numbers that the network learns, tied ones once."""
-    return sum(tensor.numel() for tensor in {id(t): t for t in _learned(program)}.values())
-
-
-def _learned(program: Program) -> Iterator[Tensor]:
-    return (program.tensors[name] for name in program.parameters if name in program.tensors)
 
 
 def flops(program: Program, given: Given) -> int:

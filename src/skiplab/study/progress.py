@@ -1,43 +1,22 @@
 """Progress of a grid on stderr: bars and an estimate of the time left, or plain lines without a terminal."""
 
-import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TaskID, TextColumn
 
 from skiplab.study.grid import Cell
+from skiplab.terminal import Timed
 
 
-class Bars:
+class Bars(Timed):
     """One bar for the whole grid and one for each cell at work. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[text]}", style="dim"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        share = TextColumn("{task.percentage:>3.0f} %")
+        super().__init__(console, share, TextColumn("{task.fields[text]}", style="dim"))
         self.tasks: dict[str, TaskID] = {}
         self.shares: dict[str, float] = {}
-        self.started = time.monotonic()
-
-    def __enter__(self) -> "Bars":
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.progress.stop()
 
     def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None:
         self.cells, self.done = len(cells), len(finished)
@@ -60,8 +39,7 @@ class Bars:
         if cell.label in self.tasks:
             self.progress.remove_task(self.tasks.pop(cell.label))
         if not self.console.is_terminal:
-            seconds = time.monotonic() - self.started
-            self.console.print(f"[{seconds:6.1f} s] {cell.label} finished ({self._count()})", highlight=False)
+            self.line(f"{cell.label} finished ({self._count()})")
 
     def _grow(self, cell: Cell, share: float) -> None:
         before = self.shares.get(cell.label, 0.0)
