@@ -41,7 +41,7 @@ def subset(split: Split, size: int, seed: int) -> Split:
 def trained(arguments: argparse.Namespace, data: DataSet, seed: int) -> nn.Module:
     """From the file of weights, or trained for this."""
     torch.manual_seed(seed)
-    model = resnet(arguments.depth, in_channels=data.train.x.shape[1], num_classes=data.classes)
+    model = resnet(arguments.depth, in_channels=data.train.x.shape[1], num_classes=data.classes or 1)
     if arguments.weights:
         model.load_state_dict(load_file(arguments.weights))
         return model

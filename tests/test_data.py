@@ -80,9 +80,9 @@ def test_a_batch_size_of_none_is_refused_at_the_call() -> None:
     ("x", "y", "message"),
     [
         (torch.zeros(3, 2), torch.zeros(2).long(), r"x \(3, 2\), y \(2,\)"),
-        (torch.zeros(3, 2), torch.zeros(3, 1).long(), r"y \(3, 1\)"),
+        (torch.zeros(3, 2), torch.tensor(3), r"y \(\)"),
         (torch.zeros(0, 2), torch.zeros(0).long(), "without examples"),
-        (torch.zeros(3, 2), torch.zeros(3), r"float32: use y\.long\(\)"),
+        (torch.zeros(3, 2), torch.zeros(3).int(), r"int32: use y\.long\(\)"),
     ],
 )
 def test_splits_that_are_none(x: torch.Tensor, y: torch.Tensor, message: str) -> None:

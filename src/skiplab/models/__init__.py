@@ -3,6 +3,7 @@
 A built model says what it takes: `model.example_input_shape`, without the batch dimension.
 """
 
+from skiplab.models.combine import DropPath, Gated, Scaled, concat
 from skiplab.models.resnet import (
     ResNet,
     resnet,
@@ -18,11 +19,15 @@ from skiplab.models.resnet import (
     resnet152,
     resnet1202,
 )
-from skiplab.models.skip import PadShortcut, SkipConnection, concat, identity
+from skiplab.models.shortcut import PadShortcut
+from skiplab.models.skip import SkipConnection, identity
 
 __all__ = [
+    "DropPath",
+    "Gated",
     "PadShortcut",
     "ResNet",
+    "Scaled",
     "SkipConnection",
     "concat",
     "identity",

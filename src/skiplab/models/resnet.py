@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skiplab.errors import UsageError
-from skiplab.models.skip import PadShortcut, SkipConnection
+from skiplab.models.shortcut import PadShortcut
+from skiplab.models.skip import SkipConnection
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 

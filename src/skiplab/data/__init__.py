@@ -1,0 +1,6 @@
+"""Data sets small enough to live in memory, one file a sort."""
+
+from skiplab.data.digits import digits
+from skiplab.data.split import IGNORED, DataSet, Split, batches
+
+__all__ = ["IGNORED", "DataSet", "Split", "batches", "digits"]

@@ -1,0 +1,68 @@
+"""How a skip connection joins its two ways: `combine(shortcut, branch)`, besides plain addition."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from skiplab.errors import UsageError
+
+
+def concat(shortcut: Tensor, branch: Tensor) -> Tensor:
+    """Joins along the channels: (N, C, ...) and (N, D, ...) give (N, C + D, ...), the shortcut's first."""
+    return torch.cat((shortcut, branch), dim=1)
+
+
+class Gated(nn.Module):
+    """(1 − g) · shortcut + g · branch, where g = σ(gate(shortcut)) lies between 0 and 1.
+
+    Highway networks: Srivastava et al. 2015, arXiv:1505.00387, eq. 3, where the shortcut is the input itself;
+    "exclusive gating" in He et al. 2016, arXiv:1603.05027, §3.1. `gate` gives a tensor that broadcasts
+    against both ways; a negative bias in it favours the shortcut.
+    """
+
+    def __init__(self, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        g = torch.sigmoid(self.gate(shortcut))
+        return (1 - g) * shortcut + g * branch
+
+
+class Scaled(nn.Module):
+    """shortcut + α · branch with one learned number α, which starts at `start`.
+
+    With 0, a block is the identity before training: ReZero (Bachlechner et al. 2020, arXiv:2003.04887, eq. 1)
+    and SkipInit (De and Smith 2020, arXiv:2002.10444, §4).
+    """
+
+    def __init__(self, start: float = 0.0) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.tensor(float(start)))
+
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        return shortcut + self.alpha * branch
+
+
+class DropPath(nn.Module):
+    """shortcut + branch, where in training mode a whole sample's branch is dropped with probability `rate`.
+
+    What is kept is divided by 1 − rate, so that the expectation is that of evaluation mode, in which nothing is
+    dropped. Stochastic depth: Huang et al. 2016, arXiv:1603.09382, §3, which scales in evaluation instead.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise UsageError(f"drop-path rate {rate}: give a number from 0 to below 1")
+        self.rate = rate
+
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return shortcut + branch
+        kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= self.rate
+        return shortcut + branch * kept / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
