@@ -65,7 +65,7 @@ TRANSFORMERS = [
         (3**3, 0, 3),
     ),
     Case("vit_plain", lambda: vit(depth=3, skip=False, width=8, heads=2), images(8, 1), census=(1, 6, 6)),
-    Case("vit_b_16", vit_b_16, images(224), add(12 * 2), residual(24, 0, 1), meta=True),
+    Case("our_vit_b_16", vit_b_16, images(224), add(12 * 2), residual(24, 0, 1), meta=True),
     Case("encoder_pre", lambda: transformer_encoder(2, **SMALL), SEQUENCE, add(4), residual(4, 0, 1)),
     Case(
         "encoder_tokens",
