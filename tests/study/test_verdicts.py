@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skiplab.study.stats import Interval
 from skiplab.study.questions.depth import verdicts
+from skiplab.study.stats import Interval
 from skiplab.study.verdicts import difference, diverged, percent, times
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
