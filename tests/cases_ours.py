@@ -1,6 +1,9 @@
 """Rows of our own models (`skiplab.models`); every number follows from blocks × skips a block."""
 
+from typing import Any
+
 import torch
+from torch import nn
 
 from case import Case, Inputs, add, floats, gated, images, residual
 from skiplab.models import (
@@ -45,7 +48,15 @@ RESNETS = [
     ),
 ]
 
-SMALL = {"width": 8, "heads": 2}
+
+def small_encoder(**options: Any) -> nn.Module:
+    return transformer_encoder(2, width=8, heads=2, **options)
+
+
+def small_decoder(**options: Any) -> nn.Module:
+    return transformer_decoder(2, width=8, heads=2, **options)
+
+
 SEQUENCE = floats((2, 5, 1))
 
 
@@ -66,33 +77,33 @@ TRANSFORMERS = [
     ),
     Case("vit_plain", lambda: vit(depth=3, skip=False, width=8, heads=2), images(8, 1), census=(1, 6, 6)),
     Case("our_vit_b_16", vit_b_16, images(224), add(12 * 2), residual(24, 0, 1), meta=True),
-    Case("encoder_pre", lambda: transformer_encoder(2, **SMALL), SEQUENCE, add(4), residual(4, 0, 1)),
+    Case("encoder_pre", small_encoder, SEQUENCE, add(4), residual(4, 0, 1)),
     Case(
         "encoder_tokens",
-        lambda: transformer_encoder(2, vocabulary=7, positions="sinusoidal", readout="steps", **SMALL),
+        lambda: small_encoder(vocabulary=7, positions="sinusoidal", readout="steps"),
         tokens,
         add(4),
         residual(4, 0, 1),
     ),
     Case(
         "encoder_post_causal",
-        lambda: transformer_encoder(2, placement="post", activation="relu", causal=True, readout="last", **SMALL),
+        lambda: small_encoder(placement="post", activation="relu", causal=True, readout="last"),
         SEQUENCE,
         add(4),
         residual(4, 0, 1),
     ),
-    Case("encoder_plain", lambda: transformer_encoder(2, skip=False, **SMALL), SEQUENCE, census=(1, 4, 4)),
+    Case("encoder_plain", lambda: small_encoder(skip=False), SEQUENCE, census=(1, 4, 4)),
     # A path from the memory starts in a layer's second attention: after it are that layer's MLP and the layers above.
     Case(
         "decoder_pre",
-        lambda: transformer_decoder(2, **SMALL),
+        small_decoder,
         floats((2, 5, 1), (2, 3, 8)),
         add(2 * 3),
         (2**6 + 2**4 + 2, 0, 6),
     ),
     Case(
         "decoder_parallel",
-        lambda: transformer_decoder(2, placement="parallel", **SMALL),
+        lambda: small_decoder(placement="parallel"),
         floats((2, 5, 1), (2, 3, 8)),
         add(2),
         (4**2 + 4 + 1, 0, 2),

@@ -38,7 +38,7 @@ def test_equals_torchs(name: str, layers: int, batch_first: bool, dtype: torch.d
         results = [flat(model(x, state)) for model in (net, reference)]
         torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
         for result in results:
-            sum(each.square().sum() for each in result).backward()
+            torch.cat([each.flatten() for each in result]).square().sum().backward()
     gradients = [{n: p.grad for n, p in model.named_parameters()} for model in (net, reference)]
     torch.testing.assert_close(*gradients, rtol=100 * tolerance, atol=100 * tolerance)
 
