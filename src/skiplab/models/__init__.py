@@ -4,6 +4,8 @@ A built model says what it takes: `model.example_input_shape`, without the batch
 """
 
 from skiplab.models.combine import DropPath, Gated, Scaled, concat
+from skiplab.models.densenet import DenseNet, densenet, densenet121, densenet161, densenet169, densenet201
+from skiplab.models.highway import Highway, highway
 from skiplab.models.resnet import (
     ResNet,
     resnet,
@@ -21,15 +23,25 @@ from skiplab.models.resnet import (
 )
 from skiplab.models.shortcut import PadShortcut
 from skiplab.models.skip import SkipConnection, identity
+from skiplab.models.unet import UNet, unet
 
 __all__ = [
+    "DenseNet",
     "DropPath",
     "Gated",
+    "Highway",
     "PadShortcut",
     "ResNet",
     "Scaled",
     "SkipConnection",
+    "UNet",
     "concat",
+    "densenet",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "highway",
     "identity",
     "resnet",
     "resnet18",
@@ -43,4 +55,5 @@ __all__ = [
     "resnet110",
     "resnet152",
     "resnet1202",
+    "unet",
 ]
