@@ -1,6 +1,7 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skiplab.data import IGNORED, DataSet, canvases, digits, edges
-from skiplab.data.canvases import INK, NOISE
+from skiplab.data.canvases import INK, NOISE, SIZES, _digits
 from skiplab.errors import DataError
 
 
@@ -105,6 +106,19 @@ def test_the_seed_decides_and_more_canvases_begin_like_fewer() -> None:
 def test_there_are_one_to_so_many_digits() -> None:
     assert {len(y.unique()) - 1 for y in made(digits=1).train.y} == {1}
     assert {len(y.unique()) - 1 for y in made(digits=4, size=64).train.y} == {1, 2, 3, 4}
+
+
+@given(st.integers(16, 40), st.integers(0, 2**32))
+def test_digits_do_not_overlap(size: int, seed: int) -> None:
+    """Digits that are squares of ink, no two alike, are whole squares on the canvas."""
+    solid = [np.broadcast_to(np.float32(1), (10**6, side, side)) for side in SIZES]
+    drawn, target = _digits(size, solid, np.arange(10**6), 6, np.random.default_rng(seed))
+    assert np.array_equal(drawn > 0, target > 0)
+    for label in set(target[target > 0].tolist()):
+        rows, columns = (target == label).nonzero()
+        side = rows.max() - rows.min() + 1
+        assert side in SIZES
+        assert len(rows) == side * (columns.max() - columns.min() + 1) == side**2
 
 
 @pytest.mark.parametrize(
