@@ -36,7 +36,7 @@ DENSENETS = [
     Case(
         "densenet22_bc", lambda: densenet(22, bottleneck=True, growth=4), images(16), concat(3 * 6), residual(9, 3, 2)
     ),
-    Case("densenet100", lambda: densenet(100), images(32), concat(3 * 32 * 33 // 2), residual(96, 3, 1), meta=True),
+    Case("densenet40", lambda: densenet(40), images(32), concat(3 * 12 * 13 // 2), residual(36, 3, 1), meta=True),
     Case("densenet121_ours", lambda: densenet(121, "imagenet"), images(64), concat(535), residual(58, 6, 2), meta=True),
     Case("densenet13_plain", lambda: densenet(13, growth=4, skip=False), images(16), census=(1, 12, 12)),
 ]
