@@ -244,10 +244,6 @@ def test_sentences_follow_from_the_errors(trials: list[Trial], said: str) -> Non
     assert said in " ".join(learned.sentences(trials, "net", 0.9, 0.8))
 
 
-def test_chance_is_the_share_of_all_but_the_commonest_class() -> None:
-    assert learned.chance(torch.tensor([0, 2, 2, 2, 5])) == pytest.approx(0.4)
-
-
 def test_the_chart_is_drawn_of_runs_with_gaps() -> None:
     for trials in ([trial(0, 0.5, 0.0), trial(1, 0.4)], [trial(0, why="at once")]):
         assert png(run_curves(learned.curves(trials), 0.9)).startswith(b"\x89PNG")

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from skiplab.cli.trials import CURVES, LOGGED, Trial, percent
 from skiplab.study.stats import Interval, student
@@ -15,11 +13,6 @@ HEADINGS = ("seed", "epochs", "train loss", "train error", "test loss", "test er
 
 # Of the way from the error of chance to none: below the first a network "does not train", below the second "hardly".
 _NOT, _HARDLY = 0.1, 0.5
-
-
-def chance(y: Tensor) -> float:
-    """The error of always saying the commonest class."""
-    return 1 - int(torch.bincount(y).max()) / len(y)
 
 
 def table(trials: list[Trial]) -> pd.DataFrame:

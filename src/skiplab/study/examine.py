@@ -1,7 +1,6 @@
 """Train one network and examine it before and after: the tables that one cell of a grid leaves behind."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -143,7 +142,7 @@ def _outcome(model: nn.Module, run: Run | None) -> pd.DataFrame:
 
 def config(recipe: Recipe, **network: object) -> dict:
     """The JSON that makes a cell this cell and no other."""
-    return {**network, "recipe": asdict(recipe)}
+    return {**network, "recipe": recipe.record()}
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
