@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -115,15 +116,16 @@ def fabric_on(device: str, precision: Precision = "32-true") -> Fabric:
         raise UsageError(f"device={device!r}: {choices}")
     kind, _, index = device.partition(":")
 
-    def made(numbers: Literal["32-true", "bf16-mixed"]) -> Fabric:
-        return Fabric(
-            accelerator=kind, devices=[int(index)] if index else 1, precision=numbers, plugins=[LightningEnvironment()]
-        )
-
+    devices = [int(index)] if index else 1
+    plugins: list[Any] = [LightningEnvironment()]  # one process, whatever cluster it may run on
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as that another accelerator stays unused
-            return made(resolved(precision, made("32-true").device))
+            fabric = Fabric(accelerator=kind, devices=devices, plugins=plugins)
+            if resolved(precision, fabric.device) == "32-true":
+                return fabric
+            plugins.append(MixedPrecision("bf16-mixed", fabric.device.type))  # by name, it would be told on stderr
+            return Fabric(accelerator=kind, devices=devices, plugins=plugins)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UsageError(f"device={device!r} is not available here; {choices}") from error
 
