@@ -40,6 +40,8 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[flo
         for module, training in modes:
             module.training = training
     losses, errors, counts = map(sum, zip(*torch.stack(parts).tolist(), strict=True))
+    if not counts:
+        return math.nan, math.nan
     return _nan_unless_finite(losses / counts), _nan_unless_finite(errors / counts)
 
 

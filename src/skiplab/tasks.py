@@ -12,6 +12,8 @@ from torch import Tensor
 from skiplab.data import IGNORED, DataSet, Split
 from skiplab.errors import DataError
 
+VALUES = 1.0  # the error of chance for values, which that for classes never is
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -81,7 +83,7 @@ def task_of(split: Split) -> Task:
 def chance(split: Split) -> float:
     """The error of always saying the commonest class, or, of values, the mean."""
     if split.y.is_floating_point():
-        return 1.0
+        return VALUES
     asked = split.y[split.y != IGNORED]
     return 1 - int(torch.bincount(asked).max()) / len(asked)
 
