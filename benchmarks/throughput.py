@@ -5,8 +5,8 @@
 The user's loop: eager float32, a `DataLoader` without workers and one with two, whose transforms crop, mirror and
 standardise picture by picture as torchvision's do on tensors (padding 4). Ours: the same on a whole batch, in float32
 and with `precision="fast"`. An epoch is all that one does: the steps, then loss and error of the test part, in our loop
-those of a twentieth of the training part too, or of all of it, which `fit` does unless told otherwise (`judged`). The pictures are decoded before, on both sides; a loader that decodes
-JPEG files is slower.
+those of a twentieth of the training part too, or of all of it, which `fit` does unless told otherwise (`judged`). The
+pictures are decoded before, on both sides; a loader that decodes JPEG files is slower.
 
 Speed: sides take turns, so that whatever slows the machine slows all; minimum and median over the repeats, ratios to
 the better of the user's loops in the same repeat, and last that of the least times, which other work disturbs least.
@@ -188,7 +188,11 @@ def part(train: Split, test: Split, learn: int, judge: int) -> DataSet:
 
 
 def machine(threads: int) -> dict[str, object]:
-    known = {"torch": torch.__version__, "threads": threads, "processor": platform.processor() or platform.machine()}
+    known: dict[str, object] = {
+        "torch": torch.__version__,
+        "threads": threads,
+        "processor": platform.processor() or platform.machine(),
+    }
     return known | {"fast": resolved("fast", torch.device("cpu"))}
 
 
