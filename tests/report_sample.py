@@ -19,7 +19,7 @@ def study(depths=DEPTHS, seeds=SEEDS, names=VARIANTS) -> dict[str, pd.DataFrame]
     lost = {("plain", max(depths), max(seeds))} if len(seeds) > 1 else set()
     tables["curves"] = pd.concat([_curve(*run, run in lost) for run in trained], ignore_index=True)
     tables["runs"] = _runs(tables["curves"], lost)
-    tables["summary"] = _summary(tables["runs"], tables["skips"])
+    tables["summary"] = tables["error_by_depth_means"] = _summary(tables["runs"], tables["skips"])
     tables["gradient"] = pd.concat([_gradient(tables["spine"], *run, run in lost) for run in trained])
     tables["contribution"] = pd.concat([_contribution(tables["skips"], *run) for run in trained])
     tables["lesion"] = pd.concat([_lesion(tables["skips"], *run) for run in trained])

@@ -152,8 +152,10 @@ def test_help_and_version_need_no_torch() -> None:
         (["census", "resnet20", "--output", "3"], 2, "output=3"),
         (["lint", "missing.py:net"], 3, "there is no file missing.py"),
         (["find", f"{ZOO}:bare", "--input", "1x4", "--weights", "none.pt"], 4, "there is no file none.pt"),
-        (["study", "depth", "--depths", "9"], 2, "6n + 2"),
-        (["study", "depth", "--depths", "8;9"], 2, "write numbers with commas"),
+        (["study", "depth", "--grid", "depth=9"], 2, "6n + 2"),
+        (["study", "depth", "--grid", "depth=8;9"], 2, "write whole numbers with commas"),
+        (["study", "depth", "--grid", "width=8"], 2, "write depth=…"),
+        (["study", "depth", "--variants", "plane"], 2, "no variant 'plane'"),
         (["study", "depth", "--quick", "--full"], 2, "exclude each other"),
         (["study", "depth", "--seeds", "0"], 2, "at least one"),
         (["study", "depth", "--epochs", "0"], 2, "epochs"),
@@ -187,7 +189,7 @@ def test_a_traceback_only_when_asked_for() -> None:
     assert "Traceback" in debug.stderr
 
 
-STUDY = ("study", "depth", "--depths", "8", "--seeds", "1", "--epochs", "2", "--workers", "1", "--json")
+STUDY = ("study", "depth", "--grid", "depth=8", "--seeds", "1", "--epochs", "2", "--workers", "1", "--json")
 
 
 def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(

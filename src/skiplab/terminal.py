@@ -236,27 +236,6 @@ def _log2(number: int) -> float:
     return shift + math.log2(number >> shift) if number else 0.0
 
 
-def summary_table(summary: pd.DataFrame) -> Table:
-    """One row a network: errors with half of their 95 % interval, size, skips, lightest path."""
-    table = _table()
-    table.add_column("network", no_wrap=True)
-    for heading in ("train error %", "test error %", "parameters", "skips", "lightest path"):
-        table.add_column(heading, justify="right")
-    for row in summary.to_dict("records"):
-        diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-        errors = [_percent(row[e], row[f"{e}_low"], row[f"{e}_high"]) for e in ("train_error", "test_error")]
-        sizes = [f"{row['parameters']:,}", str(row["skips"]), str(row["fewest"])]
-        table.add_row(f"{row['variant']}-{row['depth']}{diverged}", *errors, *sizes)
-    return table
-
-
-def _percent(mean: float, low: float, high: float) -> str:
-    if not math.isfinite(mean):
-        return "–"
-    half = (high - low) / 2
-    return f"{100 * mean:.1f}" + (f" ± {100 * half:.1f}" if math.isfinite(half) else "")
-
-
 def _table() -> Table:
     return Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
 

@@ -10,10 +10,10 @@ import pytest
 
 import report_sample
 from skiplab.report import (
-    error_by_depth,
     gradient_by_layer,
     path_histogram,
     png,
+    points,
     skip_charts,
     study_page,
     svg,
@@ -22,13 +22,14 @@ from skiplab.report import (
 from skiplab.report.arcs import arc_points
 from skiplab.report.rows import cell
 from skiplab.report.theme import AnyChart
+from skiplab.study.questions.depth import FIGURES as OF_DEPTH
 
 TABLES = report_sample.study()
-
+FIGURES = {figure.name: figure for figure in OF_DEPTH}
 
 MAKE: dict[str, Callable[[dict[str, pd.DataFrame]], AnyChart]] = {
     "curves": lambda tables: training_curves(tables["curves"]),
-    "error": lambda tables: error_by_depth(tables["runs"], tables["summary"]),
+    "error": lambda tables: points(FIGURES["error-by-depth"], tables["runs"], tables["summary"]),
     "gradient": lambda tables: gradient_by_layer(tables["gradient"]),
     "histogram": lambda tables: path_histogram(tables["histogram"]),
     "skips": lambda tables: skip_charts(tables["spine"], tables["skips"], tables["lesion"], tables["contribution"]),
@@ -96,4 +97,4 @@ def test_numbers_inside_charts_are_short_and_finite() -> None:
     text = json.dumps(chart("gradient").to_dict())
     assert "NaN" not in text
     assert "Infinity" not in text
-    assert len(study_page("q", [], TABLES, {}).html()) < 4e6
+    assert len(study_page("q", [], TABLES, OF_DEPTH, {}).html()) < 4e6

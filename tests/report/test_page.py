@@ -12,6 +12,7 @@ from playwright.sync_api import Page as Tab
 
 import report_sample
 from skiplab.report import model_page, study_page
+from skiplab.study.questions.depth import FIGURES
 
 CHROMIUM = os.environ.get("SKIPLAB_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
@@ -60,7 +61,7 @@ class Opened:
 @functools.cache
 def study_html() -> str:
     verdicts = ["plain is <worse> & deeper"]
-    return study_page("Does it train?", verdicts, report_sample.study(), {"seeds": [0, 1]}).html()
+    return study_page("Does it train?", verdicts, report_sample.study(), FIGURES, {"seeds": [0, 1]}).html()
 
 
 @pytest.fixture

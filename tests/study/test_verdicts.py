@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skiplab.study.questions.depth import verdicts
 from skiplab.study.stats import Interval
-from skiplab.study.verdicts import difference, percent, times, verdicts
+from skiplab.study.verdicts import difference, diverged, percent, times
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
 
@@ -71,8 +72,8 @@ def test_one_seed_claims_nothing() -> None:
 
 
 def test_diverged_runs_are_named_and_left_out() -> None:
-    lines = list(verdicts(synthetic(0.6, 0.02, diverged=2)))
-    assert lines[0].startswith("plain-50 diverged in 2 of 4 runs")
+    lines = list(diverged(synthetic(0.6, 0.02, diverged=2)["runs"], ["depth"]))
+    assert [line.partition(" runs")[0] for line in lines] == ["plain-50 diverged in 2 of 4"]
     assert "paired over 2 seeds" in said(synthetic(0.6, 0.02, diverged=2), "post-activation-50", "test error")[0]
 
 

@@ -1,98 +1,145 @@
 """`skiplab study`: controlled comparisons, one a question."""
 
+import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skiplab.cli.app import Json, app, check_page, print_json, print_lines, say, write_page
 from skiplab.cli.options import Device
 from skiplab.errors import UsageError
+from skiplab.study import QUESTIONS
 
 if TYPE_CHECKING:
-    from skiplab.study.depth import Grid
+    from skiplab.study.grid import Listener
+    from skiplab.study.question import Grid
     from skiplab.study.result import Result
 
 study_app = typer.Typer(help="Controlled comparisons, one a question.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
+Report = Annotated[Path | None, typer.Option(help="Where the page goes (default: skiplab-STUDY.html).")]
+Out = Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")]
+Runs = Annotated[Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Networks trained at once (default: one a core).")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Train again what has finished.")]
+
 
 @study_app.command("list")
 def study_list(as_json: Json = False) -> None:
     """Name every study and the question that it answers."""
-    from importlib import import_module
-
-    from skiplab import study
-
-    questions = {name: import_module(f"skiplab.study.{name}").QUESTION for name in study.NAMES}
     if as_json:
-        print_json({"schema": "skiplab.studies/1", "studies": questions})
+        print_json({"schema": "skiplab.studies/1", "studies": QUESTIONS})
     else:
-        for name, question in questions.items():
+        for name, question in QUESTIONS.items():
             typer.echo(f"{name}: {question}")
 
 
-@study_app.command("depth")
-def study_depth(
-    quick: Annotated[bool, typer.Option("--quick", help="Two depths, 6 epochs: under a minute on two cores.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Five depths up to 110, 5 seeds, 40 epochs: hours.")] = False,
-    depths: Annotated[str | None, typer.Option(help="Depths in weight layers, such as 8,20,50.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
-    report: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("skiplab-depth.html"),
-    out: Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")] = None,
-    runs: Annotated[Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Networks trained at once (default: one a core).")] = None,
-    device: Device = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train again what has finished.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Does a deep network train without skip connections, and why does it with them?"""
+def _add(name: str, question: str) -> None:
+    """The command of one study."""
+
+    @study_app.command(name, help=question)
+    def ask(
+        quick: Annotated[bool, typer.Option("--quick", help="At most two minutes on two cores.")] = False,
+        full: Annotated[bool, typer.Option("--full", help="More sizes, seeds and epochs.")] = False,
+        grid: Annotated[list[str] | None, typer.Option(help="Values of an axis, such as depth=8,20.")] = None,
+        variants: Annotated[str | None, typer.Option(help="Only these, with commas.")] = None,
+        seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+        epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
+        report: Report = None,
+        out: Out = None,
+        runs: Runs = None,
+        workers: Workers = None,
+        device: Device = "auto",
+        fresh: Fresh = False,
+        as_json: Json = False,
+    ) -> None:
+        from skiplab.study import named
+        from skiplab.study.run import run
+
+        if quick and full:
+            raise UsageError("--quick and --full exclude each other")
+        study = named(name)
+        asked = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
+        asked = _narrowed(asked, grid or [], variants, seeds, epochs)
+        study.cells(asked)  # what makes no sense is told before anything is written
+        answer(
+            name,
+            lambda store, count, listener: run(study, asked, store, count, listener, fresh=fresh),
+            Destination(report, out, runs, workers, as_json),
+        )
+
+
+class Destination:
+    """Where a study's result goes, checked before the work."""
+
+    def __init__(
+        self, report: Path | None, out: Path | None, runs: Path | None, workers: int | None, as_json: bool
+    ) -> None:
+        self.report, self.out, self.runs, self.workers, self.as_json = report, out, runs, workers, as_json
+
+
+def answer(name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
+    """Runs a study with bars, writes its page, and prints what it found."""
     from skiplab import terminal
     from skiplab.files import writable_folder
-    from skiplab.study import depth, grid
+    from skiplab.study import grid
     from skiplab.study.progress import Bars
 
-    chosen = _depth_grid(quick, full, depths, seeds, epochs, device)
-    check_page(report)
-    if out is not None:
-        writable_folder(out)
-    store = writable_folder(runs or _runs_folder())
+    page = to.report or Path(f"skiplab-{name}.html")
+    check_page(page)
+    if to.out is not None:
+        writable_folder(to.out)
+    store = writable_folder(to.runs or _runs_folder())
     try:
         with Bars(terminal.stderr()) as bars:
-            result = depth.run(chosen, store, workers or grid.available_workers(), bars, fresh=fresh)
+            result = run(store, to.workers or grid.available_workers(), bars)
     except (KeyboardInterrupt, SystemExit):
         say("stopped; the same command goes on from here")
         raise
-    _write_study_page(result, report, out)
-    if as_json:
+    _write(result, page, to.out)
+    if to.as_json:
         print_json(result.to_json())
     else:
-        console = terminal.stdout()
-        console.print(terminal.summary_table(result.tables["summary"]))
+        terminal.stdout().print(terminal.plain_table(*_summary(result)))
         print_lines(["", *(f"– {sentence}" for sentence in result.verdicts)])
+        print_lines(_claims(result))
 
 
-def _depth_grid(
-    quick: bool, full: bool, depths: str | None, seeds: int | None, epochs: int | None, device: str
+def _narrowed(
+    asked: "Grid", grid: Sequence[str], variants: str | None, seeds: int | None, epochs: int | None
 ) -> "Grid":
-    from skiplab.study import depth
-
-    if quick and full:
-        raise UsageError("--quick and --full exclude each other")
-    chosen = depth.QUICK if quick else depth.FULL if full else depth.Grid()
-    if depths is not None:
-        try:
-            chosen = replace(chosen, depths=tuple(int(each) for each in depths.split(",")))
-        except ValueError:
-            raise UsageError(f"--depths {depths}: write numbers with commas, such as 8,20,50") from None
+    """The grid with what the command line changes of it."""
+    axes = dict(asked.axes)
+    for text in grid:
+        name, sign, values = text.partition("=")
+        if not sign or name not in axes:
+            choices = ", ".join(f"{each}=…" for each in axes) or "this study has no axis"
+            raise UsageError(f"--grid {text}: write {choices}, with values between commas")
+        axes[name] = tuple(_value(text, each, axes[name]) for each in values.split(","))
+    if variants is not None:
+        asked = replace(asked, variants=tuple(each.strip() for each in variants.split(",")))
     if seeds is not None:
-        chosen = replace(chosen, seeds=seeds)
+        asked = replace(asked, seeds=seeds)
     if epochs is not None:
-        chosen = replace(chosen, recipe=replace(chosen.recipe, epochs=epochs))
-    return replace(chosen, device=device)
+        asked = replace(asked, recipe=replace(asked.recipe, epochs=epochs))
+    return replace(asked, axes=axes)
+
+
+def _value(text: str, value: str, known: tuple[Any, ...]) -> Any:
+    """A value of an axis, of the kind that the axis has."""
+    kind = type(known[0])
+    if kind is bool:
+        kind = {"true": lambda _: True, "false": lambda _: False}.get(value.strip().lower(), int)
+    try:
+        return kind(value.strip())
+    except ValueError:
+        names = {int: "whole numbers", float: "numbers"}
+        raise UsageError(f"--grid {text}: write {names.get(kind, 'true or false')} with commas") from None
 
 
 def _runs_folder() -> Path:
@@ -101,14 +148,50 @@ def _runs_folder() -> Path:
     return Path(base) / "skiplab" / "runs"
 
 
-def _write_study_page(result: "Result", path: Path, out: Path | None) -> None:
+def _write(result: "Result", path: Path, out: Path | None) -> None:
     """The page, and in the folder that was asked for every table and chart and the config."""
     from skiplab.report import study_page
 
     facts = {"config": dict(result.config), "versions": dict(result.versions)}
-    page = study_page(result.question, result.verdicts, result.tables, facts)
+    page = study_page(result.question, result.verdicts, result.tables, result.figures, facts)
     write_page(page, path, None)
     if out is not None:
         result.save(out)
         write_page(page, None, out)
         say(f"wrote tables, charts and config to {out}")
+
+
+def _summary(result: "Result") -> tuple[list[str], list[list[str]]]:
+    """Headings and a row a network: outcomes with half of their 95 % interval, size, skips, lightest path."""
+    from skiplab.study.question import label
+
+    more = {"parameters": "parameters", "skips": "skips", "fewest": "lightest path"}
+    shown = {column: heading for column, heading in more.items() if column in result.tables["summary"]}
+    outcomes = [f"{axis.title} %" if axis.kind == "share" else axis.title for axis in result.outcomes]
+    rows = []
+    for row in result.tables["summary"].to_dict("records"):
+        lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+        spread = [_spread(row, axis.column, 100 if axis.kind == "share" else 1) for axis in result.outcomes]
+        sizes = [f"{int(row[column]):,}" for column in shown]
+        rows.append([f"{label(row, result.config['axes'])}{lost}", *spread, *sizes])
+    return ["network", *outcomes, *shown.values()], rows
+
+
+def _spread(row: dict[Any, Any], column: str, factor: int) -> str:
+    mean, low, high = (factor * row[name] for name in (column, f"{column}_low", f"{column}_high"))
+    if not math.isfinite(mean):
+        return "–"
+    digits = ".1f" if factor == 100 else ".3g"
+    half = (high - low) / 2
+    return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
+
+
+def _claims(result: "Result") -> list[str]:
+    """What papers say, beside what was found."""
+    rows = result.tables["claims"].to_dict("records")
+    lines = [f"{row['claim']} ({row['source']})\n  {row['agrees']}: {row['found']}" for row in rows]
+    return ["", "What papers claim, and what was found here:", *lines] if lines else []
+
+
+for _name, _question in QUESTIONS.items():
+    _add(_name, _question)

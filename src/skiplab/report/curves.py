@@ -1,28 +1,30 @@
-"""Charts of whole networks: training curves, error by depth, gradient by layer, and the census."""
+"""Charts of whole networks: training curves, gradient by layer, and the census."""
 
 import altair as alt
 import pandas as pd
 
 from skiplab.report.rows import depth_choice, depths, finite, inline, variants
-from skiplab.report.theme import ALARM, AnyChart, dress, variant_scale
+from skiplab.report.theme import AnyChart, dress, variant_scale
 
 _PERCENT = ".0%"
 
 
-def training_curves(curves: pd.DataFrame) -> AnyChart:
-    """Training and test error by epoch, a thin line a seed, side by side for each depth.
+def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyChart:
+    """Training and test error by epoch, a thin line a seed, side by side for each value of `panel`.
 
-    curves: variant, depth, seed, epoch, train_error, test_error (fractions), gradient_norm.
+    curves: variant, seed, epoch, train_error, test_error (fractions), and `panel`.
     """
-    long = curves.melt(
-        ["variant", "depth", "seed", "epoch"], ["train_error", "test_error"], var_name="of", value_name="error"
-    )
+    places = ["variant", *([panel] if panel else []), "seed", "epoch"]
+    long = curves.melt(places, ["train_error", "test_error"], var_name="of", value_name="error")
     long["of"] = long["of"].map({"train_error": "training", "test_error": "test"})
     long["error"] = finite(long["error"])
+    found = list(dict.fromkeys(long[panel])) if panel else [None]
     panels = []
-    for depth in depths(long):
-        panel = (
-            alt.Chart(inline(long[long["depth"] == depth]), title=f"{depth} layers")
+    for value in found:
+        own = long if value is None else long[long[panel] == value]
+        title = "" if value is None else f"{value} layers" if panel == "depth" else f"{panel} {value}"
+        chart = (
+            alt.Chart(inline(own), title=title)
             .mark_line(opacity=0.75, strokeWidth=1.3)
             .encode(
                 x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, grid=False)),
@@ -30,67 +32,12 @@ def training_curves(curves: pd.DataFrame) -> AnyChart:
                 color=_colour(long),
                 strokeDash=alt.StrokeDash("of:N", title="measured on", sort=["training", "test"]),
                 detail="seed:N",
-                tooltip=[
-                    "variant:N",
-                    "depth:Q",
-                    "seed:Q",
-                    "epoch:Q",
-                    "of:N",
-                    alt.Tooltip("error:Q", format=".2%"),
-                ],
+                tooltip=["variant:N", "seed:Q", "epoch:Q", "of:N", alt.Tooltip("error:Q", format=".2%")],
             )
-            .properties(width=_width(depths(long)), height=220)
+            .properties(width=_width(len(found)), height=220)
         )
-        panels.append(panel)
+        panels.append(chart)
     return dress(alt.hconcat(*panels, spacing=18))
-
-
-def error_by_depth(runs: pd.DataFrame, summary: pd.DataFrame) -> AnyChart:
-    """Training and test error by depth: a point a seed, their mean, and its 95 % interval as a bar.
-
-    runs: variant, depth, seed, status, train_error, test_error; summary: variant, depth, and for both errors
-    mean, _low and _high. A run that diverged is a cross at the top.
-    """
-    panels = [
-        _errors(runs, summary, "train_error", "training error"),
-        _errors(runs, summary, "test_error", "test error"),
-    ]
-    return dress(alt.hconcat(*panels, spacing=30))
-
-
-def _errors(runs: pd.DataFrame, summary: pd.DataFrame, column: str, title: str) -> AnyChart:
-    choices = depths(runs)
-    offset = alt.XOffset("variant:N", sort=variants(runs))
-    x = alt.X("depth:O", title="weight layers", sort=choices, axis=alt.Axis(labelAngle=0, grid=False))
-    means = summary[["variant", "depth", column]].rename(columns={column: "error"})
-    means = means.assign(low=summary[f"{column}_low"].clip(0, 1), high=summary[f"{column}_high"].clip(0, 1))
-    scale = alt.Scale(domain=[0, 1])
-    y = alt.Y("error:Q", title=title, axis=alt.Axis(format=_PERCENT), scale=scale)
-    mean = alt.Chart(inline(means)).encode(x=x, xOffset=offset, color=_colour(runs))
-    interval = mean.mark_rule(strokeWidth=2, opacity=0.7).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
-    bar = mean.mark_tick(thickness=2.5, width=18).encode(
-        y=y,
-        tooltip=["variant:N", "depth:O", *(alt.Tooltip(f"{c}:Q", format=".2%") for c in ("error", "low", "high"))],
-    )
-    seeds = runs.assign(error=finite(runs[column]))
-    point = (
-        alt.Chart(inline(seeds[["variant", "depth", "seed", "error"]].dropna()))
-        .mark_circle(size=26, opacity=0.9)
-        .encode(
-            x=x,
-            xOffset=offset,
-            y=y,
-            color=_colour(runs),
-            tooltip=["variant:N", "depth:O", "seed:Q", alt.Tooltip("error:Q", format=".2%")],
-        )
-    )
-    lost = runs.loc[runs["status"] == "diverged", ["variant", "depth", "seed", "status"]].assign(error=1.0)
-    cross = (
-        alt.Chart(inline(lost))
-        .mark_point(shape="cross", angle=45, size=90, filled=True, color=ALARM)
-        .encode(x=x, xOffset=offset, y=y, tooltip=["variant:N", "depth:O", "seed:Q", "status:N"])
-    )
-    return alt.layer(interval, bar, point, cross).properties(width=430, height=260)
 
 
 def gradient_by_layer(gradient: pd.DataFrame) -> AnyChart:
@@ -166,5 +113,5 @@ def _colour(frame: pd.DataFrame, legend: bool = True) -> alt.Color:
     )
 
 
-def _width(choices: list[int]) -> int:
-    return max(180, (960 - 60 * len(choices)) // len(choices))
+def _width(panels: int) -> int:
+    return max(180, (960 - 60 * panels) // panels)

@@ -1,3 +1,28 @@
-"""Controlled comparisons, one file a question: variants × sizes × seeds, one difference at a time."""
+"""Controlled comparisons: variants × sizes × seeds, one difference at a time.
 
-NAMES = ("depth",)
+Each question has its file in `questions`; `compare` puts anyone's networks in their place.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skiplab.study.own import compare
+    from skiplab.study.question import Study
+
+QUESTIONS = {
+    "depth": "Does a deep network train without skip connections, and why does it with them?",
+}
+
+__all__ = ["QUESTIONS", "compare", "named"]
+
+
+def named(name: str) -> "Study":
+    """The study of that name, one of `QUESTIONS`."""
+    return import_module(f"skiplab.study.questions.{name}").STUDY
+
+
+def __getattr__(name: str) -> Any:
+    if name == "compare":  # it takes torch along, which `skiplab --help` must not
+        return import_module("skiplab.study.own").compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,9 @@
-"""Train one network and examine it before and after: the tables that one cell of a grid leaves behind."""
+"""What a run of a study does with its network: train it, and measure it before and after. Each gives tables."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,45 +18,115 @@ from skiplab.files import replacing
 from skiplab.finder import find
 from skiplab.paths import Census, census
 from skiplab.program import Program
+from skiplab.recipe import Recipe
 from skiplab.skips import Skips
-from skiplab.train import Recipe, Run, fit
+from skiplab.train import Run, fit
 
 Tables = dict[str, pd.DataFrame]
+Report = Callable[[float, str], None]
 
 SAMPLES = 256  # on which gradients are measured: one batch, so that training graphs see enough for batch norm
+STRUCTURE = ("skips", "spine", "census", "histogram", "witness")  # tables that are the same for every seed
 
 
-def examine(
-    model: nn.Module,
-    data: DataSet,
-    recipe: Recipe,
-    folder: Path,
-    report: Callable[[float, str], None],
-    device: str,
-) -> Tables:
-    """Gradients at initialisation, training on `device`, and all that is measured on the trained network (CPU).
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained in a run: `settings` are those of the study's cell."""
+
+    settings: dict[str, Any]
+    folder: Path
+    report: Report
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(**self.settings["recipe"])
+
+
+def examine(model: nn.Module, data: DataSet, training: Training) -> Tables:
+    """Gradients at initialisation, training, and all that is measured on the trained network.
 
     Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
     not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.outline`.
     """
-    x, y = next(batches(data.train, SAMPLES))
-    program = capture(model, (x,), train=True)
-    before = measure.gradient(program, find(program), [(x, y)], F.cross_entropy).assign(when="initialisation")
-    report(0.05, "training")
+    before = gradients(model, data, "initialisation")
+    training.report(0.05, "training")
+    tables, trained = train(model, data, training)
+    if trained is None:
+        return {**tables, "gradient": before, **structure(model, data)}
+    training.report(0.9, "measuring")
+    gradient = pd.concat([before, gradients(trained, data, "trained")])
+    return {**tables, "gradient": gradient, **structure(trained, data), **lesions(trained, data)}
 
-    def on_epoch(row: dict) -> None:
+
+def train(model: nn.Module, data: DataSet, training: Training) -> tuple[Tables, nn.Module | None]:
+    """Tables runs (one row) and curves, and the trained network on the CPU, or None if it diverged.
+
+    Progress goes from 5 to 90 per cent of the run.
+    """
+    recipe = training.recipe
+
+    def on_epoch(row: dict[str, Any]) -> None:
         text = f"epoch {row['epoch']} of {recipe.epochs}, test error {row['test_error']:.1%}"
-        report(0.05 + 0.85 * row["epoch"] / recipe.epochs, text)
+        training.report(0.05 + 0.85 * row["epoch"] / recipe.epochs, text)
 
     try:
-        run = fit(model, data, recipe, folder / "run", on_epoch, device)
+        run = fit(model, data, recipe, training.folder / "run", on_epoch, training.settings["device"])
     except DivergedError:
-        log = pd.read_json(folder / "run" / "log.jsonl", lines=True)
-        lost = {"gradient": before, "curves": _curves(log), "runs": _outcome(model, None)}
-        return lost | _structure(capture(model, (x,)))
-    report(0.9, "measuring")
-    tables = _trained(run, data)
-    return tables | {"gradient": pd.concat([before, tables["gradient"]])}
+        log = pd.read_json(training.folder / "run" / "log.jsonl", lines=True)
+        return {"runs": _outcome(model, None), "curves": _curves(log)}, None
+    log = pd.concat([run.history.assign(kind="epoch"), run.steps.assign(kind="step")])
+    return {"runs": _outcome(run.model, run), "curves": _curves(log)}, run.model.cpu()
+
+
+def gradients(model: nn.Module, data: DataSet, when: str) -> pd.DataFrame:
+    """See `skiplab.measure.gradient`, on one batch; `when` is "initialisation", in the training graph, or "trained"."""
+    x, y = next(batches(data.train, SAMPLES))
+    program = capture(model, (x,), train=when == "initialisation")
+    return measure.gradient(program, find(program), [(x, y)], F.cross_entropy).assign(when=when)
+
+
+def structure(model: nn.Module, data: DataSet) -> Tables:
+    """What every seed has alike: skips, spine, census, histogram, witness."""
+    program = capture(model, (data.train.x[:2],))
+    skips, paths = find(program), census(program)
+    return {
+        "skips": outline.placed(program, skips).drop(columns=["branch", "program"]),
+        "spine": outline.spine(program, skips),
+        "census": _census_row(paths, skips),
+        "histogram": outline.histogram(paths),
+        "witness": outline.witness(paths),
+    }
+
+
+def lesions(model: nn.Module, data: DataSet) -> Tables:
+    """Tables contribution and lesion, on the test part."""
+    program, skips = found(model, data)
+    test = list(batches(data.test, SAMPLES))
+    lesion = measure.lesion(program, skips, test, F.cross_entropy, wrong)
+    return {
+        "contribution": measure.contribution(program, skips, test),
+        "lesion": lesion.rename(columns=lambda name: name.replace("metric", "error")),
+    }
+
+
+def split_gradient(tables: Tables) -> Tables:
+    """The gradient of weight layers and that at merges are measured together, and shown apart."""
+    gradient = tables["gradient"]
+    layers = gradient[gradient["what"] == "weight"].rename(columns={"name": "layer"})
+    merges = gradient[gradient["what"] == "skip"].rename(columns={"name": "id"})
+    return {**tables, "gradient": layers.drop(columns="what"), "merge_gradient": merges.drop(columns="what")}
+
+
+def found(model: nn.Module, data: DataSet) -> tuple[Program, Skips]:
+    """The network's program on a whole batch, and its skips."""
+    x, _ = next(batches(data.train, SAMPLES))
+    program = capture(model, (x,))
+    return program, find(program)
+
+
+def wrong(output: Tensor, target: Tensor) -> Tensor:
+    """Share of wrong answers."""
+    return (output.argmax(1) != target).double().mean()
 
 
 def save(tables: Tables, folder: Path) -> None:
@@ -74,15 +146,11 @@ def load(folder: Path) -> Tables:
         ) from error
 
 
-def _structure(program: Program) -> Tables:
-    skips, paths = find(program), census(program)
-    return {
-        "skips": outline.placed(program, skips).drop(columns=["branch", "program"]),
-        "spine": outline.spine(program, skips),
-        "census": _census_row(paths, skips),
-        "histogram": outline.histogram(paths),
-        "witness": outline.witness(paths),
-    }
+def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """The network with the initial weights of that seed; torch's random state stays as it was."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return build()
 
 
 def _census_row(paths: Census, skips: Skips) -> pd.DataFrame:
@@ -95,27 +163,6 @@ def _census_row(paths: Census, skips: Skips) -> pd.DataFrame:
         "skips": len(skips),
     }
     return pd.DataFrame([row])
-
-
-def _trained(run: Run, data: DataSet) -> Tables:
-    x, y = next(batches(data.train, SAMPLES))
-    program = capture(run.model.cpu(), (x,))
-    skips = find(program)
-    gradient = measure.gradient(program, skips, [(x, y)], F.cross_entropy).assign(when="trained")
-    test = list(batches(data.test, SAMPLES))
-    lesion = measure.lesion(program, skips, test, F.cross_entropy, _error)
-    return {
-        **_structure(program),
-        "runs": _outcome(run.model, run),
-        "curves": _curves(pd.concat([run.history.assign(kind="epoch"), run.steps.assign(kind="step")])),
-        "gradient": gradient,
-        "contribution": measure.contribution(program, skips, test),
-        "lesion": lesion.rename(columns=lambda name: name.replace("metric", "error")),
-    }
-
-
-def _error(output: Tensor, target: Tensor) -> Tensor:
-    return (output.argmax(1) != target).double().mean()
 
 
 _LOGGED = ["epoch", "learning_rate", "train_loss", "train_error", "test_loss", "test_error", "seconds"]
@@ -138,15 +185,3 @@ def _outcome(model: nn.Module, run: Run | None) -> pd.DataFrame:
     row["seconds"] = float("nan") if run is None else float(run.history["seconds"].sum())
     row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return pd.DataFrame([row])
-
-
-def config(recipe: Recipe, **network: object) -> dict:
-    """The JSON that makes a cell this cell and no other."""
-    return {**network, "recipe": recipe.record()}
-
-
-def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """The network with the initial weights of that seed; torch's random state stays as it was."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        return build()

@@ -5,6 +5,7 @@ code that could change its outcome, so a grid that was stopped anywhere continue
 line of code trains anew instead of mixing old results with new.
 """
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -36,7 +37,11 @@ Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for on
 
 _DONE = "done.json"
 _GRACE = 5.0  # seconds that a stopped cell has to end by itself
-_NO_OUTCOME = ("report", "cli.py", "resolve.py")  # code that cannot change what a cell finds
+_NO_OUTCOME = {"cli", "report", "schema.py", "terminal.py", "resolve.py", "figure.py"}  # they change no cell's outcome
+_AFTERWARDS = {  # nor does what comes after the last cell
+    f"study/{name}.py"
+    for name in ("__init__", "charts", "claims", "own", "progress", "question", "result", "run", "stats", "verdicts")
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        text = json.dumps([self.config, code_version()], sort_keys=True)
+        text = json.dumps([self.config, code_version(), _asked_by(self.config.get("study"))], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -74,16 +79,52 @@ class StoppedError(Exception):
 
 @functools.cache
 def code_version() -> str:
-    """Hash of the package's sources that shape a result, and of torch's version."""
+    """Hash of the package's sources that shape a result, and of torch's version; the questions' own left out."""
     import torch
 
     root = Path(__file__).parent.parent
     digest = hashlib.sha256(torch.__version__.encode())
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        if relative.parts[0] not in _NO_OUTCOME:
-            digest.update(f"{relative.as_posix()}\n".encode() + path.read_bytes())
+        if relative.parts[0] in _NO_OUTCOME or relative.as_posix() in _AFTERWARDS or "questions" in relative.parts:
+            continue
+        digest.update(f"{relative.as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _asked_by(study: str | None) -> str:
+    """Hash of what a question's `work` reaches in its file: another sentence or chart is no other outcome."""
+    path = Path(__file__).parent / "questions" / f"{study}.py"
+    if not path.is_file():
+        return ""
+    defined: dict[str, ast.stmt] = {}
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        for name in _names(statement):
+            defined[name] = statement
+    reached, ahead = dict[str, str](), ["work"]
+    while ahead:
+        name = ahead.pop()
+        if name in defined and name not in reached:
+            reached[name] = ast.dump(defined[name])
+            ahead += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    return hashlib.sha256(json.dumps(sorted(reached.items())).encode()).hexdigest()[:16]
+
+
+def _names(statement: ast.stmt) -> list[str]:
+    """What a statement at the top of a module defines."""
+    match statement:
+        case ast.FunctionDef() | ast.ClassDef():
+            return [statement.name]
+        case ast.Assign() | ast.AnnAssign():
+            return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and _stored(node)]
+        case ast.Import() | ast.ImportFrom():
+            return [alias.asname or alias.name for alias in statement.names]
+    return []
+
+
+def _stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
 
 
 def run_grid(
@@ -95,7 +136,7 @@ def run_grid(
         cells: the grid.
         work: a function at the top level of a module, since it runs in other processes.
         store: where folders of cells are kept.
-        workers: processes at work at once.
+        workers: processes at work at once; 0 works in this one, as `work` must that no other process can import.
         listener: is told of progress.
         fresh: forget what earlier calls have left of these cells.
 
@@ -110,9 +151,17 @@ def run_grid(
     listener.begin(cells, finished)
     todo = [cell for cell in cells if cell not in finished]
     todo.sort(key=lambda cell: -cell.cost)
-    if todo:
+    if workers == 0:
+        _run_here(todo, work, folders, listener)
+    elif todo:
         _run(todo, work, folders, min(workers, len(todo)), listener)
     return folders
+
+
+def _run_here(todo: list[Cell], work: Work, folders: dict[str, Path], listener: Listener) -> None:
+    for cell in todo:
+        _finish(work, cell.config, folders[cell.label], functools.partial(listener.advance, cell))
+        listener.finish(cell)
 
 
 def _run(todo: list[Cell], work: Work, folders: dict[str, Path], workers: int, listener: Listener) -> None:
@@ -194,6 +243,11 @@ def _work_on(work: Work, index: int, config: dict[str, Any], folder: Path) -> No
         if stop.is_set():
             raise StoppedError
 
+    _finish(work, config, folder, report)
+
+
+def _finish(work: Work, config: dict[str, Any], folder: Path, report: Report) -> None:
+    """Does the work unless another command has just done it."""
     report(0.0, "starting")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder, report):

@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from skiplab.figure import Axis, Figure
 from skiplab.files import write_json
-from skiplab.study.examine import Tables, load, save
-from skiplab.study.grid import Cell, code_version
+from skiplab.study.examine import Tables, save
+from skiplab.study.grid import code_version
 
 SCHEMA = "skiplab.study/1"
 
@@ -26,9 +27,12 @@ class Result:
         study: its name.
         question: what it asks.
         verdicts: sentences computed from the tables.
-        tables: see `skiplab.study.examine`; columns `variant`, `depth` and `seed` say of which run.
+        tables: `runs` (one row a run), `summary` (one a network), `claims`, and the study's own; columns `variant`,
+            `seed` and the names of the grid's axes say of which run.
         config: the grid and the recipe.
         versions: of what it ran on.
+        figures: what is shown of the tables.
+        outcomes: the columns of `summary` that answer the question.
     """
 
     study: str
@@ -37,6 +41,8 @@ class Result:
     tables: Tables
     config: Mapping[str, Any]
     versions: Mapping[str, str]
+    figures: tuple[Figure, ...]
+    outcomes: tuple[Axis, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with NaN and infinities as null."""
@@ -60,31 +66,6 @@ class Result:
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     records = json.loads(table.to_json(orient="records", double_precision=15))
     return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records]
-
-
-def collect(cells: list[Cell], folders: Mapping[str, Path], first_seed_only: tuple[str, ...]) -> Tables:
-    """The tables of all cells, one below the other; those that every seed has the same, of one seed."""
-    gathered: dict[str, list[pd.DataFrame]] = {}
-    shown: set[tuple[str, str, int]] = set()
-    for cell in cells:
-        variant, depth = cell.config["variant"], cell.config["depth"]
-        for name, table in load(folders[cell.label]).items():
-            if name in first_seed_only:
-                if (name, variant, depth) in shown:
-                    continue
-                shown.add((name, variant, depth))
-            table.insert(0, "variant", variant)
-            table.insert(1, "depth", depth)
-            if name not in first_seed_only:
-                table.insert(2, "seed", cell.config["seed"])
-            gathered.setdefault(name, []).append(table)
-    return {name: _stacked(tables) for name, tables in gathered.items()}
-
-
-def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Tables without rows give their columns only when there is no other: they know no types."""
-    filled = [table for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True) if filled else tables[0]
 
 
 def versions() -> dict[str, str]:

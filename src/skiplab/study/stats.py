@@ -25,6 +25,20 @@ class Interval:
     def known(self) -> bool:
         return math.isfinite(self.half)
 
+    @property
+    def effect(self) -> float:
+        """The mean in standard deviations of its values, corrected for their small number.
+
+        Of paired differences, Cohen's d_z with Hedges' factor 1 − 3 / (4 (n − 1) − 1): Hedges 1981, "Distribution
+        Theory for Glass's Estimator of Effect Size". NaN for fewer than three values, of which it knows nothing, and
+        for values that are all the same.
+        """
+        freedom = self.count - 1
+        if freedom < 2 or not self.half > 0:
+            return math.nan
+        deviation = self.half * math.sqrt(self.count) / float(stats.t.ppf(0.975, freedom))
+        return self.mean / deviation * (1 - 3 / (4 * freedom - 1))
+
     def excludes(self, value: float) -> bool:
         """Whether the interval is known and lies wholly above or below `value`."""
         return self.known and not self.low <= value <= self.high

@@ -1,95 +1,89 @@
-"""The sentences of the `depth` study, computed from its tables. Where an interval includes zero, they say so."""
+"""Sentences about runs, computed from their tables. Where an interval includes zero, they say so."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from skiplab.study.stats import Interval, paired, paired_ratio, student
+from skiplab.study.question import label
+from skiplab.study.stats import Interval, paired, student
 
-PLAIN = "plain"
-
-Tables = dict[str, pd.DataFrame]
-
-
-def verdicts(tables: Tables) -> Iterator[str]:
-    """What the numbers say, for the deepest networks of the grid unless the sentence says otherwise."""
-    runs = tables["runs"]
-    deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
-    variants = list(dict.fromkeys(runs["variant"]))
-    others = [variant for variant in variants if variant != PLAIN]
-    yield from _diverged(runs)
-    for other in others:
-        yield _compared(runs, PLAIN, other, deepest, "test_error")
-    for other in others:
-        yield _compared(runs, PLAIN, other, deepest, "train_error")
-    if shallowest < deepest:
-        for variant in variants:
-            yield _deepened(runs, variant, shallowest, deepest)
-    for when in ("initialisation", "trained"):
-        for other in others:
-            yield _first_gradient(tables["gradient"], other, deepest, when)
-    yield _lightest(tables["census"], variants, deepest)
-    for other in others:
-        yield from _lesions(tables, other, deepest)
+Where = Mapping[Any, Any]
 
 
-def of(runs: pd.DataFrame, variant: str, depth: int, column: str) -> pd.Series:
-    """A column of one network, indexed by seed."""
-    chosen = runs[(runs["variant"] == variant) & (runs["depth"] == depth)]
-    return chosen.set_index("seed")[column].astype(float)
+def of(table: pd.DataFrame, column: str, where: Where) -> pd.Series:
+    """A column of the rows that have these values, indexed by seed; several rows of a seed give their mean."""
+    return chosen(table, where).groupby("seed")[column].mean().astype(float)
 
 
-def _diverged(runs: pd.DataFrame) -> Iterator[str]:
-    for (variant, depth), group in runs.groupby(["variant", "depth"], sort=False):
+def chosen(table: pd.DataFrame, where: Where) -> pd.DataFrame:
+    """The rows that have these values."""
+    for name, value in where.items():
+        table = table[table[name] == value]
+    return table
+
+
+def diverged(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
+    """A sentence for each network of which a run diverged."""
+    for _, group in runs.groupby(["variant", *axes], sort=False):
         lost = int((group["status"] == "diverged").sum())
         if lost:
-            yield (
-                f"{variant}-{depth} diverged in {lost} of {len(group)} runs; its other numbers are of the runs "
-                "that did not."
-            )
+            name = label(group.to_dict("records")[0], axes)
+            yield f"{name} diverged in {lost} of {len(group)} runs; its other numbers are of the runs that did not."
 
 
-def _compared(runs: pd.DataFrame, a: str, b: str, depth: int, column: str) -> str:
-    """Two variants at one depth, paired by seed."""
-    first, second = of(runs, a, depth, column), of(runs, b, depth, column)
-    what = "test error" if column == "test_error" else "training error"
-    reached = f"{a}-{depth} reaches {percent(student(first))} {what}"
-    beside = f"{b}-{depth} reaches {percent(student(second))}"
+def parameters(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
+    """Whether what is compared has as many parameters: networks of different variants, all else being equal."""
+    counts = runs.groupby(["variant", *axes], sort=False)["parameters"].first().reset_index()
+    if counts["variant"].nunique() < 2:
+        return
+    groups = [group for _, group in counts.groupby(list(axes), sort=False)] if axes else [counts]
+    pairs = []
+    for group in groups:
+        ordered = group.sort_values("parameters").to_dict("records")
+        pairs.append((ordered[-1]["parameters"] / ordered[0]["parameters"] - 1, ordered[-1], ordered[0]))
+    share, most, least = max(pairs, key=lambda pair: pair[0])
+    if share == 0:
+        yield "The variants compared have equally many parameters."
+        return
+    yield (
+        f"The variants compared do not have equally many parameters: at most {100 * share:.2g} % more "
+        f"({label(most, axes)} {most['parameters']:,}, {label(least, axes)} {least['parameters']:,})."
+    )
+
+
+def compared(runs: pd.DataFrame, a: Where, b: Where, column: str, what: str) -> str:
+    """Two networks, paired by seed, by a share; `a` and `b` say which: {"variant": "plain", "depth": 50}."""
+    first, second = of(runs, column, a), of(runs, column, b)
+    reached = f"{named(a)} reaches {percent(student(first))} {what}"
+    beside = f"{named(b)} reaches {percent(student(second))}"
     return f"{reached} where {beside}: {difference(paired(first, second))}"
 
 
-def _deepened(runs: pd.DataFrame, variant: str, shallow: int, deep: int) -> str:
-    change = paired(of(runs, variant, deep, "train_error"), of(runs, variant, shallow, "train_error"))
-    return f"The training error of {variant}, {deep} layers against {shallow}: {difference(change)}"
-
-
-def _first_gradient(gradient: pd.DataFrame, other: str, depth: int, when: str) -> str:
-    rows = gradient[(gradient["when"] == when) & (gradient["order"] == gradient["order"].min())]
-    ratio = paired_ratio(of(rows, PLAIN, depth, "gradient_norm"), of(rows, other, depth, "gradient_norm"))
-    moment = "At initialisation" if when == "initialisation" else "After training"
-    return f"{moment}, the first layer's gradient in {PLAIN}-{depth} is {times(ratio)} that in {other}-{depth}."
-
-
-def _lightest(census: pd.DataFrame, variants: list[str], depth: int) -> str:
-    fewest = census[census["depth"] == depth].set_index("variant")["fewest"]
-    parts = [f"{int(fewest[variant])} in {variant}-{depth}" for variant in variants if variant in fewest]
+def lightest(census: pd.DataFrame, networks: Sequence[Where]) -> str:
+    """How many nonlinearities each network's lightest path has."""
+    parts = [f"{int(chosen(census, network)['fewest'].iloc[0])} in {named(network)}" for network in networks]
     return f"Nonlinearities on the lightest path from input to output: {', '.join(parts)}."
 
 
-def _lesions(tables: Tables, variant: str, depth: int) -> Iterator[str]:
-    lesion = tables.get("lesion", pd.DataFrame(columns=["variant", "depth"]))
-    chosen = lesion[(lesion["variant"] == variant) & (lesion["depth"] == depth)]
-    if chosen.empty:
+def lesioned(tables: Mapping[str, pd.DataFrame], network: Where) -> Iterator[str]:
+    """What deleting single branches does to one network, where that was measured."""
+    if "lesion" not in tables or (own := chosen(tables["lesion"], network)).empty:
         return
-    by_block = chosen.groupby("id", sort=False)["error_change"].mean()
-    mean = student(chosen.groupby("seed")["error_change"].mean())
-    doing = f"Deleting one branch of the trained {variant}-{depth}"
+    by_block = own.groupby("id", sort=False)["error_change"].mean()
+    mean = student(own.groupby("seed")["error_change"].mean())
+    doing = f"Deleting one branch of the trained {named(network)}"
     where = f"on average over its {len(by_block)} blocks, most at `{by_block.idxmax()}` ({100 * by_block.max():+.1f})."
     if mean.known and not mean.excludes(0):
         yield f"{doing} is not shown to change its test error ({points(mean)}, includes zero) {where}"
     else:
         yield f"{doing} changes its test error by {points(mean)} {where}"
+
+
+def named(where: Where) -> str:
+    """What people call the network that `where` says."""
+    return label(where, [name for name in where if name != "variant"])
 
 
 def percent(value: Interval) -> str:
@@ -116,7 +110,8 @@ def difference(change: Interval) -> str:
         return f"no difference in any of {change.count} seeds."
     if not change.excludes(0):
         return f"no difference is shown ({100 * change.mean:+.1f} points; {interval}, includes zero)."
-    return f"a difference of {100 * change.mean:+.1f} points ({interval})."
+    size = f"; effect size {_short(abs(change.effect))}" if math.isfinite(change.effect) else ""
+    return f"a difference of {100 * change.mean:+.1f} points ({interval}{size})."
 
 
 def times(ratio: Interval) -> str:

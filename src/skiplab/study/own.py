@@ -1,0 +1,161 @@
+"""Anyone's networks, compared as those of a study are: same data, same recipe, several seeds."""
+
+import hashlib
+import pickle
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from skiplab.data import DataSet, Split, batches
+from skiplab.errors import DataError, UsageError
+from skiplab.export import capture
+from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.files import replacing
+from skiplab.recipe import Recipe
+from skiplab.resolve import resolve
+from skiplab.study.charts import CURVES, NETWORKS
+from skiplab.study.examine import STRUCTURE, Training, examine, save, seeded, split_gradient
+from skiplab.study.grid import Listener, Report, Silent, available_workers
+from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.result import Result
+from skiplab.study.run import run
+from skiplab.study.verdicts import compared, lesioned, lightest
+from skiplab.weights import checksum
+
+Build = Callable[[], nn.Module]
+Variant = Build | str
+
+FIGURES = (
+    Figure(
+        "errors",
+        "Errors",
+        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
+        "diverged.",
+        "points",
+        "runs",
+        Axis("variant", "network", "steps"),
+        (TRAIN_ERROR, TEST_ERROR),
+    ),
+    CURVES,
+    *NETWORKS,
+)
+
+
+def compare(
+    variants: Mapping[str, Variant],
+    data: DataSet,
+    *,
+    seeds: int = 3,
+    recipe: Recipe | None = None,
+    device: str = "auto",
+    store: Path | str | None = None,
+    workers: int | None = None,
+    listener: Listener | None = None,
+    fresh: bool = False,
+) -> Result:
+    """Trains each network from each seed, measures it before and after, and says how they differ.
+
+    Args:
+        variants: by name, what builds each network: a function without arguments that draws its initial weights
+            from torch's random state, or what the command line calls a MODEL, such as "net.py:build". The first is
+            the one that the others are held against.
+        data: what all learn from and are judged by.
+        seeds: how many, from 0: of initial weights and of the order of examples. Comparisons are paired by them.
+        recipe: how all are trained; its seed does not count.
+        device: one of auto, cpu, cuda, cuda:N and mps.
+        store: a folder in which finished runs are kept and not repeated; None keeps nothing.
+        workers: networks trained at once, one thread each; by default one a core. Functions that no other process
+            can import (lambdas, those of a notebook) are trained one after the other in this one.
+        listener: is told of progress, such as `skiplab.study.progress.Bars`.
+        fresh: train again what has finished.
+
+    Returns the result as of any study: `tables`, `verdicts`, `save(folder)`.
+    """
+    if len(variants) < 2:
+        raise UsageError(f"{len(variants)} network: give two or more, so that there is something to compare")
+    grid = Grid({}, seeds, recipe or Recipe(), device)
+    with TemporaryDirectory() if store is None else nullcontext(str(store)) as folder:
+        work = partial(_work, builds=dict(variants), data=_kept(data, Path(folder)))
+        study = Study(
+            "compare",
+            tuple(variants),
+            {"default": grid},
+            work,
+            verdicts,
+            FIGURES,
+            once=STRUCTURE,
+            finish=split_gradient,
+            about=partial(_about, variants, data),
+        )
+        at_once = (workers or available_workers()) if _importable(work) else 0
+        return run(study, grid, Path(folder), at_once, listener or Silent(), fresh=fresh)
+
+
+def verdicts(tables: Tables) -> Any:
+    """Each network against the first."""
+    runs = tables["runs"]
+    first, *others = dict.fromkeys(runs["variant"])
+    for column, what in (("test_error", "test error"), ("train_error", "training error")):
+        for other in others:
+            yield compared(runs, {"variant": first}, {"variant": other}, column, what)
+    yield lightest(tables["census"], [{"variant": variant} for variant in (first, *others)])
+    for variant in (first, *others):
+        yield from lesioned(tables, {"variant": variant})
+
+
+def built(variant: Variant, seed: int) -> nn.Module:
+    """The network with the initial weights of a seed."""
+    build = variant if callable(variant) else lambda: resolve(variant, ("1",)).model  # the data say what goes in
+    model = seeded(build, seed)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{variant} gives a {type(model).__name__}: it should build a network")
+    return model
+
+
+def _work(settings: Settings, folder: Path, report: Report, *, builds: Mapping[str, Variant], data: Path) -> None:
+    model = built(builds[settings["variant"]], settings["seed"])
+    save(examine(model, _read(data), Training(settings, folder, report)), folder)
+
+
+def _about(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -> Settings:
+    """The network as it computes and as it begins, so that another one under the same name is another run."""
+    model = built(variants[settings["variant"]], settings["seed"])
+    x, _ = next(batches(data.train, 2))
+    code = hashlib.sha256(capture(model, (x,), train=True).code.text.encode()).hexdigest()
+    return {"code": code, "weights": checksum(model.state_dict().values()), "data": data.fingerprint()}
+
+
+def _importable(work: Any) -> bool:
+    """Whether another process can load what builds the networks; what a notebook or script defines, it cannot."""
+    try:
+        return b"__main__" not in pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+
+
+def _kept(data: DataSet, store: Path) -> Path:
+    """The data in a file that other processes read."""
+    print_ = data.fingerprint()
+    file = store / f"data-{print_['crc32']}.safetensors"
+    if not file.exists():
+        parts = {"train": data.train, "test": data.test}
+        tensors = {f"{part}.{name}": getattr(s, name).contiguous() for part, s in parts.items() for name in ("x", "y")}
+        about = {"name": data.name, "classes": str(data.classes or "")}
+        with replacing(file) as path:
+            safetensors.torch.save_file(tensors, path, about)
+    return file
+
+
+def _read(file: Path) -> DataSet:
+    with safetensors.safe_open(file, "pt") as opened:
+        about = opened.metadata()
+        if about is None:
+            raise DataError(f"{file} is damaged: delete it")
+        train, test = [Split(*(opened.get_tensor(f"{part}.{name}") for name in "xy")) for part in ("train", "test")]
+    return DataSet(about["name"], train, test, int(about["classes"]) if about["classes"] else None)

@@ -1,0 +1,137 @@
+"""What a study is: a question, what is compared to answer it, and what is said and shown of the runs."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from skiplab.errors import UsageError
+from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.recipe import Recipe
+from skiplab.study import QUESTIONS
+from skiplab.study.claims import Claim
+from skiplab.study.grid import Cell, Work
+
+Settings = dict[str, Any]
+Tables = dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How much is run: a run for each variant, each value of each axis, and each seed.
+
+    Attributes:
+        axes: what is varied besides the variant, by name: {"depth": (8, 50)}.
+        seeds: how many, from 0.
+        recipe: how each is trained; its seed is the run's.
+        device: where.
+        variants: those of the study that are compared; none named means all.
+    """
+
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    seeds: int = 3
+    recipe: Recipe = field(default_factory=Recipe)
+    device: str = "auto"
+    variants: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or not all(self.axes.values()):
+            raise UsageError("the grid is empty: give at least one seed, and at least one value for each axis")
+
+
+def _anything(_settings: Settings) -> bool:
+    return True
+
+
+def _as_they_are(tables: Tables) -> Tables:
+    return tables
+
+
+def _nothing(_tables: Tables) -> Iterable[Any]:
+    return ()
+
+
+def _no_more(_settings: Settings) -> Settings:
+    return {}
+
+
+def _one(_settings: Settings) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question, answered by runs.
+
+    Attributes:
+        name: what the command calls it.
+        variants: what is compared; the first is the one that the others are held against.
+        grids: "quick" (two minutes on two cores), "default" and "full".
+        work: what is done for one run, given its settings: `variant`, a value of each axis, `seed`, `recipe`,
+            `device`. Top level of a module; it leaves its tables in the folder (`skiplab.study.examine.save`),
+            one of them `runs` with a single row.
+        verdicts: sentences, computed from the tables.
+        claims: what papers say, beside what was found.
+        figures: what is shown.
+        outcomes: columns of `runs` that the summary shows.
+        once: tables that are the same for every seed, of which one is kept.
+        finish: puts the tables of all runs into their last form.
+        fits: whether such a run makes sense; those that do not are left out. Raises `UsageError` for settings
+            that no network has.
+        cost: expected work of a run, in any unit.
+        about: what more than its settings makes a run this one and no other.
+    """
+
+    name: str
+    variants: tuple[str, ...]
+    grids: Mapping[str, Grid]
+    work: Work
+    verdicts: Callable[[Tables], Iterable[str]]
+    figures: tuple[Figure, ...]
+    claims: Callable[[Tables], Iterable[Claim]] = _nothing
+    outcomes: tuple[Axis, ...] = (TRAIN_ERROR, TEST_ERROR)
+    once: tuple[str, ...] = ()
+    finish: Callable[[Tables], Tables] = _as_they_are
+    fits: Callable[[Settings], bool] = _anything
+    cost: Callable[[Settings], float] = _one
+    about: Callable[[Settings], Settings] = _no_more
+
+    @property
+    def question(self) -> str:
+        return QUESTIONS.get(self.name, "How do these networks differ?")
+
+    def cells(self, grid: Grid) -> list[Cell]:
+        """One for each run, in the order in which tables show them."""
+        chosen = grid.variants or self.variants
+        if unknown := [name for name in chosen if name not in self.variants]:
+            raise UsageError(f"{self.name} has no variant {unknown[0]!r}: choose from {', '.join(self.variants)}")
+        if not any(self.fits(settings) for settings in self._settings(grid, chosen)):
+            raise UsageError(f"no run of {self.name} is left: none of these variants goes with these values")
+        return [
+            Cell(f"{label(settings, grid.axes)} seed {settings['seed']}", settings, self.cost(settings))
+            for settings in self._settings(grid, chosen)
+            if self.fits(settings)
+        ]
+
+    def _settings(self, grid: Grid, variants: tuple[str, ...]) -> Iterator[Settings]:
+        for variant, *values, seed in itertools.product(variants, *grid.axes.values(), range(grid.seeds)):
+            settings = {
+                "study": self.name,
+                "variant": variant,
+                **dict(zip(grid.axes, values, strict=True)),
+                "seed": seed,
+                "recipe": replace(grid.recipe, seed=seed).record(),
+                "device": grid.device,
+            }
+            yield {**settings, **self.about(settings)}
+
+
+def label(settings: Mapping[Any, Any], axes: Iterable[str]) -> str:
+    """What people call a network: "plain-50", or where more than one thing varies "plain (depth 50, samples 100)"."""
+    names = list(axes)
+    if len(names) > 1:
+        told = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in names)
+        return f"{settings['variant']} ({told})"
+    return "-".join(str(settings[name]) for name in ("variant", *names))

@@ -1,0 +1,123 @@
+"""Run a study: all cells of its grid, their tables put together, and what they say."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skiplab.figure import Axis
+from skiplab.study import claims, verdicts
+from skiplab.study.examine import load
+from skiplab.study.grid import Cell, Listener, code_version, run_grid
+from skiplab.study.question import Grid, Study, Tables
+from skiplab.study.result import Result, versions
+from skiplab.study.stats import student
+
+STRUCTURE = ("paths", "fewest", "skips")  # of a network's census, beside its outcomes
+
+
+def run(study: Study, grid: Grid, store: Path, workers: int, listener: Listener, *, fresh: bool = False) -> Result:
+    """Trains and measures every network of the grid; those that `store` has finished already only when `fresh`."""
+    cells = study.cells(grid)
+    folders = run_grid(cells, study.work, store, workers, listener, fresh=fresh)
+    tables = study.finish(_collected(cells, folders, (*grid.axes,), study.once))
+    return concluded(study, grid, tables)
+
+
+def concluded(study: Study, grid: Grid, tables: Tables) -> Result:
+    """The tables with their means, and the sentences and claims that are computed from them."""
+    axes = tuple(grid.axes)
+    tables = {"summary": summary(tables, axes, study.outcomes), **tables, **_means(study, tables, axes)}
+    said = (
+        *verdicts.diverged(tables["runs"], axes),
+        *study.verdicts(tables),
+        *verdicts.parameters(tables["runs"], axes),
+    )
+    tables["claims"] = claims.table(study.claims(tables))
+    settings = {"variants": list(grid.variants or study.variants), **asdict(grid), "code": code_version()}
+    return Result(study.name, study.question, said, tables, settings, versions(), study.figures, study.outcomes)
+
+
+def _collected(cells: list[Cell], folders: dict[str, Path], axes: tuple[str, ...], once: tuple[str, ...]) -> Tables:
+    """The tables of all cells, one below the other; those that every seed has the same, of one seed."""
+    gathered: dict[str, list[pd.DataFrame]] = {}
+    shown: set[tuple[Any, ...]] = set()
+    for cell in cells:
+        place = {name: cell.config[name] for name in ("variant", *axes)}
+        for name, table in load(folders[cell.label]).items():
+            if name in once:
+                if (name, *place.values()) in shown:
+                    continue
+                shown.add((name, *place.values()))
+            else:
+                place = {**place, "seed": cell.config["seed"]}
+            gathered.setdefault(name, []).append(_placed(table, place))
+    return {name: _stacked(tables) for name, tables in gathered.items()}
+
+
+def _placed(table: pd.DataFrame, place: dict[str, Any]) -> pd.DataFrame:
+    """What says whose rows these are leads the columns."""
+    columns = {name: [value] * len(table) for name, value in place.items()}
+    return pd.concat([pd.DataFrame(columns, index=table.index), table], axis=1)
+
+
+def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables without rows give their columns only when there is no other: they know no types."""
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+
+
+def summary(tables: Tables, axes: tuple[str, ...], outcomes: Iterable[Axis]) -> pd.DataFrame:
+    """One row a network: outcomes as mean and 95 % interval over the seeds that did not diverge, and its size."""
+    runs, by = tables["runs"], ["variant", *axes]
+    grouped = runs.groupby(by, sort=False)
+    found = intervals(runs, by, outcomes)
+    counts = grouped.agg(
+        seeds=("seed", "size"),
+        diverged=("status", lambda s: int((s == "diverged").sum())),
+        parameters=("parameters", "first"),
+    )
+    found = found.merge(counts.reset_index(), on=by)
+    if "census" in tables:
+        found = found.merge(tables["census"][[*by, *STRUCTURE]], on=by, how="left")
+    return found
+
+
+def intervals(table: pd.DataFrame, by: list[str], columns: Iterable[Axis]) -> pd.DataFrame:
+    """Mean and 95 % interval (Student's t) over seeds: for each column c also c_low and c_high.
+
+    Of a column that is shown by its logarithm the mean is the geometric one. With several rows a seed, a seed counts
+    by their mean.
+    """
+    columns = list(columns)
+    rows = [
+        dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)) | dict(_interval_row(group, columns))
+        for key, group in table.groupby(by, sort=False, dropna=False)
+    ]
+    names = [f"{axis.column}{end}" for axis in columns for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*by, *names])
+
+
+def _interval_row(group: pd.DataFrame, columns: list[Axis]) -> Iterator[tuple[str, float]]:
+    for axis in columns:
+        values = group[axis.column].astype(float)
+        if axis.kind == "log":
+            values = values.where(values > 0).map(np.log)
+        found = student(values.groupby(group["seed"]).mean())
+        for end, value in (("", found.mean), ("_low", found.low), ("_high", found.high)):
+            yield f"{axis.column}{end}", float(np.exp(value)) if axis.kind == "log" else value
+
+
+def _means(study: Study, tables: Tables, axes: tuple[str, ...]) -> Tables:
+    """For every chart of points or lines what it shows of all seeds together."""
+    found = {}
+    for figure in study.figures:
+        if figure.chart not in ("points", "lines") or figure.table not in tables:
+            continue
+        places = [figure.by, *axes, figure.panel, figure.x and figure.x.column, *figure.where]
+        by = list(dict.fromkeys(name for name in places if name and name in tables[figure.table]))
+        found[figure.means] = intervals(tables[figure.table], by, figure.y)
+    return found
