@@ -1,7 +1,9 @@
 """Rows of our own models (`skiplab.models`); every number follows from blocks × skips a block."""
 
-from case import Case, add, images, residual
-from skiplab.models import resnet
+from typing import Any
+
+from case import Case, add, floats, gated, images, residual
+from skiplab.models import mlp, resmlp, resnet, wide_resnet
 
 # He et al.: depth 6n + 2, two weight layers a block, three stages; option A pads where a stage begins.
 RESNETS = [
@@ -29,4 +31,79 @@ RESNETS = [
     ),
 ]
 
-OURS = [*RESNETS]
+
+def variant(name: str, skips: dict[str, int], census: tuple[int, int, int], **options: Any) -> Case:
+    """Of the 20-layer network: nine blocks, of which two change the shape."""
+    return Case(f"resnet20_{name}", lambda: resnet(20, width=4, **options), images(16), skips, census)
+
+
+PADDED = add(7, resample=2)
+VARIANTS = [
+    # He et al. 2016, Identity Mappings, Table 2: one ReLU ends each block, or none lies on the shortcuts and one
+    # stands in the stem or at the end.
+    variant("bn_after", PADDED, residual(9, 1 + 9, 1), placement="bn-after"),
+    variant("relu_before", PADDED, residual(9, 1, 2), placement="relu-before"),
+    variant("relu_only", PADDED, residual(9, 1, 2), placement="relu-only"),
+    variant("relu_only_b", add(7, 2), residual(9, 1, 2), placement="relu-only", skip="B"),
+    variant("no_last_relu", PADDED, residual(9, 0, 2), placement="pre", last="norm"),
+    variant("no_last", PADDED, residual(9, 0, 2), placement="pre", last="none"),
+    # Its Table 1. A gate is a product on its way, and one with a branch's ReLU too where it weights the branch.
+    variant("half", add(resample=9), residual(9, 1 + 9, 1), combine="half"),
+    variant("average", add(resample=9), residual(9, 1 + 9, 1), combine="average"),
+    variant("gate", gated(9), residual(9, 1 + 9 + 9, 1), combine="gate"),
+    variant("shortcut_gate", gated(9), residual(9, 1 + 9 + 9, 0), combine="shortcut-gate"),
+    variant("shortcut_dropout", PADDED, residual(9, 1 + 9, 1), combine="shortcut-dropout"),
+    variant("rezero", PADDED, residual(9, 1 + 9, 1), combine="rezero"),
+    variant("skipinit", PADDED, residual(9, 1, 2), combine="rezero", norm=None, placement="pre"),
+    variant("fixup", PADDED, residual(9, 1 + 9, 1), norm="fixup"),
+    variant("fixup_pre_b", add(7, 2), residual(9, 1, 2), norm="fixup", placement="pre", skip="B"),
+    variant("drop_path", PADDED, residual(9, 1 + 9, 1), drop_path=0.5),
+    # Depth 6n + 4: three stages of n blocks, all of whose first ones change the shape.
+    Case("wide16_2", lambda: wide_resnet(16, width=2, widening=2), images(16), add(3, 3), residual(6, 1, 2)),
+    Case(
+        "wide16_2_dropout",
+        lambda: wide_resnet(16, width=2, widening=2, dropout=0.3),
+        images(16),
+        add(3, 3),
+        residual(6, 1, 2),
+    ),
+]
+
+
+def network(name: str, skips: dict[str, int], census: tuple[int, int, int], foldable: int = 0, **options: Any) -> Case:
+    """Ten layers, and so four blocks of two."""
+    return Case(
+        f"mlp_{name}", lambda: mlp(10, 6, in_features=8, **options), floats((3, 8)), skips, census, 0, 0, foldable
+    )
+
+
+MLPS = [
+    network("plain", {}, (1, 9, 9), skip=None),
+    network("post", add(4), residual(4, 1 + 4, 1)),
+    network("post_batch_norm", add(4), residual(4, 1 + 4, 1), norm="batch"),
+    network("post_layer_norm", add(4), residual(4, 1 + 4, 1), norm="layer", activation="gelu"),
+    network("pre", add(4), residual(4, 1, 2), placement="pre"),
+    network("pre_layer_norm", add(4), residual(4, 1, 2), placement="pre", norm="layer"),
+    network("pre_no_last", add(4), residual(4, 0, 2), placement="pre", last="none"),
+    network("relu_before", add(4), residual(4, 1, 2), placement="relu-before", activation="tanh"),
+    network("rezero", add(4), residual(4, 1 + 4, 1), combine="rezero"),
+    network("gate", gated(4), residual(4, 1 + 4 + 4, 1), combine="gate"),
+    network("drop_path", add(4), residual(4, 1, 2), placement="pre", drop_path=0.3),
+    # Without activations a branch is one linear map, and its sum with the shortcut is another.
+    network("linear", {}, residual(4, 0, 0), foldable=4, activation=None),
+    network("plain_linear", {}, (1, 0, 0), skip=None, activation=None),
+    # But layer norm is no linear map, though not counted as an activation.
+    network("layer_norm_alone", add(4), residual(4, 0, 0), placement="pre", activation=None, norm="layer"),
+    Case("mlp_span1", lambda: mlp(6, 6, in_features=8, span=1), floats((3, 8)), {}, residual(4, 5, 0), foldable=4),
+    Case(
+        "mlp_span3_pre",
+        lambda: mlp(8, 6, in_features=8, span=3, placement="pre", last="none"),
+        floats((3, 8)),
+        add(2),
+        residual(2, 0, 3),
+    ),
+    # Linear across patches, so foldable; one GELU across channels; nothing but linear maps on both shortcuts.
+    Case("resmlp", lambda: resmlp(4, 8, 8, 4), images(8), add(4), (2**8, 0, 4), foldable=4),
+]
+
+OURS = [*RESNETS, *VARIANTS, *MLPS]
