@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 import pandas as pd
@@ -135,3 +136,8 @@ def label(settings: Mapping[Any, Any], axes: Iterable[str]) -> str:
         told = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in names)
         return f"{settings['variant']} ({told})"
     return "-".join(str(settings[name]) for name in ("variant", *names))
+
+
+def named(name: str) -> Study:
+    """The study of that name, one of `skiplab.study.QUESTIONS`."""
+    return import_module(f"skiplab.study.questions.{name}").STUDY
