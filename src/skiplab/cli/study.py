@@ -15,6 +15,7 @@ from skiplab.errors import UsageError
 from skiplab.study import QUESTIONS
 
 if TYPE_CHECKING:
+    from skiplab.figure import Axis
     from skiplab.study.grid import Listener
     from skiplab.study.question import Grid
     from skiplab.study.result import Result
@@ -171,17 +172,21 @@ def _summary(result: "Result") -> tuple[list[str], list[list[str]]]:
     rows = []
     for row in result.tables["summary"].to_dict("records"):
         lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-        spread = [_spread(row, axis.column, 100 if axis.kind == "share" else 1) for axis in result.outcomes]
+        spread = [_spread(row, axis) for axis in result.outcomes]
         sizes = [f"{int(row[column]):,}" for column in shown]
         rows.append([f"{label(row, result.config['axes'])}{lost}", *spread, *sizes])
     return ["network", *outcomes, *shown.values()], rows
 
 
-def _spread(row: dict[Any, Any], column: str, factor: int) -> str:
-    mean, low, high = (factor * row[name] for name in (column, f"{column}_low", f"{column}_high"))
+def _spread(row: dict[Any, Any], axis: "Axis") -> str:
+    """ "0.93 ± 0.02", and of a geometric mean "240 ×÷ 3.1": from 240 / 3.1 to 240 · 3.1."""
+    factor = 100 if axis.kind == "share" else 1
+    mean, low, high = (factor * row[f"{axis.column}{end}"] for end in ("", "_low", "_high"))
     if not math.isfinite(mean):
         return "–"
     digits = ".1f" if factor == 100 else ".3g"
+    if axis.kind == "log":
+        return f"{mean:{digits}}" + (f" ×÷ {high / mean:.2g}" if math.isfinite(high) else "")
     half = (high - low) / 2
     return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "gradient": "Does the lowest layer receive gradient from the start?",
+    "sum": "Why is adding the input back not a mess?",
 }
 
 __all__ = ["QUESTIONS", "compare", "named"]
