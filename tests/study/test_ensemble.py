@@ -151,6 +151,8 @@ def test_groups_are_drawn_once_and_of_every_size_up_to_all() -> None:
 class Without(nn.Module):
     """A network of which some blocks give what enters them, written down by hand."""
 
+    model: Any
+
     def __init__(self, model: nn.Module, gone: list[str]) -> None:
         super().__init__()
         self.model, self.gone = model, gone

@@ -1,6 +1,7 @@
 """The question of the lowest layer's gradient: its sentences on planted numbers, and a run on a small network."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,7 @@ def test_a_run_gives_the_gradient_that_autograd_gives(variant: str, norm: str, t
     tables = load(tmp_path)
     runs = tables["runs"].iloc[0]
     torch.manual_seed(1)
-    model = build(settings).train()
+    model: Any = build(settings).train()
     x, y = next(batches(digits().train, 256))
     F.cross_entropy(model(x), y).backward()
     assert runs["first_gradient"] == pytest.approx(float(model.conv1.weight.grad.norm()), rel=1e-4)

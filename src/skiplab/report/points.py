@@ -99,10 +99,7 @@ def _line_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataFr
     assert figure.x is not None, "lines go over an x"
     column, y = figure.x.column, _scaled(axis, rows)
     scale = alt.Scale(type="log", nice=False, padding=6) if figure.x.kind == "log" else alt.Scale(zero=False)
-    counts = {"tickMinStep": 1} if pd.api.types.is_integer_dtype(rows[column]) else {}
-    if figure.x.kind == "log":
-        counts = {"tickCount": 4, "labelOverlap": True}
-    ticks = alt.Axis(grid=False, **({"format": "%"} if figure.x.kind == "share" else counts))
+    ticks = _ticks(figure.x, rows)
     base = {"x": alt.X(f"{column}:Q", title=figure.x.title, scale=scale, axis=ticks), "color": _colour(figure, rows)}
     order = [figure.by, column]
     seeds = rows.assign(value=finite(rows[axis.column]))
@@ -120,6 +117,17 @@ def _line_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataFr
         y=y, tooltip=[*_told(order), *tips]
     )
     return alt.layer(band, thin, thick)
+
+
+def _ticks(x: Axis, rows: pd.DataFrame) -> alt.Axis:
+    """As many ticks as can be read, and none between whole numbers."""
+    if x.kind == "share":
+        return alt.Axis(grid=False, format="%")
+    if x.kind == "log":
+        return alt.Axis(grid=False, tickCount=4, labelOverlap=True)
+    return (
+        alt.Axis(grid=False, tickMinStep=1) if pd.api.types.is_integer_dtype(rows[x.column]) else alt.Axis(grid=False)
+    )
 
 
 def _by_seed(rows: pd.DataFrame, places: list[str], axis: Axis) -> pd.DataFrame:

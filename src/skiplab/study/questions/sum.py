@@ -13,6 +13,7 @@ those of the weights at that moment: ‖F‖ / ‖x‖, their cosine, the cosine
 when the branch is deleted.
 """
 
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -86,10 +87,10 @@ def blocks(model: nn.Module, data: DataSet) -> pd.DataFrame:
     table = measure.contribution(program, skips, test)
     lesion = measure.lesion(program, skips, test, F.cross_entropy, wrong)
     lost = lesion.rename(columns={"metric_change": "error_change"})[["id", "loss_change", "error_change"]]
-    shapes = {skip.id: program.by_name[skip.merge].shape[1:] for skip in skips}
+    shapes = {skip.id: program.by_name[skip.merge].shape[1:] for skip in skips}  # without that of samples
     table["block"] = range(1, len(table) + 1)
     table["kept"] = 1 - table["influence"]
-    table["dimensions"] = [int(np.prod([int(n) for n in shapes[name]])) for name in table["id"]]
+    table["dimensions"] = [math.prod(n or 1 for n in shapes[name]) for name in table["id"]]
     table["spread"] = np.sqrt((table["cosine"] ** 2 + table["cosine_std"] ** 2) * table["dimensions"])
     return table.merge(lost, on="id")
 
