@@ -15,8 +15,10 @@ from skiplab.figure import Axis, Figure
 from skiplab.files import write_json
 from skiplab.study.examine import Tables, save
 from skiplab.study.grid import code_version
+from skiplab.study.question import label
 
 SCHEMA = "skiplab.study/1"
+_SIZES = {"parameters": "parameters", "skips": "skips", "fewest": "lightest path"}
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,36 @@ class Result:
             "tables": {name: _records(table) for name, table in self.tables.items()},
         }
 
+    def overview(self) -> pd.DataFrame:
+        """The summary for people: one row a network, its outcomes with half of their 95 % interval, and its size."""
+        summary = self.tables["summary"]
+        rows = []
+        for row in summary.to_dict("records"):
+            lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+            shown = {"network": f"{label(row, self.config['axes'])}{lost}"}
+            for axis in self.outcomes:
+                shown[f"{axis.title} %" if axis.kind == "share" else axis.title] = _spread(row, axis)
+            rows.append(shown | {name: f"{int(row[c]):,}" for c, name in _SIZES.items() if c in summary})
+        return pd.DataFrame(rows)
+
     def save(self, folder: Path) -> None:
         """Each table as Parquet, and config, versions and verdicts as JSON."""
         save(self.tables, folder)
         summary = {key: value for key, value in self.to_json().items() if key != "tables"}
         write_json(folder / "config.json", summary)
+
+
+def _spread(row: dict[Any, Any], axis: Axis) -> str:
+    """ "0.93 ± 0.02", and of a geometric mean "240 ×÷ 3.1": from 240 / 3.1 to 240 · 3.1."""
+    factor = 100 if axis.kind == "share" else 1
+    mean, low, high = (factor * row[f"{axis.column}{end}"] for end in ("", "_low", "_high"))
+    if not math.isfinite(mean):
+        return "–"
+    digits = ".1f" if factor == 100 else ".3g"
+    if axis.kind == "log":
+        return f"{mean:{digits}}" + (f" ×÷ {high / mean:.2g}" if math.isfinite(high) else "")
+    half = (high - low) / 2
+    return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
