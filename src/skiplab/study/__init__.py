@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "gradient": "Does the lowest layer receive gradient from the start?",
+    "sum": "Why is adding the input back not a mess?",
+    "ensemble": "Does a residual network behave like many shallow networks?",
 }
 
 __all__ = ["QUESTIONS", "compare"]
