@@ -12,6 +12,7 @@ import typer
 from skiplab.cli.app import Json, app, check_page, print_json, print_lines, say, write_page
 from skiplab.cli.options import Device
 from skiplab.errors import UsageError
+from skiplab.figure import PERCENT
 from skiplab.study import QUESTIONS
 
 if TYPE_CHECKING:
@@ -167,11 +168,11 @@ def _summary(result: "Result") -> tuple[list[str], list[list[str]]]:
 
     more = {"parameters": "parameters", "skips": "skips", "fewest": "lightest path"}
     shown = {column: heading for column, heading in more.items() if column in result.tables["summary"]}
-    outcomes = [f"{axis.title} %" if axis.kind == "share" else axis.title for axis in result.outcomes]
+    outcomes = [f"{axis.title} %" if axis.kind in PERCENT else axis.title for axis in result.outcomes]
     rows = []
     for row in result.tables["summary"].to_dict("records"):
         lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-        spread = [_spread(row, axis.column, 100 if axis.kind == "share" else 1) for axis in result.outcomes]
+        spread = [_spread(row, axis.column, 100 if axis.kind in PERCENT else 1) for axis in result.outcomes]
         sizes = [f"{int(row[column]):,}" for column in shown]
         rows.append([f"{label(row, result.config['axes'])}{lost}", *spread, *sizes])
     return ["network", *outcomes, *shown.values()], rows

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "noise": "Do deep blocks learn features, or is what they add useful noise?",
 }
 
 __all__ = ["QUESTIONS", "compare", "named"]
