@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "capacity": "Does a skip connection let a network use only as much of itself as it needs?",
+    "span": "Skip over one, two or three layers: does it matter?",
     "noise": "Do deep blocks learn features, or is what they add useful noise?",
 }
 

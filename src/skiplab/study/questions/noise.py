@@ -35,6 +35,7 @@ from torch.optim.swa_utils import update_bn
 from skiplab import measure
 from skiplab.data import DataSet, batches, digits
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.measure.lesions.replacement import Kind
 from skiplab.models.resnet import PlainBlock, ResNet, resnet
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
@@ -47,7 +48,7 @@ from skiplab.study.verdicts import chosen, compared, difference, of, points, sid
 from skiplab.train import Recipe, evaluate
 
 TRAINED, DEEP_FROZEN, FROZEN, EMPTY = VARIANTS = ("trained", "deep-frozen", "frozen", "empty")
-REPLACED = {"branch": "zeros", "mean": "mean", "noise": "noise", "shuffle": "another sample's"}
+REPLACED: dict[Kind, str] = {"branch": "zeros", "mean": "mean", "noise": "noise", "shuffle": "another sample's"}
 WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
 ANOTHER = 1000  # added to a seed for random weights that are not the initial ones
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
