@@ -41,6 +41,16 @@ def test_ours_declare_their_input() -> None:
     assert resolve("resnet18", options={"in_channels": 1}).args[0].shape == (1, 1, 224, 224)
 
 
+def test_ours_are_what_makes_a_model() -> None:
+    named = {"resnet": {"depth": 8}, "mlp": {"depth": 4, "in_features": 6}, "resmlp": {"image": 32}, "resnet20": {}}
+    for name, options in named.items():
+        resolved = resolve(name, options=options)
+        assert resolved.model(*resolved.args).ndim == 2
+    for name in ("concat", "identity", "PadShortcut", "ResNet", "SkipConnection"):
+        with pytest.raises(ModelError, match=f"there is no model `{name}`"):
+            resolve(name)
+
+
 def test_libraries_declare_theirs() -> None:
     pytest.importorskip("timm")
     assert resolve("timm:resnet10t").args[0].shape == (1, 3, 176, 176)

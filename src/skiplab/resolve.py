@@ -12,6 +12,7 @@ import contextlib
 import copy
 import importlib
 import importlib.util
+import inspect
 import io
 import sys
 import warnings
@@ -111,12 +112,18 @@ def _build(spec: str, options: dict[str, Any], trust: bool, meta: bool | None) -
 def _ours(name: str, options: dict[str, Any], meta: bool) -> Built:
     from skiplab import models
 
-    known = [each for each in models.__all__ if each[0].islower() and callable(getattr(models, each))]
+    known = [each for each in models.__all__ if _makes_a_model(getattr(models, each))]
     if name not in known:
         hint = f"; for a file write {name}:CALLABLE" if name.endswith(".py") else nearest(name, known)
         raise ModelError(f"there is no model `{name}`{hint}; MODEL is {FORMS}")
     model = call(name, getattr(models, name), options, meta)
     return model, lambda: inputs.of_model(name, model)
+
+
+def _makes_a_model(function: Any) -> bool:
+    """Whether it is a function that says that it returns a module; `concat` and classes of parts are none."""
+    made = inspect.isfunction(function) and inspect.get_annotations(function, eval_str=True).get("return")
+    return isinstance(made, type) and issubclass(made, nn.Module)
 
 
 def _called(spec: str, owner: ModuleType, name: str, options: dict[str, Any], meta: bool) -> Built:

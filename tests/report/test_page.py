@@ -60,8 +60,8 @@ class Opened:
 
 @functools.cache
 def study_html() -> str:
-    verdicts = ["plain is <worse> & deeper"]
-    return study_page("Does it train?", verdicts, report_sample.study(), FIGURES, {"seeds": [0, 1]}).html()
+    verdicts, tables = ["plain is <worse> & deeper"], report_sample.study()
+    return study_page("Does it train?", verdicts, tables["summary"], tables, FIGURES, {"seeds": [0, 1]}).html()
 
 
 @pytest.fixture

@@ -29,7 +29,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Page = Annotated[Path | None, typer.Option("--report", help="Write a self-contained HTML page there.")]
+Page = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write a page there: self-contained HTML, or Markdown for a name in .md."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -56,11 +59,17 @@ def check_page(path: Path) -> None:
 
 
 def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> None:
-    """The page, and each of its charts in a folder."""
-    from skiplab.files import write_bytes, write_text
-    from skiplab.report import png, svg
+    """The page, as HTML or by its name as Markdown with its charts beside it; and each of its charts in a folder."""
+    from skiplab.files import writable_folder, write_bytes, write_text
+    from skiplab.report import markdown, png, svg
 
-    if to is not None:
+    if to is not None and to.suffix == ".md":
+        beside = writable_folder(to.with_suffix(""))
+        for name, chart in page.charts().items():
+            write_text(beside / f"{name}.svg", svg(chart))
+        write_text(to, markdown(page, beside.name))
+        say(f"wrote {to}, and its charts to {beside}")
+    elif to is not None:
         write_text(to, page.html())
         say(f"wrote {to}")
     if charts is not None:

@@ -1,9 +1,10 @@
 """`skiplab study`: controlled comparisons, one a question."""
 
-import math
+import itertools
 import os
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,6 @@ import typer
 from skiplab.cli.app import Json, app, check_page, print_json, print_lines, say, write_page
 from skiplab.cli.options import Device
 from skiplab.errors import UsageError
-from skiplab.figure import PERCENT
 from skiplab.study import QUESTIONS
 
 if TYPE_CHECKING:
@@ -59,33 +59,41 @@ def _add(name: str, question: str) -> None:
         fresh: Fresh = False,
         as_json: Json = False,
     ) -> None:
-        from skiplab.study import named
+        from skiplab.study.question import named
         from skiplab.study.run import run
 
         if quick and full:
             raise UsageError("--quick and --full exclude each other")
         study = named(name)
         asked = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
+        options = {"variants": variants, "seeds": seeds, "epochs": epochs}
         asked = _narrowed(asked, grid or [], variants, seeds, epochs)
         study.cells(asked)  # what makes no sense is told before anything is written
+        size = ["--quick"] if quick else ["--full"] if full else []
+        narrowed = [("--grid", each) for each in grid or []]
+        narrowed += [(f"--{option}", str(value)) for option, value in options.items() if value is not None]
+        command = shlex.join(["skiplab", "study", name, *size, *itertools.chain(*narrowed)])
         answer(
+            command,
             name,
             lambda store, count, listener: run(study, asked, store, count, listener, fresh=fresh),
             Destination(report, out, runs, workers, as_json),
         )
 
 
+@dataclass(frozen=True)
 class Destination:
-    """Where a study's result goes, checked before the work."""
+    """Where a study's result goes."""
 
-    def __init__(
-        self, report: Path | None, out: Path | None, runs: Path | None, workers: int | None, as_json: bool
-    ) -> None:
-        self.report, self.out, self.runs, self.workers, self.as_json = report, out, runs, workers, as_json
+    report: Path | None
+    out: Path | None
+    runs: Path | None
+    workers: int | None
+    as_json: bool
 
 
-def answer(name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
-    """Runs a study with bars, writes its page, and prints what it found."""
+def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
+    """Runs a study with bars, writes its page, and prints what it found; `command` repeats it."""
     from skiplab import terminal
     from skiplab.files import writable_folder
     from skiplab.study import grid
@@ -102,11 +110,12 @@ def answer(name: str, run: "Callable[[Path, int, Listener], Result]", to: Destin
     except (KeyboardInterrupt, SystemExit):
         say("stopped; the same command goes on from here")
         raise
-    _write(result, page, to.out)
+    _write(result, command, page, to.out)
     if to.as_json:
         print_json(result.to_json())
     else:
-        terminal.stdout().print(terminal.plain_table(*_summary(result)))
+        overview = result.overview()
+        terminal.stdout().print(terminal.plain_table(list(map(str, overview)), overview.to_numpy().tolist()))
         print_lines(["", *(f"– {sentence}" for sentence in result.verdicts)])
         print_lines(_claims(result))
 
@@ -149,42 +158,17 @@ def _runs_folder() -> Path:
     return Path(base) / "skiplab" / "runs"
 
 
-def _write(result: "Result", path: Path, out: Path | None) -> None:
+def _write(result: "Result", command: str, path: Path, out: Path | None) -> None:
     """The page, and in the folder that was asked for every table and chart and the config."""
     from skiplab.report import study_page
 
-    facts = {"config": dict(result.config), "versions": dict(result.versions)}
-    page = study_page(result.question, result.verdicts, result.tables, result.figures, facts)
+    facts = {"command": command, "config": dict(result.config), "versions": dict(result.versions)}
+    page = study_page(result.question, result.verdicts, result.overview(), result.tables, result.figures, facts)
     write_page(page, path, None)
     if out is not None:
         result.save(out)
         write_page(page, None, out)
         say(f"wrote tables, charts and config to {out}")
-
-
-def _summary(result: "Result") -> tuple[list[str], list[list[str]]]:
-    """Headings and a row a network: outcomes with half of their 95 % interval, size, skips, lightest path."""
-    from skiplab.study.question import label
-
-    more = {"parameters": "parameters", "skips": "skips", "fewest": "lightest path"}
-    shown = {column: heading for column, heading in more.items() if column in result.tables["summary"]}
-    outcomes = [f"{axis.title} %" if axis.kind in PERCENT else axis.title for axis in result.outcomes]
-    rows = []
-    for row in result.tables["summary"].to_dict("records"):
-        lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-        spread = [_spread(row, axis.column, 100 if axis.kind in PERCENT else 1) for axis in result.outcomes]
-        sizes = [f"{int(row[column]):,}" for column in shown]
-        rows.append([f"{label(row, result.config['axes'])}{lost}", *spread, *sizes])
-    return ["network", *outcomes, *shown.values()], rows
-
-
-def _spread(row: dict[Any, Any], column: str, factor: int) -> str:
-    mean, low, high = (factor * row[name] for name in (column, f"{column}_low", f"{column}_high"))
-    if not math.isfinite(mean):
-        return "–"
-    digits = ".1f" if factor == 100 else ".3g"
-    half = (high - low) / 2
-    return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
 
 
 def _claims(result: "Result") -> list[str]:

@@ -1,5 +1,6 @@
 """`skiplab study compare`: anyone's networks, compared as those of a study are."""
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -46,7 +47,9 @@ def compare(
     asked = Asked(data, samples=samples, split=split, normalise=normalise, columns=columns(column))
     with notes():
         learned = dataset(asked, lambda: tuple(resolve(next(iter(variants.values()))).args[0].shape[1:]))
+    command = shlex.join(["skiplab", "study", "compare", *models, "--data", data])
     answer(
+        command,
         "compare",
         lambda store, count, listener: study.compare(
             variants,

@@ -2,6 +2,7 @@
 
 from skiplab.report.curves import gradient_by_layer, path_histogram, training_curves
 from skiplab.report.linked import skip_charts
+from skiplab.report.markdown import markdown
 from skiplab.report.measure import measure_page
 from skiplab.report.model import model_page
 from skiplab.report.page import Page, Section, png, svg
@@ -16,6 +17,7 @@ __all__ = [
     "frontier_chart",
     "gradient_by_layer",
     "lines",
+    "markdown",
     "measure_page",
     "model_page",
     "path_histogram",

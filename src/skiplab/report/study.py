@@ -16,9 +16,14 @@ Tables = Mapping[str, pd.DataFrame]
 
 
 def study_page(
-    title: str, verdicts: Sequence[str], tables: Tables, figures: Sequence[Figure], facts: Mapping[str, Any]
+    title: str,
+    verdicts: Sequence[str],
+    overview: pd.DataFrame,
+    tables: Tables,
+    figures: Sequence[Figure],
+    facts: Mapping[str, Any],
 ) -> Page:
-    """The page of networks compared; tables as in `skiplab.study.result.Result`."""
+    """The page of networks compared: all but title and facts as `skiplab.study.result.Result` has them."""
     return Page(
         title=title,
         lead="Every sentence is computed from the runs below. Hover for the numbers; click on a skip connection to "
@@ -26,9 +31,9 @@ def study_page(
         verdicts=verdicts,
         facts=facts,
         sections=[
+            Section("Summary", "Mean over seeds ± half of its 95 % interval (Student's t).", overview),
             *_claims(tables),
             *(section(figure, tables) for figure in figures if len(tables.get(figure.table, ()))),
-            Section("Summary", "Mean and 95 % interval over seeds.", tables["summary"]),
         ],
     )
 

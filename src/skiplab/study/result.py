@@ -11,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.figure import Axis, Figure
+from skiplab.figure import PERCENT, Axis, Figure
 from skiplab.files import write_json
 from skiplab.study.examine import Tables, save
 from skiplab.study.grid import code_version
+from skiplab.study.question import label
 
 SCHEMA = "skiplab.study/1"
+_SIZES = {"parameters": "parameters", "skips": "skips", "fewest": "lightest path"}
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,33 @@ class Result:
             "tables": {name: _records(table) for name, table in self.tables.items()},
         }
 
+    def overview(self) -> pd.DataFrame:
+        """The summary for people: one row a network, its outcomes with half of their 95 % interval, and its size."""
+        summary = self.tables["summary"]
+        rows = []
+        for row in summary.to_dict("records"):
+            lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+            shown = {"network": f"{label(row, self.config['axes'])}{lost}"}
+            for axis in self.outcomes:
+                factor, heading = (100, f"{axis.title} %") if axis.kind in PERCENT else (1, axis.title)
+                shown[heading] = _spread(row, axis.column, factor)
+            rows.append(shown | {name: f"{int(row[c]):,}" for c, name in _SIZES.items() if c in summary})
+        return pd.DataFrame(rows)
+
     def save(self, folder: Path) -> None:
         """Each table as Parquet, and config, versions and verdicts as JSON."""
         save(self.tables, folder)
         summary = {key: value for key, value in self.to_json().items() if key != "tables"}
         write_json(folder / "config.json", summary)
+
+
+def _spread(row: dict[Any, Any], column: str, factor: int) -> str:
+    mean, low, high = (factor * row[name] for name in (column, f"{column}_low", f"{column}_high"))
+    if not math.isfinite(mean):
+        return "–"
+    digits = ".1f" if factor == 100 else ".3g"
+    half = (high - low) / 2
+    return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

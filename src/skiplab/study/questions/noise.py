@@ -36,7 +36,8 @@ from skiplab import measure
 from skiplab.data import DataSet, batches, digits
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.measure.lesions.replacement import Kind
-from skiplab.models.resnet import PlainBlock, ResNet, resnet
+from skiplab.models.residual import PlainBlock
+from skiplab.models.resnet import ResNet, resnet
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.examine import SAMPLES, Training, found, save, seeded, train, wrong

@@ -1,0 +1,129 @@
+"""Deep fully connected networks: plain, and with the residual variants of `skiplab.models.variants`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skiplab.errors import UsageError
+from skiplab.models.placement import ends, order, run
+from skiplab.models.residual import PlainBlock, ResidualBlock
+from skiplab.models.skip import identity
+from skiplab.models.variants import BlockDesign, BlockOptions, checked, combination
+
+ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "tanh": torch.tanh,
+    None: identity,
+}
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+class Options(BlockOptions, total=False):
+    """Keyword options of `mlp`. What v2 calls a ReLU is here the `activation`, and its BN the `norm`."""
+
+    skip: Literal["identity"] | None
+    """"identity" (default), or None: no shortcuts, the plain twin with the same weights."""
+    span: Literal[1, 2, 3]
+    """Weight layers that one skip connection goes around: 2."""
+    norm: Literal["batch", "layer"] | None
+    """Batch norm, layer norm, or none (default)."""
+    activation: Literal["relu", "gelu", "tanh"] | None
+    """None: a linear network, if it has no layer norm. Default "relu"."""
+    in_features: int
+    """Size of the input, flattened: 64."""
+    out_features: int
+    """Size of the output: 10."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design(BlockDesign):
+    """One such network, with every choice made."""
+
+    blocks: int
+    width: int
+    skip: Literal["identity"] | None = "identity"
+    span: int = 2
+    norm: Literal["batch", "layer"] | None = None
+    activation: Literal["relu", "gelu", "tanh"] | None = "relu"
+    in_features: int = 64
+    out_features: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("skip", ("identity", None))
+        self.require("norm", (*NORMS, None))
+        self.require("activation", tuple(ACTIVATIONS))
+        self.require_positive("width", "in_features", "out_features")
+
+
+def linear(in_features: int, out_features: int, activation: str | None = None) -> nn.Linear:
+    """A linear layer whose output has its input's variance, or twice that where half of it is then cut off.
+
+    Normal weights of deviation √(2/fan-in) before ReLU or GELU (He et al. 2015, arXiv:1502.01852, eq. 10), else
+    1/√fan-in (LeCun et al. 1998, "Efficient BackProp", §4.6); biases are zero.
+    """
+    layer = nn.Linear(in_features, out_features)
+    nn.init.normal_(layer.weight, std=((2 if activation in ("relu", "gelu") else 1) / in_features) ** 0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def block(design: Design, place: float) -> PlainBlock:
+    """Some layers from `width` to `width` features; `place` is the block's number over that of all blocks."""
+    width, layers = design.width, dict[str, nn.Module]()
+    for i in range(1, design.span + 1):
+        layers[f"linear{i}"] = linear(width, width, design.activation)
+        if design.norm:
+            layers[f"norm{i}"] = NORMS[design.norm](width)
+    steps = order(design.placement, design.span, "linear", "norm" if design.norm else None)
+    activation = ACTIVATIONS[design.activation]
+    if design.skip is None:
+        return PlainBlock(layers, steps, activation)
+    return ResidualBlock(layers, steps, activation, combination(design, lambda: linear(width, width), place))
+
+
+class MLP(nn.Module):
+    """A linear layer, blocks of constant width, a linear layer: (N, ...), flattened, gives (N, out_features)."""
+
+    def __init__(self, design: Design) -> None:
+        super().__init__()
+        self.example_input_shape = (design.in_features,)
+        self.activation = ACTIVATIONS[design.activation]
+        first, last = (
+            [k for k in kinds if design.norm or k != "norm"] for kinds in ends(design.placement, design.last)
+        )
+        self.stem = [{"weight": "first", "norm": "norm_first"}.get(kind, kind) for kind in first]
+        self.head = [{"norm": "norm_last"}.get(kind, kind) for kind in last]
+        self.first = linear(design.in_features, design.width, design.activation)
+        self.blocks = nn.Sequential(*(block(design, (i + 1) / design.blocks) for i in range(design.blocks)))
+        for name in {"norm_first", "norm_last"} & {*self.stem, *self.head}:
+            self.add_module(name, NORMS[design.norm or ""](design.width))
+        self.last = linear(design.width, design.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(run(self, self.stem, x.flatten(1)))
+        return self.last(run(self, self.head, x))
+
+
+def mlp(depth: int, width: int = 64, **options: Unpack[Options]) -> MLP:
+    """A fully connected network of `depth` weight layers: the first, blocks of `span`, and the last.
+
+    With `placement="pre", last="none"` the shortcuts are a linear map from input to output; with `skip=None` it
+    is the plain twin of any residual one with `combine="add"`.
+    """
+    choices: dict[str, Any] = checked(options, Options, "an MLP")
+    span = choices.get("span", 2)
+    if span not in (1, 2, 3):
+        raise UsageError(f"span={span}: choose one of (1, 2, 3)")
+    blocks, rest = divmod(depth - 2, span)
+    if blocks < 1 or rest:
+        below = max(2 + span, depth - rest)
+        raise UsageError(
+            f"depth={depth}: first, last and blocks of span {span} have such as {below} or {below + span} weight layers"
+        )
+    return MLP(Design(blocks=blocks, width=width, **choices))

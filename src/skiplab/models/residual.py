@@ -1,0 +1,56 @@
+"""Residual blocks and their plain twins: a skip connection whose parts are steps that the block owns."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skiplab.models.placement import Steps, run
+from skiplab.models.skip import Combine, SkipConnection
+
+
+class PlainBlock(SkipConnection):
+    """Layers in a row: what a residual block is without its shortcut.
+
+    `layers` become children of the block itself, under their own names, so that published weights load;
+    `steps` name them (or "activation") in the order in which they are run, before and after the merge.
+    """
+
+    shortcut = None
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        steps: Steps,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        combine: Combine = torch.add,
+    ) -> None:
+        super().__init__(combine=combine)
+        self.steps, self.activation = steps, activation
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return run(self, self.steps.branch, x)
+
+    def after(self, x: Tensor) -> Tensor:
+        return run(self, self.steps.after, x)
+
+
+class ResidualBlock(PlainBlock):
+    """A plain block and a shortcut around it: `downsample`, or the identity where that is None."""
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        steps: Steps,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        combine: Combine = torch.add,
+        downsample: nn.Module | None = None,
+    ) -> None:
+        super().__init__(layers, steps, activation, combine)
+        self.downsample = downsample
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return x if self.downsample is None else self.downsample(x)

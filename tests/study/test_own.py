@@ -1,0 +1,91 @@
+"""Anyone's networks, compared: from a file by several processes, and from functions that only this one knows."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from skiplab import cli, study
+from skiplab.data import DataSet, Split
+from skiplab.errors import UsageError
+from skiplab.recipe import Recipe
+from skiplab.study.result import Result
+
+NETS = """
+from torch import nn
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.branch, self.last = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.first(x.flatten(1))
+        return self.last((x + self.branch(x.relu())).relu())
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+"""
+RECIPE = Recipe(epochs=2, batch_size=32)
+
+
+def points() -> DataSet:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(120, 6, generator=generator), torch.arange(120) % 2
+    x[:, 0] += 4 * y  # the classes can be told apart
+    return DataSet("points", Split(x[:80], y[:80]), Split(x[80:], y[80:]), classes=2)
+
+
+def network(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 2))
+
+
+def test_functions_that_no_other_process_knows(tmp_path: Path) -> None:
+    def compare(width: int) -> Result:
+        variants = {"narrow": lambda: network(2), "other": lambda: network(width)}
+        return study.compare(variants, points(), seeds=2, recipe=RECIPE, store=tmp_path)
+
+    first = compare(8)
+    assert first.tables["runs"].groupby("variant", sort=False)["parameters"].first().to_dict() == {
+        "narrow": 6 * 2 + 2 + 2 * 2 + 2,
+        "other": 6 * 8 + 8 + 8 * 2 + 2,
+    }
+    assert len(list(tmp_path.glob("*/done.json"))) == 4
+    assert compare(8).tables["runs"].equals(first.tables["runs"])  # seconds too: nothing was trained again
+    compare(9)  # another network under the same name
+    assert len(list(tmp_path.glob("*/done.json"))) == 4 + 2
+    assert any("narrow reaches" in sentence and "other reaches" in sentence for sentence in first.verdicts)
+    assert any("do not have equally many parameters" in sentence for sentence in first.verdicts)
+
+
+def test_one_network_has_nothing_to_be_compared_with() -> None:
+    with pytest.raises(UsageError, match="1 network: give two or more"):
+        study.compare({"a": lambda: network(2)}, points())
+
+
+def test_networks_of_a_file_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(NETS)
+    command = "study compare nets.py:plain res=nets.py:Residual --data digits --epochs 1 --seeds 2 --runs runs"
+    done = CliRunner().invoke(cli.app, [*command.split(), "--report", "page.md"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    rows = {
+        line.split()[0]: line.split()
+        for line in done.stdout.splitlines()
+        if line.startswith(("nets.py:plain ", "res "))
+    }
+    assert rows["nets.py:plain"][-3:] == [f"{65 * 16 + 17 * 10:,}", "0", "1"]
+    assert rows["res"][-3:] == [f"{65 * 16 + 17 * 16 + 17 * 10:,}", "1", "1"]
+    page = (tmp_path / "page.md").read_text()
+    pictures = re.findall(r"\]\((page/[\w-]+\.svg)\)", page)
+    assert len(pictures) >= 4
+    assert all((tmp_path / picture).read_text().startswith("<svg") for picture in pictures)
+    assert "skiplab study compare nets.py:plain res=nets.py:Residual --data digits" in page
+
+
+def test_two_networks_of_one_name() -> None:
+    done = CliRunner().invoke(cli.app, "study compare a=resnet20 a=resnet32 --data digits".split())
+    assert "two networks are called a" in str(done.exception)

@@ -1,0 +1,54 @@
+"""A question for the tests of studies: no network is trained for it, and its numbers are known beforehand."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skiplab.figure import Axis, Figure
+from skiplab.study.examine import save
+from skiplab.study.grid import Report
+from skiplab.study.question import Grid, Settings, Study, Tables
+
+BASE = {"a": 1.0, "b": 3.0}
+
+
+def value(settings: Settings) -> float:
+    return BASE[settings["variant"]] * settings["size"] + settings["seed"]
+
+
+def work(settings: Settings, folder: Path, report: Report) -> None:
+    lost = (settings["variant"], settings["size"], settings["seed"]) == ("b", 10, 2)
+    row: dict[str, Any] = {
+        "status": "diverged" if lost else "ok",
+        "parameters": 100 if settings["variant"] == "a" else 110,
+    }
+    row["score"] = float("nan") if lost else value(settings)
+    save(
+        {
+            "runs": pd.DataFrame([row]),
+            "steps": pd.DataFrame({"x": [1, 2], "y": [2.0 ** settings["seed"], 4.0 ** settings["seed"]]}),
+            "shape": pd.DataFrame({"layers": [settings["size"]]}),
+        },
+        folder,
+    )
+
+
+def verdicts(tables: Tables) -> list[str]:
+    return [f"{len(tables['runs'])} runs."]
+
+
+STUDY = Study(
+    "sizes",
+    ("a", "b"),
+    {"default": Grid({"size": (1, 10)}, seeds=3)},
+    work,
+    verdicts,
+    (
+        Figure("by-x", "By x", "…", "lines", "steps", Axis("x", "x"), (Axis("y", "y", "log"),), panel="size"),
+        Figure("scores", "Scores", "…", "points", "runs", Axis("size", "size", "steps"), (Axis("score", "score"),)),
+    ),
+    outcomes=(Axis("score", "score"),),
+    once=("shape",),
+    fits=lambda settings: settings["size"] != 7,
+)
