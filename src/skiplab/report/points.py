@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from skiplab.figure import Axis, Figure
+from skiplab.figure import PERCENT, Axis, Figure
 from skiplab.report.rows import finite, inline, variants
 from skiplab.report.theme import ALARM, AnyChart, dress, variant_scale
 
@@ -156,12 +156,12 @@ def _scaled(axis: Axis, rows: pd.DataFrame, column: str = "value") -> alt.Y:
     values = finite(rows[axis.column])
     scale = alt.Scale(zero=bool(values.min() >= 0), nice=True)
     return alt.Y(
-        f"{column}:Q", title=axis.title, scale=scale, axis=alt.Axis(format="%" if axis.kind == "share" else "~g")
+        f"{column}:Q", title=axis.title, scale=scale, axis=alt.Axis(format="%" if axis.kind in PERCENT else "~g")
     )
 
 
 def _format(axis: Axis) -> str:
-    return ".2%" if axis.kind == "share" else ".3g"
+    return ".2%" if axis.kind in PERCENT else ".3g"
 
 
 def _ordered(column: str, rows: pd.DataFrame) -> list[Any]:
