@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "placement": "Where should norm and ReLU stand around the addition?",
+    "shortcuts": "Is the identity the best shortcut?",
 }
 
 __all__ = ["QUESTIONS", "compare", "named"]
