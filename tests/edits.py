@@ -14,13 +14,19 @@ def values(output: Any) -> list[Tensor]:
     return [value for value in pytree.tree_leaves(output) if isinstance(value, Tensor)]
 
 
-def captured_with_statistics(model: nn.Module, *args: Any, dtype: torch.dtype = torch.double) -> tuple[nn.Module, Any]:
-    """A model in evaluation mode whose batch norms, scales and biases are no identities, and its capture."""
+def with_statistics(model: nn.Module, dtype: torch.dtype = torch.double) -> nn.Module:
+    """A model in evaluation mode whose batch norms, scales and biases are no identities."""
     torch.manual_seed(0)
     model = model.to(dtype).eval()
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.ndim < 2:
             tensor.copy_(torch.rand_like(tensor) + 0.5 if "var" in name else torch.randn_like(tensor))
+    return model
+
+
+def captured_with_statistics(model: nn.Module, *args: Any, dtype: torch.dtype = torch.double) -> tuple[nn.Module, Any]:
+    """Such a model, and its capture."""
+    model = with_statistics(model, dtype)
     return model, skiplab.capture(model, tuple(arg.to(dtype) for arg in args))
 
 

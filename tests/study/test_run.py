@@ -15,8 +15,9 @@ from skiplab.errors import UsageError
 from skiplab.figure import Axis
 from skiplab.report import svg
 from skiplab.report.study import drawn
+from skiplab.study import QUESTIONS
 from skiplab.study.grid import Silent
-from skiplab.study.question import Grid, Study, label
+from skiplab.study.question import Grid, Study, label, named
 from skiplab.study.result import Result
 from skiplab.study.run import intervals, run
 from study_work import STUDY, value
@@ -132,8 +133,6 @@ def test_a_seed_counts_once_however_many_rows_it_has(seeds: list[list[float]]) -
 
 
 def test_every_study_of_ours_says_what_it_is() -> None:
-    from skiplab.study import QUESTIONS, named
-
     for name, question in QUESTIONS.items():
         study: Study = named(name)
         assert study.name == name

@@ -59,7 +59,7 @@ def _add(name: str, question: str) -> None:
         fresh: Fresh = False,
         as_json: Json = False,
     ) -> None:
-        from skiplab.study import named
+        from skiplab.study.question import named
         from skiplab.study.run import run
 
         if quick and full:

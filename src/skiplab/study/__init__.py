@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skiplab.study.own import compare
-    from skiplab.study.question import Study
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
@@ -16,12 +15,7 @@ QUESTIONS = {
     "shortcuts": "Is the identity the best shortcut?",
 }
 
-__all__ = ["QUESTIONS", "compare", "named"]
-
-
-def named(name: str) -> "Study":
-    """The study of that name, one of `QUESTIONS`."""
-    return import_module(f"skiplab.study.questions.{name}").STUDY
+__all__ = ["QUESTIONS", "compare"]
 
 
 def __getattr__(name: str) -> Any:

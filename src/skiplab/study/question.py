@@ -2,7 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 import pandas as pd
@@ -122,7 +123,7 @@ class Study:
                 "variant": variant,
                 **dict(zip(grid.axes, values, strict=True)),
                 "seed": seed,
-                "recipe": asdict(replace(grid.recipe, seed=seed)),
+                "recipe": replace(grid.recipe, seed=seed).record(),
                 "device": grid.device,
             }
             yield {**settings, **self.about(settings)}
@@ -135,3 +136,8 @@ def label(settings: Mapping[Any, Any], axes: Iterable[str]) -> str:
         told = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in names)
         return f"{settings['variant']} ({told})"
     return "-".join(str(settings[name]) for name in ("variant", *names))
+
+
+def named(name: str) -> Study:
+    """The study of that name, one of `skiplab.study.QUESTIONS`."""
+    return import_module(f"skiplab.study.questions.{name}").STUDY

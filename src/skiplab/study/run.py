@@ -46,14 +46,13 @@ def _collected(cells: list[Cell], folders: dict[str, Path], axes: tuple[str, ...
     gathered: dict[str, list[pd.DataFrame]] = {}
     shown: set[tuple[Any, ...]] = set()
     for cell in cells:
-        place = {name: cell.config[name] for name in ("variant", *axes)}
+        network = {name: cell.config[name] for name in ("variant", *axes)}
         for name, table in load(folders[cell.label]).items():
+            if (name, *network.values()) in shown:
+                continue
             if name in once:
-                if (name, *place.values()) in shown:
-                    continue
-                shown.add((name, *place.values()))
-            else:
-                place = {**place, "seed": cell.config["seed"]}
+                shown.add((name, *network.values()))
+            place = network if name in once else {**network, "seed": cell.config["seed"]}
             gathered.setdefault(name, []).append(_placed(table, place))
     return {name: _stacked(tables) for name, tables in gathered.items()}
 

@@ -1,0 +1,142 @@
+"""Highway networks, and their plain twins without gates.
+
+Srivastava, Greff and Schmidhuber 2015, "Highway Networks", arXiv:1505.00387, and the longer "Training Very Deep
+Networks", arXiv:1507.06228.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Unpack
+
+from torch import Tensor, nn
+
+from skiplab.errors import UsageError
+from skiplab.models.combine import Gated
+from skiplab.models.skip import SkipConnection, identity
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of `highway`, with their defaults."""
+
+    skip: bool
+    """True. False: no shortcuts and so no gates, the plain twin. Its layers have half of the parameters, since a gate
+    is as large as the layer that it gates: w² + w of width w (linear), 9w² + w of w channels (conv). In the linear
+    form width 71 without gates has about as many as width 50 with them, 5,112 and 5,100 a layer (arXiv:1507.06228,
+    §3.1)."""
+    gate_bias: float
+    """−2: what the gates' biases start at. Below 0, a layer hands its input on at first: −1 to −3 by depth (§2.2)."""
+    width: int
+    """Units of a layer, 50 (linear); channels in the first stage, doubled in each later one, 16 (conv)."""
+    activation: Literal["relu", "tanh"]
+    """"relu"."""
+    num_classes: int
+    """Size of the output: 10."""
+    in_features: int
+    """Of the linear form: size of the flattened input, 784."""
+    in_channels: int
+    """Of the convolutional form: channels of the input, 3."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """One highway network, with every choice made."""
+
+    form: Literal["linear", "conv"]
+    layers: tuple[int, ...]  # highway layers in each stage, behind the plain one that changes the size
+    width: int
+    in_size: int  # features or channels of the input
+    skip: bool = True
+    gate_bias: float = -2.0
+    activation: Literal["relu", "tanh"] = "relu"
+    num_classes: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("width", "in_size", "num_classes"):
+            if getattr(self, name) < 1:
+                shown = name if name != "in_size" else "in_features" if self.form == "linear" else "in_channels"
+                raise UsageError(f"{shown}={getattr(self, name)}: give a number of at least 1")
+        for name, choices in (("skip", (True, False)), ("activation", tuple(ACTIVATIONS))):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
+
+    def weights(self, in_size: int, out_size: int, stride: int = 1) -> nn.Module:
+        """A weight layer: linear, or a 3×3 convolution that keeps the resolution or halves it."""
+        if self.form == "linear":
+            return nn.Linear(in_size, out_size)
+        return nn.Conv2d(in_size, out_size, 3, stride, padding=1)
+
+    def plain(self, in_size: int, out_size: int, stride: int = 1) -> nn.Sequential:
+        """H(x), a weight layer and its activation."""
+        return nn.Sequential(self.weights(in_size, out_size, stride), ACTIVATIONS[self.activation]())
+
+
+def highway_layer(size: int, design: Design) -> SkipConnection:
+    """T(x) · H(x) + (1 − T(x)) · x, arXiv:1505.00387, eq. 3; without its shortcut H(x)."""
+    branch = design.plain(size, size)
+    if not design.skip:
+        return SkipConnection(branch, shortcut=None)
+    return SkipConnection(branch, identity, Gated(design.weights(size, size)))
+
+
+class Highway(nn.Module):
+    """Stages of a plain layer and highway layers, and a linear layer: (N, ...) or (N, C, H, W) gives (N, classes)."""
+
+    def __init__(self, design: Design) -> None:
+        super().__init__()
+        linear = design.form == "linear"
+        self.example_input_shape = (design.in_size,) if linear else (design.in_size, 32, 32)
+        self.pool = nn.Identity() if linear else nn.AdaptiveAvgPool2d(1)
+        self.flatten_first = linear
+        self.layers = nn.Sequential()
+        size = design.in_size
+        for stage, count in enumerate(design.layers):
+            wider = design.width * 2**stage
+            self.layers.append(design.plain(size, wider, stride=1 if stage == 0 else 2))
+            for _ in range(count):
+                self.layers.append(highway_layer(wider, design))
+            size = wider
+        self.head = nn.Linear(size, design.num_classes)
+        self._initialise(design)
+
+    def _initialise(self, design: Design) -> None:
+        """He et al. 2015, arXiv:1502.01852, before ReLUs; elsewhere Glorot and Bengio 2010, AISTATS."""
+        for name, module in self.named_modules():
+            if not isinstance(module, (nn.Linear, nn.Conv2d)):
+                continue
+            gate = name.endswith("combine.gate")
+            if design.activation == "relu" and not gate and module is not self.head:
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            else:
+                nn.init.xavier_normal_(module.weight)
+            assert module.bias is not None
+            nn.init.constant_(module.bias, design.gate_bias if gate else 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1) if self.flatten_first else x
+        return self.head(self.pool(self.layers(x)).flatten(1))
+
+
+def highway(depth: int, form: Literal["linear", "conv"] = "linear", **options: Unpack[Options]) -> Highway:
+    """A highway network of `depth` weight layers, gates not counted.
+
+    `form="linear"`: arXiv:1505.00387, §3.1: a plain layer, depth − 2 highway layers, a linear layer. Any input,
+    which it flattens.
+    `form="conv"`: the same layers with 3×3 convolutions in three stages, each of which starts with a plain layer,
+    in later ones with stride 2; average pool and linear layer. Input (N, 3, 32, 32).
+    """
+    if form not in ("linear", "conv"):
+        raise UsageError(f"form={form!r}: choose 'linear' or 'conv'")
+    other = "in_channels" if form == "linear" else "in_features"
+    taken = set(Options.__annotations__) - {other}
+    if unknown := set(options) - taken:
+        raise UsageError(f"no option {sorted(unknown)}: the {form} form takes {sorted(taken)}")
+    choices: dict[str, Any] = dict(options)
+    stages = 1 if form == "linear" else 3
+    gated = depth - stages - 1
+    if gated < 1:
+        raise UsageError(f"depth={depth}: the {form} form has at least {stages + 2} weight layers")
+    layers = tuple((gated + stages - 1 - i) // stages for i in range(stages))  # earlier stages have one more
+    published, size = (50, 784) if form == "linear" else (16, 3)
+    in_size = choices.pop("in_features" if form == "linear" else "in_channels", size)
+    return Highway(Design(form, layers, choices.pop("width", published), in_size, **choices))
