@@ -122,16 +122,29 @@ def correlation(published: Published, runs: pd.DataFrame, depth: int) -> Interva
 def verdicts(published: Published, tables: Tables) -> Iterator[str]:
     """Whether the paper's reference is best here, and whether the paper's order holds, deepest networks first."""
     runs = tables["runs"]
-    for depth in reversed(_depths(runs)):
-        yield from _against_reference(published, runs, depth)
+    yield from against_reference(published, runs)
     for row in reversed(tables["ordering"].to_dict("records")):
         yield _order_holds(row)
-    rows = tables["pairs"]
     for depth in reversed(_depths(runs)):
-        opposite = rows[(rows["depth"] == depth) & (rows["order"] == "opposite")].to_dict("records")
-        if opposite:
-            named = "; ".join(f"{row['worse']} ahead of {row['better']} by {_gap(row)}" for row in opposite)
-            yield f"Against the paper's order at {depth} layers: {named}."
+        yield from _turned_around(tables["pairs"], depth)
+
+
+def against_reference(
+    published: Published, runs: pd.DataFrame, column: str = "test_error", what: str = "test error"
+) -> Iterator[str]:
+    """Which variants an interval shows to be worse or better than the paper's reference, at each depth."""
+    names, reference = _variants(published, runs), published.reference
+    if reference not in names or len(names) < 2:
+        return
+    for depth in reversed(_depths(runs)):
+        own = percent(student(of(runs, column, {"variant": reference, "depth": depth})))
+        sorts: dict[str, list[str]] = {}
+        for name in names:
+            if name != reference:
+                sort, told = _side(_apart(runs, name, reference, depth, column))
+                sorts.setdefault(sort, []).append(f"{name}{told}")
+        parts = [f"{words}: {', '.join(sorts[words])}" for words in _SIDES if words in sorts]
+        yield f"At {depth} layers {reference} reaches {own} {what}. Against it, {'; '.join(parts)}."
 
 
 def claims(published: Published, runs: pd.DataFrame) -> Iterator[Claim]:
@@ -164,8 +177,8 @@ def _depths(runs: pd.DataFrame) -> list[int]:
     return sorted(int(depth) for depth in runs["depth"].unique())
 
 
-def _apart(runs: pd.DataFrame, a: str, b: str, depth: int) -> Interval:
-    one, other = (of(runs, "test_error", {"variant": name, "depth": depth}) for name in (a, b))
+def _apart(runs: pd.DataFrame, a: str, b: str, depth: int, column: str = "test_error") -> Interval:
+    one, other = (of(runs, column, {"variant": name, "depth": depth}) for name in (a, b))
     return paired(one, other)
 
 
@@ -203,30 +216,31 @@ def _ordering(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _against_reference(published: Published, runs: pd.DataFrame, depth: int) -> Iterator[str]:
-    names, reference = _variants(published, runs), published.reference
-    if reference not in names or len(names) < 2:
-        return
-    sorts: dict[str, list[str]] = {"worse": [], "better": [], "unknown": [], "level": []}
-    for name in names:
-        if name == reference:
-            continue
-        found = _apart(runs, name, reference, depth)
-        if not found.known:
-            sorts["unknown"].append(name)
-        elif not found.excludes(0):
-            sorts["level"].append(name)
-        else:
-            sorts["worse" if found.low > 0 else "better"].append(f"{name} ({100 * found.mean:+.1f} points)")
-    own = percent(student(of(runs, "test_error", {"variant": reference, "depth": depth})))
-    told = {
-        "worse": "shown to be worse: ",
-        "better": "shown to be better: ",
-        "level": "no difference is shown (the interval includes zero): ",
-        "unknown": "too few finished runs for an interval: ",
-    }
-    parts = [f"{words}{', '.join(sorts[sort])}" for sort, words in told.items() if sorts[sort]]
-    yield f"At {depth} layers {reference} reaches {own} test error. Against it, {'; '.join(parts)}."
+_SIDES = (
+    "shown to be worse",
+    "shown to be better",
+    "no difference is shown (the interval includes zero)",
+    "too few finished runs for an interval",
+)
+
+
+def _side(change: Interval) -> tuple[str, str]:
+    worse, better, level, unknown = _SIDES
+    if not change.known:
+        return unknown, ""
+    if not change.excludes(0):
+        return level, ""
+    return worse if change.low > 0 else better, f" ({100 * change.mean:+.1f} points)"
+
+
+def _turned_around(ordered: pd.DataFrame, depth: int) -> Iterator[str]:
+    """The pairs that an interval shows in the opposite order, which the table of pairs has with their numbers."""
+    opposite = ordered[(ordered["depth"] == depth) & (ordered["order"] == "opposite")]
+    if len(opposite):
+        parts = [
+            f"{name} is behind {', '.join(rows['worse'])}" for name, rows in opposite.groupby("better", sort=False)
+        ]
+        yield f"Against the paper's order at {depth} layers: {'; '.join(parts)}."
 
 
 def _order_holds(row: Mapping[Any, Any]) -> str:
@@ -246,7 +260,3 @@ def _order_holds(row: Mapping[Any, Any]) -> str:
         f"shown in its order, {opposite} in the opposite one, and {unclear} are not shown to differ. Of {total} such "
         f"intervals {0.05 * total:.1f} would exclude zero by chance."
     )
-
-
-def _gap(row: Mapping[Any, Any]) -> str:
-    return points(Interval(-row["difference"], -row["high"], -row["low"], 2)).lstrip("+-")
