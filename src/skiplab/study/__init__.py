@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "identity": "Can a deep network learn the identity, or a linear map?",
     "placement": "Where should norm and ReLU stand around the addition?",
     "shortcuts": "Is the identity the best shortcut?",
 }
