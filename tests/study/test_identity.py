@@ -154,6 +154,6 @@ def test_a_run_leaves_its_tables(variant: str, tmp_path: Path) -> None:
             torch.manual_seed(0)
             model = network(variant, 8)
         x, y = data.train.x[:256].flatten(1), data.train.y[:256]
-        first, last = (model.get_submodule(name).weight.detach() for name in ("first", "last"))
+        first, last = (model.get_parameter(f"{name}.weight").detach() for name in ("first", "last"))
         by_hand = last.T @ ((x @ first.T @ last.T - y) * 2 / y.numel()).T @ x
         assert row["first_gradient"] == pytest.approx(float(by_hand.norm()), rel=1e-4)
