@@ -80,7 +80,7 @@ def _point_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataF
 def _steps(figure: Figure, rows: pd.DataFrame) -> tuple[alt.X, dict[str, Any], list[str]]:
     """Where a point stands: by x and, side by side, by colour; and the columns that say so."""
     if figure.x is None or figure.x.column == figure.by:
-        order = _ordered(figure.by, rows)
+        order = _ordered(figure.by, rows) if figure.x is None else list(dict.fromkeys(rows[figure.by]))
         angle = -35 if len(order) > 4 else 0
         title = None if figure.x is None else figure.x.title
         return (

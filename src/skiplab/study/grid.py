@@ -40,7 +40,19 @@ _GRACE = 5.0  # seconds that a stopped cell has to end by itself
 _NO_OUTCOME = {"cli", "report", "schema.py", "terminal.py", "resolve.py", "figure.py"}  # they change no cell's outcome
 _AFTERWARDS = {  # nor does what comes after the last cell
     f"study/{name}.py"
-    for name in ("__init__", "charts", "claims", "own", "progress", "question", "result", "run", "stats", "verdicts")
+    for name in (
+        "__init__",
+        "charts",
+        "claims",
+        "own",
+        "progress",
+        "published",
+        "question",
+        "result",
+        "run",
+        "stats",
+        "verdicts",
+    )
 }
 
 
