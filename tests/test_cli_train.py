@@ -41,6 +41,18 @@ class Net(nn.Module):
         return self.gain * self.body(self.factor * x)
 
 
+def line():
+    return nn.Linear(3, 2)
+
+
+def values():
+    from skiplab.data import DataSet, Split
+
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    y = x @ torch.ones(3, 2)
+    return DataSet("values", Split(x[:20], y[:20]), Split(x[20:], y[20:]), None)
+
+
 def pool():
     layers = nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     return nn.Sequential(*layers), torch.ones(1, 3, 8, 8)
@@ -81,6 +93,28 @@ def test_json_holds_what_the_library_trains(net: Path) -> None:
     expected = stats.ttest_1samp(errors, 0).confidence_interval(0.95)
     assert result["summary"]["test_error"]["mean"] == pytest.approx(np.mean(errors))
     assert result["summary"]["test_error"]["low"] == pytest.approx(expected.low)
+
+
+def test_every_part_of_the_recipe_has_its_option(net: Path) -> None:
+    options = "--optimizer adamw --clip 0.5 --augment crop-flip --padding 2 --precision fast --judged 100".split()
+    asked = {"optimizer": "adamw", "clip": 0.5, "augment": "crop-flip", "padding": 2, "precision": "fast"}
+    result = found(f"{net}:Net", *QUICK, *options, "--learning-rate", "0.003")
+    assert result["recipe"].items() >= {**asked, "judged": 100}.items()
+    torch.manual_seed(0)
+    from skiplab.resolve import resolve
+
+    recipe = Recipe(epochs=2, batch_size=256, learning_rate=0.003, judged=100, **asked)
+    history = fit(resolve(f"{net}:Net", ("1",)).model, digits(), recipe, device="cpu").history
+    assert result["runs"][0]["test_loss"] == pytest.approx(history["test_loss"].iloc[-1])
+
+
+def test_values_are_told_as_shares_of_their_variance(net: Path, tmp_path: Path) -> None:
+    options = "--device cpu --epochs 30 --batch 8 --seeds 0,1".split()
+    result = invoke(f"{net}:line", "--data", f"{net}:values", *options, "--report", tmp_path / "page.html")
+    assert result.exit_code == 0, result.stderr
+    assert "line trains: training error is 0." in result.stdout
+    assert "chance is 100.0 %" in result.stdout
+    assert "– Errors are shares of the targets' variance that are left unexplained" in result.stdout
 
 
 def test_a_table_and_what_it_says(net: Path, tmp_path: Path) -> None:
@@ -182,6 +216,15 @@ def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> 
         (("NET:Net", *QUICK, "--seeds", "0,x"), UsageError, "--seeds 0,x: write numbers with commas"),
         (("NET:Net", *QUICK, "--seeds", "-1"), UsageError, "seed=-1: give a number from 0"),
         (("NET:Net", *QUICK, "--schedule", "linear"), UsageError, "choose 'cosine' or 'step'"),
+        (("NET:Net", *QUICK, "--optimizer", "lion"), UsageError, "choose 'sgd' or 'adamw'"),
+        (("NET:Net", *QUICK, "--augment", "flip"), UsageError, "choose 'none', 'crop' or 'crop-flip'"),
+        (("NET:Net", *QUICK, "--precision", "half"), UsageError, "choose '32-true', 'bf16-mixed' or 'fast'"),
+        (
+            ("NET:line", "--data", "NET:values", "--augment", "crop"),
+            DataError,
+            r"needs pictures .*x \(20, 3\), y \(20, 2\)",
+        ),
+        (("NET:Net", "--data", "NET:values"), DataError, r"cannot take an example of values, shape \(3,\)"),
         (("NET:Net", *QUICK, "--fresh"), UsageError, "--fresh starts over in the folder of --out"),
         (("net.pt2", *QUICK), UsageError, "is a graph for inference, which does not train"),
         (("NET:Net", *QUICK, "--device", "quantum"), UsageError, "choose auto, cpu, cuda"),
@@ -242,10 +285,6 @@ def trial(seed: int, *errors: float, why: str = "") -> Trial:
 )
 def test_sentences_follow_from_the_errors(trials: list[Trial], said: str) -> None:
     assert said in " ".join(learned.sentences(trials, "net", 0.9, 0.8))
-
-
-def test_chance_is_the_share_of_all_but_the_commonest_class() -> None:
-    assert learned.chance(torch.tensor([0, 2, 2, 2, 5])) == pytest.approx(0.4)
 
 
 def test_the_chart_is_drawn_of_runs_with_gaps() -> None:

@@ -19,6 +19,7 @@ RANKS = """
 errors figure
 ops functional files headings recipe inputs weights mismatch code
 data fused arguments checkpoint models anchors network folding
+tasks augment precision optimizers
 program builders loop
 absent
 execute train skips parts resolve

@@ -150,6 +150,98 @@ def test_bfloat16_trains_with_weights_in_float32() -> None:
     assert not run.history["train_loss"].hasnans
 
 
+def pictures() -> DataSet:
+    """Small pictures of three classes; 50 to learn from, as `points`."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(70) % 3
+    x = torch.randn(70, 2, 6, 6, generator=generator) + y[:, None, None, None]
+    return DataSet("pictures", Split(x[:50], y[:50]), Split(x[50:], y[50:]), classes=3)
+
+
+def convolutions() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        layers = nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3))
+
+
+def test_adamw_and_clipping_are_pytorchs() -> None:
+    data = points()
+    recipe = Recipe(epochs=2, batch_size=50, learning_rate=0.05, optimizer="adamw", beta2=0.9, clip=0.1)
+    net = nn.Linear(6, 3)
+    run = fit(net, data, recipe, device="cpu")
+    hand, norms = copy.deepcopy(net), []
+    optimizer = torch.optim.AdamW(hand.parameters(), lr=0.05, betas=(0.9, 0.9), weight_decay=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(2):
+        chosen = torch.randperm(50, generator=generator)
+        optimizer.param_groups[0]["lr"] = learning_rate_at(recipe, step, 1)
+        optimizer.zero_grad()
+        F.cross_entropy(hand(data.train.x[chosen]), data.train.y[chosen]).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(hand.parameters(), 0.1)))
+        optimizer.step()
+    assert same_tensors(run.model, hand)
+    assert run.steps["gradient_norm"].to_list() == norms  # before clipping
+    assert min(norms) > 0.1
+
+
+def test_augmented_training_is_the_plain_loop_on_the_same_draws() -> None:
+    from skiplab.augment import augmented, draw
+
+    data, recipe, net = pictures(), Recipe(epochs=1, batch_size=16, augment="crop-flip", padding=2), convolutions()
+    net[5] = nn.Identity()
+    run = fit(net, data, recipe, device="cpu")
+    hand, generator = copy.deepcopy(net).train(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.SGD(hand.parameters(), momentum=0.9, weight_decay=1e-4)
+    for step, chosen in enumerate(torch.randperm(50, generator=generator).split(16)):
+        x = augmented(data.train.x[chosen], draw(len(chosen), "crop-flip", 2, generator), 2)
+        optimizer.param_groups[0]["lr"] = learning_rate_at(recipe, step, 4)
+        optimizer.zero_grad()
+        F.cross_entropy(hand(x), data.train.y[chosen]).backward()
+        optimizer.step()
+    assert same_tensors(run.model, hand)
+    assert evaluate(hand, data.train, 16) == (run.history["train_loss"].iloc[0], run.history["train_error"].iloc[0])
+
+
+def test_fast_is_bfloat16_where_there_are_units_and_leaves_no_trace_on_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from skiplab import precision
+
+    net, data = convolutions(), pictures()
+    runs = {name: fit(net, data, replace(RECIPE, precision=name), device="cpu") for name in ("32-true", "bf16-mixed")}
+    for units, same in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device, units=units: units)
+        run = fit(net, data, replace(RECIPE, precision="fast"), device="cpu")
+        for name, tensor in run.model.state_dict().items():
+            assert tensor.dtype == net.state_dict()[name].dtype
+            assert tensor.stride() == net.state_dict()[name].stride()
+        losses = {name: abs(each.steps["loss"][0] - run.steps["loss"][0]) for name, each in runs.items()}
+        assert min(losses, key=lambda name: losses[name]) == same  # layouts alone differ by roundings
+        assert losses[same] < 1e-5 or units
+
+
+def test_a_fast_run_is_taken_up_only_where_fast_means_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skiplab import precision
+
+    recipe = replace(RECIPE, precision="fast")
+    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device: True)
+    fit(network(), points(), recipe, tmp_path, device="cpu")
+    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device: False)
+    with pytest.raises(DataError, match=r"fast was bf16-mixed channels-last, now 32-true channels-last; .*--fresh"):
+        fit(network(), points(), recipe, tmp_path, device="cpu")
+
+
+def test_epochs_may_be_judged_on_a_few_and_the_last_is_judged_on_all() -> None:
+    run, few = fit(network(), points(), RECIPE), fit(network(), points(), replace(RECIPE, judged=10))
+    assert same_tensors(run.model, few.model)
+    assert few.steps.equals(run.steps)
+    same = run.history.drop(columns="seconds") == few.history.drop(columns="seconds")
+    assert same.drop(columns=["train_loss", "train_error"]).all(axis=None)
+    assert same["train_loss"].tolist() == [False, False, True]
+    assert (few.history["train_error"] * 10).iloc[0] == pytest.approx(round(few.history["train_error"].iloc[0] * 10))
+
+
 def test_evaluate_puts_every_mode_back() -> None:
     net, split = network(), points().test
     net[1].eval()
@@ -208,6 +300,12 @@ def test_rates_climb_to_the_full_rate_and_then_never_rise(epochs: int, steps: in
         {"warmup_epochs": 31.0},
         {"seed": -1},
         {"precision": "8-bit"},
+        {"optimizer": "lion"},
+        {"beta2": 1.0},
+        {"clip": 0.0},
+        {"augment": "flip"},
+        {"padding": 0},
+        {"judged": -1},
     ],
 )
 def test_recipes_that_make_no_sense(wrong: dict[str, Any]) -> None:
@@ -255,6 +353,41 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path, stop: 
     assert seen == list(range(stop + 1, 4))
     assert same_run(resumed, fit(network(), points(), RECIPE, tmp_path / "b"))
     assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
+
+
+OTHER = {
+    "adamw": {"optimizer": "adamw", "learning_rate": 0.01, "clip": 0.5},
+    "crop-flip": {"augment": "crop-flip", "padding": 1},
+    "fast": {"precision": "fast", "augment": "crop"},
+    "fast-adamw": {"precision": "fast", "optimizer": "adamw"},
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_recipes_go_on_as_if_they_had_never_stopped(name: str, tmp_path: Path) -> None:
+    def stopping(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    recipe = replace(RECIPE, **OTHER[name])
+    with pytest.raises(KeyboardInterrupt):
+        fit(convolutions(), pictures(), recipe, tmp_path / "a", on_epoch=stopping, device="cpu")
+    resumed = fit(convolutions(), pictures(), recipe, tmp_path / "a", device="cpu")
+    assert same_run(resumed, fit(convolutions(), pictures(), recipe, tmp_path / "b", device="cpu"))
+    assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
+    assert not same_tensors(resumed.model, fit(convolutions(), pictures(), RECIPE, device="cpu").model)
+
+
+def test_a_run_kept_before_recipes_had_more_fields_is_the_same_run(tmp_path: Path) -> None:
+    """Its run.json has the nine fields of then."""
+    run = fit(network(), points(), RECIPE, tmp_path)
+    kept = json.loads((tmp_path / "run.json").read_text())["recipe"]
+    first = "epochs batch_size learning_rate momentum weight_decay schedule warmup_epochs seed precision".split()
+    assert list(kept) == first
+    assert Recipe(**kept) == RECIPE
+    assert same_run(run, fit(network(), points(), RECIPE, tmp_path, on_epoch=lambda _: pytest.fail("trained")))
+    with pytest.raises(DataError, match=r"recipe\.optimizer was None, now adamw"):
+        fit(network(), points(), replace(RECIPE, optimizer="adamw"), tmp_path)
 
 
 class Killed(BaseException):

@@ -1,18 +1,27 @@
 """What a training is: its hyperparameters, and the learning rate that they give to each step."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from skiplab.errors import UsageError
+
+_FIRST_FIELDS = 9  # that every recorded recipe has; later ones are recorded where they differ from their default
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with momentum, and weight decay on all weights, as in He et al. 2016,
+    """How to train; without options SGD with momentum, and weight decay on all weights, as in He et al. 2016,
     arXiv:1512.03385, §4.2.
 
-    `warmup_epochs` may be a fraction. `precision` is Lightning Fabric's name for it.
+    `warmup_epochs` may be a fraction. `precision` is Lightning Fabric's name for it, or `fast`: bfloat16 where the
+    device has units for it, float32 elsewhere, and the channels of pictures next to one another in memory.
+
+    `optimizer`: `sgd`, or `adamw`, whose β₁ is `momentum` and β₂ `beta2`.
+    `clip`: the norm of all gradients together to which a longer one is shortened.
+    `augment`: what `skiplab.augment` does to the pictures that are learned from, with `padding` pixels on each side.
+    `judged`: examples, drawn from the seed, of which the training part's loss and error are after all epochs but the
+    last, since that costs a forward pass of each; 0 for all of them.
     """
 
     epochs: int = 30
@@ -23,7 +32,13 @@ class Recipe:
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_epochs: float = 0.0
     seed: int = 0
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "fast"] = "32-true"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    beta2: float = 0.999
+    clip: float | None = None
+    augment: Literal["none", "crop", "crop-flip"] = "none"
+    padding: int = 4
+    judged: int = 0
 
     def __post_init__(self) -> None:
         rules = {
@@ -35,11 +50,28 @@ class Recipe:
             "schedule": (self.schedule in ("cosine", "step"), "choose 'cosine' or 'step'"),
             "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, "give a number from 0 to epochs"),
             "seed": (0 <= self.seed < 2**63, "give a number from 0 to 2⁶³ − 1"),
-            "precision": (self.precision in ("32-true", "bf16-mixed"), "choose '32-true' or 'bf16-mixed'"),
+            "precision": (
+                self.precision in ("32-true", "bf16-mixed", "fast"),
+                "choose '32-true', 'bf16-mixed' or 'fast'",
+            ),
+            "optimizer": (self.optimizer in ("sgd", "adamw"), "choose 'sgd' or 'adamw'"),
+            "beta2": (0 <= self.beta2 < 1, "give a number from 0 to below 1"),
+            "clip": (self.clip is None or 0 < self.clip < math.inf, "give a number above 0, or none"),
+            "augment": (self.augment in ("none", "crop", "crop-flip"), "choose 'none', 'crop' or 'crop-flip'"),
+            "padding": (self.padding >= 1, "give at least 1"),
+            "judged": (self.judged >= 0, "give a number of examples, 0 for all"),
         }
         for name, (kept, mend) in rules.items():
             if not kept:
                 raise UsageError(f"{name}={getattr(self, name)!r}: {mend}")
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, by which a kept run is known again; without what came later, unless it is used.
+
+        So runs that were kept before a field was added are still those of the same recipe.
+        """
+        later = {field.name: field.default for field in fields(self)[_FIRST_FIELDS:]}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

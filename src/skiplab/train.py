@@ -4,14 +4,15 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -19,6 +20,7 @@ from skiplab.checkpoint import Row, RunFolder
 from skiplab.data import DataSet
 from skiplab.errors import DivergedError, UsageError
 from skiplab.loop import Loop, evaluate
+from skiplab.precision import Precision, resolved, told
 from skiplab.recipe import Recipe, learning_rate_at
 
 __all__ = ["Recipe", "Run", "evaluate", "fit", "learning_rate_at"]
@@ -32,8 +34,11 @@ class Run:
     `running_loss` and `running_error` (over the epoch, in training mode, while the weights changed),
     `train_loss`, `train_error`, `test_loss`, `test_error` (at its end, in evaluation mode), `seconds`.
     `steps`, one row a step: `epoch`, `step`, `learning_rate`, `loss`, `error`, and `gradient_norm`, the L2
-    norm over all weights. Losses are cross-entropies in nats, errors shares from 0 to 1; what was not finite
-    is NaN.
+    norm over all weights, before any clipping. What was not finite is NaN.
+
+    Of classes, losses are mean cross-entropies in nats and errors shares of wrong answers, from 0 to 1, both over
+    what is asked. Of values, losses are mean squared errors and errors shares of the part's variance that are left
+    unexplained: 0 for a perfect model, 1 for the part's mean (see `skiplab.tasks`).
     """
 
     model: nn.Module
@@ -66,7 +71,8 @@ def fit(
     fabric = fabric_on(device, recipe.precision)
     keeper = None
     if folder is not None:
-        keeper = RunFolder(folder, {"recipe": asdict(recipe), "data": data.fingerprint()})
+        identity = {"recipe": recipe.record(), "data": data.fingerprint(), **told(recipe.precision, fabric.device)}
+        keeper = RunFolder(folder, identity)
     with _own_randomness(fabric.device):
         _seed(fabric.device, recipe.seed)
         loop = Loop(fabric, model, data, recipe)
@@ -103,21 +109,23 @@ def _take_up(loop: Loop, keeper: RunFolder | None) -> tuple[int, list[Row]]:
     return saved.epoch, saved.rows
 
 
-def fabric_on(device: str, precision: Literal["32-true", "bf16-mixed"] = "32-true") -> Fabric:
+def fabric_on(device: str, precision: Precision = "32-true") -> Fabric:
     """Lightning Fabric on the one device asked for; UsageError for one that is not here."""
     choices = "choose auto, cpu, cuda, cuda:N or mps"
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"device={device!r}: {choices}")
     kind, _, index = device.partition(":")
+
+    devices = [int(index)] if index else 1
+    plugins: list[Any] = [LightningEnvironment()]  # one process, whatever cluster it may run on
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as that another accelerator stays unused
-            return Fabric(
-                accelerator=kind,
-                devices=[int(index)] if index else 1,
-                precision=precision,
-                plugins=[LightningEnvironment()],  # one process, whatever cluster it may run on
-            )
+            fabric = Fabric(accelerator=kind, devices=devices, plugins=plugins)
+            if resolved(precision, fabric.device) == "32-true":
+                return fabric
+            plugins.append(MixedPrecision("bf16-mixed", fabric.device.type))  # by name, it would be told on stderr
+            return Fabric(accelerator=kind, devices=devices, plugins=plugins)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UsageError(f"device={device!r} is not available here; {choices}") from error
 

@@ -5,21 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from skiplab.cli.trials import CURVES, LOGGED, Trial, percent
 from skiplab.study.stats import Interval, student
+from skiplab.tasks import VALUES
 
 HEADINGS = ("seed", "epochs", "train loss", "train error", "test loss", "test error", "seconds")
 
 # Of the way from the error of chance to none: below the first a network "does not train", below the second "hardly".
 _NOT, _HARDLY = 0.1, 0.5
-
-
-def chance(y: Tensor) -> float:
-    """The error of always saying the commonest class."""
-    return 1 - int(torch.bincount(y).max()) / len(y)
 
 
 def table(trials: list[Trial]) -> pd.DataFrame:
@@ -59,7 +53,9 @@ def sentences(trials: list[Trial], model: str, learned: float, judged: float) ->
         return
     yield _trains(finished, model, learned)
     test = student([float(trial.history["test_error"].iloc[-1]) for trial in finished])
-    yield f"Test error: {_with_interval(test)}; chance is {percent(judged)}."
+    yield f"Test error: {_with_interval(test, judged)}; chance is {percent(judged)}."
+    if learned == VALUES:
+        yield "Errors are shares of the targets' variance that are left unexplained; chance is always saying the mean."
 
 
 def _trains(finished: list[Trial], model: str, learned: float) -> str:
@@ -75,7 +71,7 @@ def _trains(finished: list[Trial], model: str, learned: float) -> str:
         return f"{model} trains in {runs}: by training error, {told}; chance is {percent(learned)}."
     ends = "stays at" if verdicts[0] == "does not train" and not _ever(finished, learned) else "ends at"
     verb = {"trains": "is", "hardly trains": "ends at"}.get(verdicts[0], ends)
-    error = _with_interval(student(errors))
+    error = _with_interval(student(errors), learned)
     return f"{model} {verdicts[0]}: training error {verb} {error}; chance is {percent(learned)}."
 
 
@@ -89,10 +85,11 @@ def _ever(finished: list[Trial], learned: float) -> bool:
     return any(float(trial.history["train_error"].min()) < (1 - _NOT) * learned for trial in finished)
 
 
-def _with_interval(value: Interval) -> str:
+def _with_interval(value: Interval, chance: float) -> str:
     if not value.known:
         return f"{percent(value.mean)} (one run, which gives no interval)"
-    low, high = (100 * min(max(end, 0.0), 1.0) for end in (value.low, value.high))
+    most = math.inf if chance == VALUES else 1.0  # values may be worse than their mean
+    low, high = (100 * min(max(end, 0.0), most) for end in (value.low, value.high))
     return f"{percent(value.mean)} on average (95 % interval {low:.1f} to {high:.1f} over {value.count} runs)"
 
 

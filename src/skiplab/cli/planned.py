@@ -1,7 +1,6 @@
 """What `skiplab train` is asked to train, built and checked before anything takes long."""
 
 import zlib
-from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from skiplab.cli.kept import must_be
-from skiplab.cli.learned import chance
 from skiplab.cli.request import Request, keywords
 from skiplab.cli.subject import mend
 from skiplab.cli.trials import Plan, start_over
@@ -22,6 +20,7 @@ from skiplab.loop import must_fit
 from skiplab.recipe import Recipe
 from skiplab.resolve import resolve
 from skiplab.sources import Asked, dataset
+from skiplab.tasks import chance
 from skiplab.train import fabric_on
 from skiplab.weights import checksum
 
@@ -67,11 +66,11 @@ def config_of(request: Request, plan: Plan, seed: int, *, fresh: bool) -> dict[s
             "layers": _layers(model),
         },
         "data": plan.data.fingerprint(),
-        "recipe": {name: value for name, value in asdict(plan.recipe).items() if name != "seed"},
+        "recipe": {name: value for name, value in plan.recipe.record().items() if name != "seed"},
     }
     if plan.out is not None:
         _keep(plan.out, config, fresh=fresh)
-    config["data"]["chance"] = {part: chance(getattr(plan.data, part).y) for part in ("train", "test")}
+    config["data"]["chance"] = {part: chance(getattr(plan.data, part)) for part in ("train", "test")}
     return {**config, "versions": {name: version(name) for name in ("skiplab", "torch")}}
 
 

@@ -24,12 +24,17 @@ def train(
     data: Data,
     epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = Recipe.epochs,
     batch: Annotated[int, typer.Option(help="Examples a step.")] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Of SGD, at its highest.")] = Recipe.learning_rate,
-    momentum: Annotated[float, typer.Option(help="Of SGD.")] = Recipe.momentum,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = Recipe.learning_rate,
+    momentum: Annotated[float, typer.Option(help="Of SGD; AdamW's β₁.")] = Recipe.momentum,
     weight_decay: Annotated[float, typer.Option(help="On all weights.")] = Recipe.weight_decay,
     schedule: Annotated[str, typer.Option(help="Of the learning rate: cosine or step.")] = Recipe.schedule,
     warmup: Annotated[float, typer.Option(help="Epochs in which the rate climbs.")] = Recipe.warmup_epochs,
-    precision: Annotated[str, typer.Option(help="32-true or bf16-mixed.")] = Recipe.precision,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = Recipe.optimizer,
+    clip: Annotated[float | None, typer.Option(help="Norm to which longer gradients are shortened.")] = Recipe.clip,
+    augment: Annotated[str, typer.Option(help="Of pictures: none, crop or crop-flip.")] = Recipe.augment,
+    padding: Annotated[int, typer.Option(help="Pixels on each side of what is cropped.")] = Recipe.padding,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or fast.")] = Recipe.precision,
+    judged: Annotated[int, typer.Option(help="Training examples to judge by before the end; 0 for all.")] = 0,
     seeds: Annotated[str, typer.Option(help="A run each, of initial weights and order: 0,1,2.")] = "0",
     samples: Annotated[int, typer.Option(min=0, help="Examples of each part, drawn at random; 0 for all.")] = 0,
     split: Annotated[str | None, typer.Option(help="The part to judge by (default: test, else validation).")] = None,
@@ -46,8 +51,9 @@ def train(
     if report is not None:
         check_page(report)
     rates = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
-    kinds: dict[str, Any] = {"schedule": schedule, "precision": precision}  # which the recipe checks
-    recipe = Recipe(epochs=epochs, batch_size=batch, warmup_epochs=warmup, **rates, **kinds)
+    kinds: dict[str, Any] = {"schedule": schedule, "precision": precision, "optimizer": optimizer, "augment": augment}
+    sizes = {"epochs": epochs, "batch_size": batch, "padding": padding, "judged": judged}
+    recipe = Recipe(warmup_epochs=warmup, clip=clip, **sizes, **rates, **kinds)  # which checks them
     chosen = _seeds(seeds, recipe)
     if fresh and out is None:
         raise UsageError("--fresh starts over in the folder of --out: give both, or none")

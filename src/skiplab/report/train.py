@@ -26,7 +26,7 @@ def train_page(
     curves, runs = tables
     how = (
         "One colour a seed, at the end of each epoch in evaluation mode; solid on the training part, dashed on the "
-        "test part. The grey line is the error of always saying the training part's commonest class."
+        "test part. The grey line is the error of always saying the training part's commonest class, or its mean."
     )
     return Page(
         title=title,
@@ -53,7 +53,7 @@ def run_curves(curves: pd.DataFrame, chance: float) -> AnyChart:
         scale=alt.Scale(domain=seeds, range=[PALETTE[i % len(PALETTE)] for i in range(len(seeds))]),
         legend=alt.Legend(orient="top"),
     )
-    percent = alt.Y("value:Q", title="error", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1]))
+    percent = alt.Y("value:Q", title="error", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1], clamp=True))
     log = alt.Y("value:Q", title="loss (nats)", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=5))
     line = alt.Chart(inline(pd.DataFrame({"value": [chance]}))).mark_rule(color=MUTED, strokeDash=[2, 3])
     word = line.mark_text(align="left", dy=-7, x=4, color=MUTED, fontSize=11).encode(

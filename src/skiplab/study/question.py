@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -123,7 +123,7 @@ class Study:
                 "variant": variant,
                 **dict(zip(grid.axes, values, strict=True)),
                 "seed": seed,
-                "recipe": asdict(replace(grid.recipe, seed=seed)),
+                "recipe": replace(grid.recipe, seed=seed).record(),
                 "device": grid.device,
             }
             yield {**settings, **self.about(settings)}
