@@ -1,7 +1,7 @@
 """Data sets small enough to live in memory, one file a sort."""
 
-from skiplab.data.canvases import canvases, edges
+from skiplab.data.canvases import canvases, distances, edges
 from skiplab.data.digits import digits
 from skiplab.data.split import IGNORED, DataSet, Split, batches
 
-__all__ = ["IGNORED", "DataSet", "Split", "batches", "canvases", "digits", "edges"]
+__all__ = ["IGNORED", "DataSet", "Split", "batches", "canvases", "digits", "distances", "edges"]

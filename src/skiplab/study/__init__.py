@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "unet": "What do the long skips of a U-Net carry?",
 }
 
 __all__ = ["QUESTIONS", "compare"]
