@@ -1,5 +1,6 @@
 """The study of long skips: its sentences on synthetic results, and a tiny run of it."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def synthetic(edge: float, inside: float, seeds: int = 4, lost: tuple[str, ...] 
                     for replacement, norms in CUTS:
                         at = {"variant": variant, **place, "seed": seed, "level": level, "way": way}
                         changes = (by + rng.normal(0, 1e-3) for by in (edge, inside))
-                        names = zip(("edge_change", "inside_change"), changes, strict=True)
-                        cut.append({**at, "replacement": replacement, "batchnorm": norms, **dict(names)})
+                        found = dict(zip(("edge_change", "inside_change"), changes, strict=True))
+                        found |= {"edge": e + found["edge_change"], "inside": i + found["inside_change"]}
+                        cut.append({**at, "replacement": replacement, "batchnorm": norms, **found})
     frames = {"runs": runs, "census": census, "routes": routed} | ({"lesions": cut} if cut else {})
     return {name: pd.DataFrame(rows) for name, rows in frames.items()}
 
@@ -55,16 +57,16 @@ def said(tables: dict[str, pd.DataFrame], *words: str) -> list[str]:
 
 
 def test_what_costs_more_at_edges_is_said_to_be_of_edges() -> None:
-    tables = synthetic(0.3, 0.1)
-    (trained,) = said(tables, "Trained as none and")
-    assert "changes at edges by +30" in trained
-    assert "inside by +10" in trained
-    assert "it is the edges that it concerns more, by 20" in trained
+    tables = synthetic(0.2, 0.1)
+    (first, *_) = verdicts(tables)
+    assert first.startswith("What the long skips carry: trained without them,")
+    assert re.search(r"changes at edges by \+(19.9|20.[01]) points", first)
+    assert re.search(r"inside by \+(9.9|10.[01]) points", first)
+    assert re.search(r"it is the edges that it concerns more, by (9.9|10.[01]) points", first)
     (cut,) = said(tables, "all long skips zeroed:")
     assert "it is the edges that it concerns more" in cut
-    (first, *_) = verdicts(tables)
-    assert first.startswith("none (depth 2, canvases 10) reaches")
-    assert "a difference of -40" in first
+    (trained,) = said(tables, "none (depth 2, canvases 10) reaches", "overlap", "where all")
+    assert re.search(r"a difference of -(29.9|30.[01]) points", trained)
     agree = {claim.source.split()[0] + claim.claim[:2]: claim.agrees for claim in claims(tables)}
     assert [agree[name] for name in ("RonnebergerTo", "DrozdzalLo", "WilmTh")] == ["yes"] * 3
     assert agree["WilmIt"] == "not shown"
@@ -72,9 +74,17 @@ def test_what_costs_more_at_edges_is_said_to_be_of_edges() -> None:
 
 def test_the_other_way_round() -> None:
     (line,) = said(synthetic(0.05, 0.2), "all long skips zeroed:")
-    assert "it is the inside that it concerns more, by 15" in line
+    assert re.search(r"it is the inside that it concerns more, by (14.9|15.[01])", line)
     by_source = {claim.claim: claim.agrees for claim in claims(synthetic(0.05, 0.2))}
     assert by_source["Long skips recover spatial information that is lost in downsampling."] == "no"
+
+
+def test_at_chance_nothing_is_said_of_where() -> None:
+    """Half of the error is all that there is to lose: 0.2 and 0.1 that rise to 0.5 rise by unlike amounts."""
+    lines = said(synthetic(0.3, 0.4), "Lesion of the trained")
+    assert len(lines) == 6
+    assert all("it is then 50 % and 50 %, about chance" in line for line in lines)
+    assert not [line for line in lines if "that it concerns more" in line]
 
 
 def test_no_effect_is_not_shown() -> None:

@@ -30,14 +30,14 @@ from skiplab.data import DataSet, canvases
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.models import unet
 from skiplab.recipe import Recipe
-from skiplab.study.charts import CENSUS, CURVES, SKIPS
+from skiplab.study.charts import CENSUS, SKIPS
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.examine import STRUCTURE, Training, save, seeded, structure, train
 from skiplab.study.grid import Report
 from skiplab.study.long_skips import BATCH, lesions, routes
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.stats import Interval, paired, student
-from skiplab.study.verdicts import Where, chosen, compared, difference, lightest, named, of, points
+from skiplab.study.verdicts import Where, chosen, compared, difference, named, of, points
 from skiplab.study.zones import MOST, balanced, by_zone, overlap
 
 LEVELS = 4  # at most, of those that can be left out
@@ -51,6 +51,9 @@ VARIANTS: dict[str, dict[str, Any]] = {  # options of `unet`; "without" is a lev
     "residual-none": {"residual": True, "skips": False},
 }
 FULL, NONE = "all", "none"
+ERRORS = ("edge_error", "inside_error")
+NEAR_CHANCE = 0.45  # a balanced error: chance is 0.5
+FEW = 30  # pixels of a zone, of which a share says little
 CUT = ("all", "add", "residual")  # whose skips are replaced once they are trained
 RECIPE = Recipe(epochs=12, batch_size=16, learning_rate=0.01, optimizer="adamw", weight_decay=0.01)
 GRIDS = {
@@ -110,68 +113,73 @@ def judged(model: nn.Module, data: DataSet) -> tuple[dict[str, float], pd.DataFr
 
 
 def finish(tables: Tables) -> Tables:
-    """For charts: what each lesion does, in the deepest network, with a row for the edges and one for the inside."""
-    zones, several = tables.get("zones"), tables["runs"]["depth"].nunique() > 1
+    """For charts: zones that have enough pixels, and what each lesion does in the deepest network, in points."""
+    runs, zones = tables["runs"], tables.get("zones")
     if zones is not None:
-        depth = [f", depth {depth}" if several else "" for depth in zones["depth"]]
-        tables = {**tables, "zones": zones.assign(zone=zones["kind"] + depth)}
+        least = zones.groupby(["kind", "distance"])["pixels"].transform("min")
+        depth = [f", depth {depth}" if runs["depth"].nunique() > 1 else "" for depth in zones["depth"]]
+        tables = {**tables, "zones": zones.assign(zone=zones["kind"] + depth)[least >= FEW]}
     if "lesions" not in tables:
         return tables
-    cut = chosen(tables["lesions"], _deepest(tables["runs"]))
+    cut = chosen(tables["lesions"], _deepest(runs)).sort_values("level", kind="stable")
     told = {"zero": " zeroed", "noise": " replaced by noise"}
     cut = cut.assign(lesion=cut["way"] + cut["replacement"].map(told))
-    parts = [
-        cut.assign(where=where, change=cut[column])
-        for where, column in (("edges", "edge_change"), ("inside", "inside_change"))
-    ]
-    kept = ["variant", *_deepest(cut), "seed", "level", "lesion", "batchnorm", "where", "change"]
+    changes = {"edges": "edge_change", "inside": "inside_change"}
+    parts = [cut.assign(where=where, change=100 * cut[column]) for where, column in changes.items()]
+    kept = ["variant", *_deepest(runs), "seed", "level", "lesion", "batchnorm", "where", "change"]
     return {**tables, "carried": pd.concat(parts, ignore_index=True)[kept]}
 
 
 def verdicts(tables: Tables) -> Iterator[str]:
     """What the numbers say of the deepest network with the most canvases."""
-    runs, trained = tables["runs"], dict.fromkeys(tables["runs"]["variant"])
-    networks = {variant: {"variant": variant, **_deepest(runs)} for variant in trained}
-    if FULL in networks:
-        full = networks[FULL]
-        for variant in [NONE, *(variant for variant in networks if variant not in (FULL, NONE))]:
-            if variant in networks and len(chosen(runs, networks[variant])):
-                yield compared(runs, networks[variant], full, "overlap", "overlap with the digits")
-                edge, inside = (_more(runs, networks[variant], full, column) for column in ERRORS)
-                yield from apart(f"Trained as {variant} and not as {FULL},", edge, inside)
-        if NONE in networks:
-            yield compared(runs, networks[NONE], full, "train_error", "training error")
-        yield from _lesioned(tables, full)
+    runs = tables["runs"]
+    networks = {variant: {"variant": variant, **_deepest(runs)} for variant in dict.fromkeys(runs["variant"])}
+    if {FULL, NONE} <= networks.keys():
+        edge, inside = (_more(runs, networks[NONE], networks[FULL], column) for column in ERRORS)
+        yield from apart("What the long skips carry: trained without them,", edge, inside)
+    yield from _lesioned(tables, networks.get(FULL, {}))
+    for a, b in (("none", "all"), ("add", "all"), ("residual", "all"), ("residual-none", "residual")):
+        if {a, b} <= networks.keys():
+            yield compared(runs, networks[a], networks[b], "overlap", "overlap with the digits")
+    for variant in networks if FULL in networks else ():
+        if variant.startswith("without") and len(chosen(runs, networks[variant])):
+            yield compared(runs, networks[variant], networks[FULL], "overlap", "overlap with the digits")
+            edge, inside = (_more(runs, networks[variant], networks[FULL], column) for column in ERRORS)
+            yield from apart(f"Trained as {variant} and not as {FULL},", edge, inside)
     yield from _short(runs, networks)
-    yield lightest(tables["census"], list(networks.values())[:1] + [networks[v] for v in (NONE,) if v in networks])
+    if {FULL, NONE} <= networks.keys():
+        yield compared(runs, networks[NONE], networks[FULL], "train_error", "training error")
     yield from _routes(tables, networks)
 
 
-ERRORS = ("edge_error", "inside_error")
+def apart(what: str, edge: pd.Series, inside: pd.Series, left: tuple[float, float] = (0, 0)) -> Iterator[str]:
+    """A sentence on two changes of the error, by seed, and on whether they differ; none where no run has them.
 
-
-def apart(what: str, edge: pd.Series, inside: pd.Series) -> Iterator[str]:
-    """A sentence on two changes of the error, by seed, and on whether they differ; none where no run has them."""
+    `left`: the errors that they lead to. At chance there is no more to lose, and a difference of losses says nothing.
+    """
     if edge.notna().any():
         at_edges, within, beyond = student(edge), student(inside), paired(edge, inside)
         if not beyond.known:
             end = "a single seed, which gives no interval"
+        elif max(left) >= NEAR_CHANCE:
+            errors = " and ".join(f"{100 * error:.0f} %" for error in left)
+            end = f"it is then {errors}, about chance (50 %), so which of the two this concerns more cannot be told"
         elif beyond.excludes(0):
             end = f"it is the {'edges' if beyond.mean > 0 else 'inside'} that it concerns more, by {_span(beyond, abs)}"
         else:
-            end = f"no difference between the two is shown ({_span(beyond)}, includes zero)"
-        yield f"{what} the error changes at edges by {_moved(at_edges)}, inside by {_moved(within)}; {end}."
+            end = f"no difference between the two is shown ({_span(beyond)}; includes zero)"
+        yield f"{what} the error changes at edges by {_moved(at_edges)} and inside by {_moved(within)}; {end}."
 
 
 def _moved(change: Interval) -> str:
-    includes = change.known and not change.excludes(0)
-    return points(change) + (" – not shown to change" if includes else "")
+    text = points(change)
+    return text.replace(")", ", includes zero)") if change.known and not change.excludes(0) else text
 
 
 def _span(value: Interval, shown: Any = float) -> str:
     """A difference of changes in points; `shown` is `abs` where the words say which way it goes."""
     low, high = sorted((shown(value.low), shown(value.high)))
-    return f"{100 * shown(value.mean):.1f} points (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * shown(value.mean):.1f} points, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
 
 
 def _deepest(runs: pd.DataFrame) -> dict[str, int]:
@@ -186,29 +194,25 @@ def _more(runs: pd.DataFrame, a: Where, b: Where, column: str) -> pd.Series:
 
 def _lesioned(tables: Tables, full: Where) -> Iterator[str]:
     """What the trained network loses, by what is replaced."""
-    if "lesions" not in tables or (table := chosen(tables["lesions"], full)).empty:
+    if not full or "lesions" not in tables or (table := chosen(tables["lesions"], full)).empty:
         return
-    levels = sorted(set(table["level"]) - {"all"})
-    cuts = [("all", "long skip", "zero", "as trained", "all long skips zeroed")] if len(levels) > 1 else []
-    cuts += [("all", "long skip", "noise", "as trained", "noise in place of all long skips")] if cuts else []
-    cuts += [("all", "long skip", "zero", "re-estimated", "all long skips zeroed, batch norm re-estimated")][
-        : len(cuts)
-    ]
-    cuts += [
-        (
-            level,
-            "long skip",
-            "zero",
-            "as trained",
-            f"the long skip of level {level} ({SIZE >> int(level)}×{SIZE >> int(level)}) zeroed",
-        )
-        for level in levels
-    ]
-    cuts.append(("0", "way below", "zero", "as trained", f"all that is computed below {SIZE}×{SIZE} zeroed"))
-    for level, way, replacement, norms, told in cuts:
-        rows = chosen(table, {"level": level, "way": way, "replacement": replacement, "batchnorm": norms})
+    for told, where in _cuts(sorted(set(table["level"]) - {"all"})):
+        rows = chosen(table, {"way": "long skip", "replacement": "zero", "batchnorm": "as trained", **where})
         edge, inside = (rows.groupby("seed")[f"{name}_change"].mean() for name in ("edge", "inside"))
-        yield from apart(f"Lesion of the trained {FULL}, {told}:", edge, inside)
+        left = (float(rows["edge"].mean()), float(rows["inside"].mean()))
+        yield from apart(f"Lesion of the trained {FULL}, {told}:", edge, inside, left)
+
+
+def _cuts(levels: list[str]) -> Iterator[tuple[str, Where]]:
+    """The lesions that have a sentence; what they do not say is a long skip's, zeroed, with norms as trained."""
+    if len(levels) > 1:
+        yield "all long skips zeroed", {"level": "all"}
+        yield "all long skips zeroed, batch norm re-estimated", {"level": "all", "batchnorm": "re-estimated"}
+        yield "all long skips replaced by noise", {"level": "all", "replacement": "noise"}
+    for level in levels:
+        side = SIZE >> int(level)
+        yield f"the long skip of level {level} ({side}×{side}) zeroed", {"level": level}
+    yield f"all that is computed below {SIZE}×{SIZE} zeroed", {"level": "0", "way": "way below"}
 
 
 def _short(runs: pd.DataFrame, networks: Mapping[str, Where]) -> Iterator[str]:
@@ -225,11 +229,11 @@ def _gains(runs: pd.DataFrame, networks: Mapping[str, Where]) -> tuple[pd.Series
 
 
 def _routes(tables: Tables, networks: Mapping[str, Where]) -> Iterator[str]:
-    for variant in (FULL, "residual"):
+    for variant in (FULL, NONE, "residual"):
         if variant in networks and "routes" in tables:
             rows = chosen(tables["routes"], networks[variant]).to_dict("records")
-            told = [f"{_range(row)} by {row['route']} ({row['resolution']}×{row['resolution']})" for row in rows]
-            yield f"Nonlinearities on the ways through {variant}, by where they turn up again: {', '.join(told)}."
+            told = [f"{_range(row)} at {row['route']} ({row['resolution']}×{row['resolution']})" for row in rows]
+            yield f"Nonlinearities on a way through {variant}, by where it turns up again: {', '.join(told)}."
 
 
 def _range(row: Any) -> str:
@@ -304,7 +308,7 @@ FIGURES = (
         "points",
         "carried",
         Axis("level", "level", "steps"),
-        (Axis("change", "rise of the error", "share"),),
+        (Axis("change", "rise of the error, points"),),
         by="where",
         panel="lesion",
         where={"variant": FULL, "batchnorm": "as trained"},
@@ -313,14 +317,24 @@ FIGURES = (
         "zones",
         "Errors by distance to an edge",
         f"Share of wrong pixels, of those of the digits and of the background, by the distance to the nearest pixel of "
-        f"the other class; {MOST} is {MOST} or more. Strokes are thin: few digit pixels lie far inside.",
+        f"the other class; {MOST} is {MOST} or more, and zones of fewer than {FEW} pixels in some run are left out.",
         "points",
         "zones",
         Axis("distance", "pixels to the other class", "steps"),
         (Axis("wrong", "wrong pixels", "share"),),
         panel="zone",
     ),
-    replace(CURVES, panel="depth"),
+    Figure(
+        "learning",
+        "Learning",
+        "Share of wrong pixels at the end of each epoch, in evaluation mode: a thin line a seed, their mean thick, its "
+        "95 % interval shaded.",
+        "lines",
+        "curves",
+        Axis("epoch", "epoch"),
+        (TRAIN_ERROR, TEST_ERROR),
+        panel="depth",
+    ),
     Figure(
         "routes",
         "Nonlinearities by route",
