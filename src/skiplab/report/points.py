@@ -155,9 +155,8 @@ def _scaled(axis: Axis, rows: pd.DataFrame, column: str = "value") -> alt.Y:
         )
     values = finite(rows[axis.column])
     scale = alt.Scale(zero=bool(values.min() >= 0), nice=True)
-    return alt.Y(
-        f"{column}:Q", title=axis.title, scale=scale, axis=alt.Axis(format="%" if axis.kind in PERCENT else "~g")
-    )
+    ticks = alt.Axis(format="%") if axis.kind in PERCENT else alt.Axis()  # "~g" would write 50 as 5e+1
+    return alt.Y(f"{column}:Q", title=axis.title, scale=scale, axis=ticks)
 
 
 def _format(axis: Axis) -> str:

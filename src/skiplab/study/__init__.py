@@ -20,6 +20,7 @@ QUESTIONS = {
     "noise": "Do deep blocks learn features, or is what they add useful noise?",
     "ensemble": "Does a residual network behave like many shallow networks?",
     "capacity": "Does a skip connection let a network use only as much of itself as it needs?",
+    "unet": "What do the long skips of a U-Net carry?",
 }
 
 __all__ = ["QUESTIONS", "compare"]
