@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "span": "Skip over one, two or three layers: does it matter?",
+    "gradient": "Does the lowest layer receive gradient from the start?",
+    "sum": "Why is adding the input back not a mess?",
+    "noise": "Do deep blocks learn features, or is what they add useful noise?",
+    "ensemble": "Does a residual network behave like many shallow networks?",
+    "capacity": "Does a skip connection let a network use only as much of itself as it needs?",
     "unet": "What do the long skips of a U-Net carry?",
 }
 
