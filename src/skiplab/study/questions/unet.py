@@ -59,7 +59,7 @@ RECIPE = Recipe(epochs=12, batch_size=16, learning_rate=0.01, optimizer="adamw",
 GRIDS = {
     "quick": Grid({"depth": (2,), "canvases": (250,)}, recipe=replace(RECIPE, epochs=10)),
     "default": Grid({"depth": (2,), "canvases": (400,)}, recipe=RECIPE),
-    "full": Grid({"depth": (2, 3), "canvases": (1000,)}, seeds=5, recipe=replace(RECIPE, epochs=16)),
+    "full": Grid({"depth": (2, 3), "canvases": (1000,)}, seeds=5, recipe=RECIPE),
 }
 
 
@@ -113,7 +113,7 @@ def judged(model: nn.Module, data: DataSet) -> tuple[dict[str, float], pd.DataFr
 
 
 def finish(tables: Tables) -> Tables:
-    """For charts: zones that have enough pixels, and what each lesion does in the deepest network, in points."""
+    """For charts: zones that have enough pixels, and what each lesion does in the deepest network."""
     runs, zones = tables["runs"], tables.get("zones")
     if zones is not None:
         least = zones.groupby(["kind", "distance"])["pixels"].transform("min")
@@ -125,7 +125,7 @@ def finish(tables: Tables) -> Tables:
     told = {"zero": " zeroed", "noise": " replaced by noise"}
     cut = cut.assign(lesion=cut["way"] + cut["replacement"].map(told))
     changes = {"edges": "edge_change", "inside": "inside_change"}
-    parts = [cut.assign(where=where, change=100 * cut[column]) for where, column in changes.items()]
+    parts = [cut.assign(where=where, change=cut[column]) for where, column in changes.items()]
     kept = ["variant", *_deepest(runs), "seed", "level", "lesion", "batchnorm", "where", "change"]
     return {**tables, "carried": pd.concat(parts, ignore_index=True)[kept]}
 
@@ -308,7 +308,7 @@ FIGURES = (
         "points",
         "carried",
         Axis("level", "level", "steps"),
-        (Axis("change", "rise of the error, points"),),
+        (Axis("change", "rise of the error", "change"),),
         by="where",
         panel="lesion",
         where={"variant": FULL, "batchnorm": "as trained"},
