@@ -366,19 +366,38 @@ class WrittenRnn(nn.Module):
 
 
 class MinGru(nn.Module):
-    """Gates and candidates computed from the input alone, so that a step is (1 − z)·h + z·h̃ (Feng et al. 2024)."""
+    """Gates and candidates computed from the input alone, so that a step is (1 − z)·h + z·h̃ (Feng et al. 2024).
 
-    def __init__(self) -> None:
+    With `fused`, both are halves of what one layer gives.
+    """
+
+    def __init__(self, fused: bool = False) -> None:
         super().__init__()
-        self.gate, self.candidate = linear(), linear()
+        self.gate, self.candidate = linear(WIDTH, 2 * WIDTH if fused else WIDTH), None if fused else linear()
 
     def forward(self, x: Tensor) -> Tensor:
-        z, candidate = torch.sigmoid(self.gate(x)), self.candidate(x)
+        if self.candidate is None:
+            z, candidate = self.gate(x).chunk(2, -1)
+        else:
+            z, candidate = self.gate(x), self.candidate(x)
+        z = torch.sigmoid(z)
         h, states = torch.zeros(x.shape[0], WIDTH), []
         for t in range(x.shape[1]):
             h = (1 - z[:, t]) * h + z[:, t] * candidate[:, t]
             states.append(h)
         return torch.stack(states, 1)
+
+
+class SteppedMinGru(MinGru):
+    """The same from halves of each step, not steps of each half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.shape[0], WIDTH)
+        for both in self.gate(x).unbind(1):
+            z, candidate = both.chunk(2, -1)
+            z = torch.sigmoid(z)
+            h = (1 - z) * h + z * candidate
+        return h
 
 
 class Cells(nn.Module):

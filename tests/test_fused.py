@@ -58,6 +58,26 @@ def test_unfolded_additions_are_merges(name: str) -> None:
 @pytest.mark.parametrize(
     "function",
     [
+        lambda net, x, y: torch.stack([x, net.a(y)], 1)[:, -1],
+        lambda net, x, y: torch.stack([x, net.a(y)], -1).select(2, 1),
+        lambda net, x, y: torch.stack([net.a(y), x])[-2],
+    ],
+)
+def test_an_entry_of_a_stack_is_what_was_put_there(function: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+    model, program = capture(function)
+    assert [op.target for op in program.ops] == ["input", "input", "linear"]
+    x, y = torch.randn(2, 4, 8)
+    assert torch.equal(run(program, x, y), model(x, y))
+
+
+def test_an_entry_across_a_stack_is_of_all() -> None:
+    _, program = capture(lambda net, x, y: torch.stack([x, net.a(y)], 1)[..., 0])
+    assert "stack" in {op.target for op in program.ops}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
         lambda net, x, y: torch.stack([x, y]).sum(1),  # not over what was stacked
         lambda net, x, y: torch.stack([x, y]).sum(),
         lambda net, x, y: torch.stack([x, y]).sum(0, keepdim=True),

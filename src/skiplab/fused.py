@@ -1,8 +1,9 @@
 """Rewrite operators that add on the side as additions of their own, so that every merge can be seen.
 
-`addcmul(x, a, b)` is `x + a·b`, `lerp(x, y, w)` is `x·(1 − w) + y·w`, and a sum over a `stack` is a sum of the
-stacked tensors. A matrix product with a parameter as bias stays what it is: a linear layer. Blocks in which
-gradients are off, or under autocast, become part of the graph around them.
+`addcmul(x, a, b)` is `x + a·b`, `lerp(x, y, w)` is `x·(1 − w) + y·w`, a sum over a `stack` is a sum of the
+stacked tensors, and an entry of a `stack` is the tensor that was put there. A matrix product with a parameter as bias
+stays what it is: a linear layer. Blocks in which gradients are off, or under autocast, become part of the graph
+around them.
 """
 
 import functools
@@ -39,8 +40,8 @@ def unfold(graph: Graph) -> None:
             replacement.meta["val"] = node.meta["val"]
             node.replace_all_uses_with(replacement)
             graph.erase_node(node)
-    for node in list(graph.nodes):
-        if node.target is aten.stack.default and not node.users:
+    for node in reversed(list(graph.nodes)):
+        if node.target in (aten.stack.default, aten.slice.Tensor) and not node.users:
             graph.erase_node(node)
 
 
@@ -109,6 +110,21 @@ def _mean(call: Call, node: Node, stack: Node, dims: Any = None, keepdim: bool =
     return None if total is None else call(aten.div.Tensor, total, len(stack.args[0]))  # type: ignore[arg-type]
 
 
+def _select(_call: Call, _node: Node, source: Node, dim: int, index: Any) -> Node | None:
+    """One of the parts of a `stack`, as the last step of a sequence that was just put together."""
+    while source.target is aten.slice.Tensor and _same_shape(source, source.args[0]):
+        source = source.args[0]  # type: ignore[assignment]
+    if source.target is not aten.stack.default or not isinstance(index, int):
+        return None
+    parts, at = source.args[0], source.args[1] if len(source.args) > 1 else 0
+    ndim = source.meta["val"].ndim
+    return parts[index] if at % ndim == dim % ndim else None  # type: ignore[operator,index,return-value]
+
+
+def _same_shape(one: Node, other: Any) -> bool:
+    return one.meta["val"].shape == other.meta["val"].shape
+
+
 def _scaled(call: Call, node: Node, factor: Any) -> Node:
     return node if not isinstance(factor, Node) and factor == 1 else call(aten.mul.Tensor, node, factor)
 
@@ -126,6 +142,7 @@ _RULES: dict[str, Callable[..., Node | None]] = {
     "rsub": _rsub,
     "sum": _sum,
     "mean": _mean,
+    "select": _select,
 }
 
 

@@ -44,7 +44,10 @@ def generator() -> torch.Generator:
 
 
 def of_model(name: str, model: nn.Module) -> Inputs:
-    """What the model's `example_input_shape` says (without the batch's dimension)."""
+    """What the model's `example_inputs()` gives, or its `example_input_shape` says (without the batch's dimension)."""
+    given = getattr(model, "example_inputs", None)
+    if callable(given):
+        return returned(given())
     shape = getattr(model, "example_input_shape", None)
     if isinstance(shape, tuple):
         return (normal(1, *shape),), {}

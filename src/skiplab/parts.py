@@ -14,6 +14,11 @@ from skiplab.program import Op, Program
 
 Position = tuple[int, int, int]  # source, dimension, index
 _SPLITS = ("split", "chunk", "unbind")
+_SLICES = ("slice", "select", "narrow")
+# A part of what these give is made of the same part of what they take, or of a part of it.
+_WITHIN = frozenset(
+    (*_SLICES, *_SPLITS, *"split_with_sizes tensor_split sigmoid hardsigmoid tanh exp rsub mul".split())
+)
 
 
 def position(program: Program, op: Op) -> Position | None:
@@ -69,13 +74,21 @@ def are_two_signals(program: Program, one: int, other: int) -> bool:
     return program.anchors[one] != program.anchors[other] or _are_disjoint(program, one, other)
 
 
+Chain = tuple[object, ...]  # a value, and which part of it, of that part, and so on
+
+
 def _are_disjoint(program: Program, one: int, other: int) -> bool:
     first, second = _parts(program, one), _parts(program, other)
-    of = {_source(program, part) for part in first | second}
-    return bool(first) and bool(second) and not first & second and len(of) == 1
+    of = {chain[0] for chain in first | second}
+    return bool(first) and bool(second) and len(of) == 1 and not (first & _above(second) or second & _above(first))
 
 
-def _parts(program: Program, index: int) -> set[int]:
+def _above(chains: set[Chain]) -> set[Chain]:
+    """The parts, and what they are parts of."""
+    return {chain[:length] for chain in chains for length in range(1, len(chain) + 1)}
+
+
+def _parts(program: Program, index: int) -> set[Chain]:
     """The slices of a value from which an op is computed; empty where it is computed from more than slices."""
     parts, rest, seen = set(), [index], set()
     while rest:
@@ -83,8 +96,8 @@ def _parts(program: Program, index: int) -> set[int]:
         if op.index in seen:
             continue
         seen.add(op.index)
-        if op.target in ("slice", "select", "narrow"):
-            parts.add(op.index)
+        if op.target in _SLICES:
+            parts.add(_chain(program, op))
         elif op.kind in ("weight", "recurrent", "input"):
             return set()
         else:
@@ -92,9 +105,15 @@ def _parts(program: Program, index: int) -> set[int]:
     return parts
 
 
-def _source(program: Program, part: int) -> int:
-    op = program.ops[program.ops[part].inputs[0]]
-    return op.inputs[0] if any(word in op.target for word in _SPLITS) else op.index
+def _chain(program: Program, op: Op) -> Chain:
+    """Where a slice lies in the value that it was taken out of, perhaps in several steps: of unbind, then of chunk."""
+    keys: list[object] = []
+    while op.target in _WITHIN and len(op.inputs) == 1:
+        if op.target in _SLICES and not _is_whole(program, op):
+            taken = position(program, op)
+            keys.append(op.index if taken is None else taken[1:])
+        op = program.ops[op.inputs[0]]
+    return (op.index, *reversed(keys))
 
 
 def _is_whole(program: Program, op: Op) -> bool:

@@ -2,6 +2,7 @@
 
 from skiplab.data.canvases import canvases, edges
 from skiplab.data.digits import digits
+from skiplab.data.sequences import adding, copying, pixels
 from skiplab.data.split import IGNORED, DataSet, Split, batches
 
-__all__ = ["IGNORED", "DataSet", "Split", "batches", "canvases", "digits", "edges"]
+__all__ = ["IGNORED", "DataSet", "Split", "adding", "batches", "canvases", "copying", "digits", "edges", "pixels"]

@@ -1,14 +1,18 @@
 """Models with one skip protocol (`SkipConnection`), in which variants differ in one object.
 
-A built model says what it takes: `model.example_input_shape`, without the batch dimension.
+A built model says what it takes: `model.example_input_shape`, without the batch dimension, or, where that is
+not all, `model.example_inputs()`.
 """
 
+from skiplab.models.attention import Attention
 from skiplab.models.combine import DropPath, Gated, Scaled, ShortcutDropout, ShortcutGated, Weighted, concat
 from skiplab.models.densenet import DenseNet, densenet, densenet121, densenet161, densenet169, densenet201
 from skiplab.models.highway import Highway, highway
 from skiplab.models.mlp import MLP, mlp
+from skiplab.models.recurrence import RecurrentNet, gru, highway_rnn, lstm, min_gru, residual_rnn, rnn
 from skiplab.models.resmlp import ResMLP, resmlp
 from skiplab.models.resnet import ResNet, resnet
+from skiplab.models.sequence import SequenceTransformer, transformer_decoder, transformer_encoder
 from skiplab.models.shortcut import PadShortcut
 from skiplab.models.sizes import (
     resnet18,
@@ -25,22 +29,27 @@ from skiplab.models.sizes import (
 )
 from skiplab.models.skip import SkipConnection, identity
 from skiplab.models.unet import UNet, unet
+from skiplab.models.vit import VisionTransformer, vit, vit_b_16
 from skiplab.models.wide import wide_resnet, wide_resnet28_10
 
 __all__ = [
     "MLP",
+    "Attention",
     "DenseNet",
     "DropPath",
     "Gated",
     "Highway",
     "PadShortcut",
+    "RecurrentNet",
     "ResMLP",
     "ResNet",
     "Scaled",
+    "SequenceTransformer",
     "ShortcutDropout",
     "ShortcutGated",
     "SkipConnection",
     "UNet",
+    "VisionTransformer",
     "Weighted",
     "concat",
     "densenet",
@@ -48,9 +57,14 @@ __all__ = [
     "densenet161",
     "densenet169",
     "densenet201",
+    "gru",
     "highway",
+    "highway_rnn",
     "identity",
+    "lstm",
+    "min_gru",
     "mlp",
+    "residual_rnn",
     "resmlp",
     "resnet",
     "resnet18",
@@ -64,7 +78,12 @@ __all__ = [
     "resnet110",
     "resnet152",
     "resnet1202",
+    "rnn",
+    "transformer_decoder",
+    "transformer_encoder",
     "unet",
+    "vit",
+    "vit_b_16",
     "wide_resnet",
     "wide_resnet28_10",
 ]

@@ -1,0 +1,31 @@
+"""From the steps of a sequence to what is asked about it."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from skiplab.errors import UsageError
+
+Asked = Literal["last", "mean", "steps"]
+CHOICES = ("last", "mean", "steps")
+
+
+class Readout(nn.Linear):
+    """(N, T, width) gives logits, or values: (N, outputs) of the last step or of the mean over steps, or of each step.
+
+    Those of each step are (N, outputs, T), with the classes where `cross_entropy` has them.
+    """
+
+    def __init__(self, width: int, outputs: int, asked: Asked = "last") -> None:
+        if asked not in CHOICES:
+            raise UsageError(f"readout={asked!r}: choose one of {CHOICES}")
+        super().__init__(width, outputs)
+        self.asked = asked
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.asked == "steps":
+            return super().forward(input).transpose(1, 2)
+        return super().forward(input[:, -1] if self.asked == "last" else input.mean(1))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, asked={self.asked}"

@@ -1,0 +1,150 @@
+"""Transformer layers, in which the placement of norms and the shortcut are choices about one object.
+
+Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762; pre- and post-LN: Xiong et al. 2020,
+arXiv:2002.04745, Fig. 1. Parallel: x + attention(LN x) + MLP(LN x) (GPT-J; PaLM, Chowdhery et al. 2022,
+arXiv:2204.02311, §2), here with a norm for each way, as in GPT-NeoX (Black et al. 2022, arXiv:2204.06745, §2.1), so
+that the weights of a layer are the same ones in every placement.
+Parameters have the names that they have in `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer`.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skiplab.errors import UsageError
+from skiplab.models.attention import Attention
+from skiplab.models.skip import SkipConnection, identity
+
+Placement = Literal["pre", "post", "parallel"]
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the layers of one Transformer have in common."""
+
+    width: int = 64
+    heads: int = 4
+    hidden: int | None = None  # width inside the MLP; None is 4 × width
+    dropout: float = 0.0
+    activation: Literal["relu", "gelu"] = "gelu"
+    placement: Placement = "pre"
+    skip: bool = True
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {"placement": ("pre", "post", "parallel"), "activation": ("relu", "gelu")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name}={getattr(self, name)!r}: choose one of {known}")
+        for name in ("width", "heads", "hidden"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)}: give a number of at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout={self.dropout}: give a number from 0 to below 1")
+
+    @property
+    def inner(self) -> int:
+        """Width inside the MLP."""
+        return self.hidden or 4 * self.width
+
+
+class Around(SkipConnection):
+    """The skip connection around one sublayer, or in parallel around several: `{norm: sublayer}`.
+
+    Both are names of what the layer owns. It is held in a tuple, which registers nothing: so each weight has one
+    name, the published one.
+    """
+
+    def __init__(self, layer: nn.Module, ways: dict[str, str], design: Design) -> None:
+        super().__init__(shortcut=identity if design.skip else None)
+        self.layer, self.ways, self.post = (layer,), ways, design.placement == "post"
+
+    def branch(self, x: Tensor, *context: Tensor) -> Tensor:
+        (layer,) = self.layer
+        inputs = {norm: x if self.post else getattr(layer, norm)(x) for norm in self.ways}
+        return reduce(torch.add, [getattr(layer, way)(inputs[norm], *context) for norm, way in self.ways.items()])
+
+    def after(self, x: Tensor) -> Tensor:
+        (layer,), (norm, *_) = self.layer, self.ways
+        return getattr(layer, norm)(x) if self.post else x
+
+
+class Layer(nn.Module):
+    """Sublayers with a norm each, and skip connections around them: (N, T, width) to the same.
+
+    With `skip=False` there is no shortcut, and all else is as before. A subclass owns what `sublayers` names.
+    """
+
+    sublayers: dict[str, str]  # the name of each one's norm, and its method
+
+    def __init__(self, design: Design) -> None:
+        super().__init__()
+        if design.placement == "parallel":
+            around = {"parallel": self.sublayers}
+        else:
+            around = {sublayer: {norm: sublayer} for norm, sublayer in self.sublayers.items()}
+        self.skips = nn.ModuleDict({name: Around(self, ways, design) for name, ways in around.items()})
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        for skip in self.skips.values():
+            x = skip(x, *context)
+        return x
+
+
+class EncoderLayer(Layer):
+    """Self-attention and MLP: equals `nn.TransformerEncoderLayer(batch_first=True)` with the same weights."""
+
+    sublayers = {"norm1": "attend", "norm2": "feed"}  # noqa: RUF012
+
+    def __init__(self, design: Design) -> None:
+        super().__init__(design)
+        width = design.width
+        self.self_attn = Attention(width, design.heads, design.dropout, design.causal)
+        self.linear1, self.linear2 = nn.Linear(width, design.inner), nn.Linear(design.inner, width)
+        self.activation = F.relu if design.activation == "relu" else F.gelu
+        self.dropout = nn.Dropout(design.dropout)
+        for norm in self.sublayers:
+            self.add_module(norm, nn.LayerNorm(width))
+
+    def attend(self, x: Tensor, *_memory: Tensor) -> Tensor:
+        return self.dropout(self.self_attn(x))
+
+    def feed(self, x: Tensor, *_memory: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+
+
+class DecoderLayer(EncoderLayer):
+    """Self-attention, attention to a `memory` (N, S, width), and MLP: equals `nn.TransformerDecoderLayer`."""
+
+    sublayers = {"norm1": "attend", "norm2": "look", "norm3": "feed"}  # noqa: RUF012
+
+    def __init__(self, design: Design) -> None:
+        super().__init__(design)
+        self.multihead_attn = Attention(design.width, design.heads, design.dropout)
+
+    def look(self, x: Tensor, memory: Tensor) -> Tensor:
+        return self.dropout(self.multihead_attn(x, memory))
+
+
+class Stack(nn.Module):
+    """Layers one after the other, and after them a norm unless they end with one (post-LN): so 2 · width
+    parameters more with "pre" and "parallel", as published.
+
+    Names and outputs are those of `nn.TransformerEncoder` and `nn.TransformerDecoder`.
+    """
+
+    def __init__(self, kind: type[Layer], depth: int, design: Design) -> None:
+        super().__init__()
+        if depth < 1:
+            raise UsageError(f"depth={depth}: give a number of layers of at least 1")
+        self.layers = nn.ModuleList(kind(design) for _ in range(depth))
+        self.norm = nn.Identity() if design.placement == "post" else nn.LayerNorm(design.width)
+
+    def forward(self, x: Tensor, *memory: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, *memory)
+        return self.norm(x)

@@ -1,0 +1,150 @@
+"""Vision Transformers: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv:2010.11929.
+
+Modules have torchvision's names, so that its weights load and give its outputs.
+"""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from skiplab.errors import UsageError
+from skiplab.models.attention import Attention
+from skiplab.models.transformer import Design, Layer, Placement
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of the constructors here; the defaults are those of `vit`."""
+
+    image: int
+    """Height and width of the input in pixels: 8."""
+    patch: int
+    """Height and width of a patch in pixels: 2."""
+    depth: int
+    """Layers: 4."""
+    width: int
+    """Of the signal: 64."""
+    heads: int
+    """Of each attention: 4."""
+    hidden: int | None
+    """Width inside the MLPs: 4 × width."""
+    dropout: float
+    """After the positions, each sublayer and the MLP's activation: 0."""
+    placement: Placement
+    """Norms before the sublayers (pre, default and as published), after the merges, or before sublayers in parallel."""
+    skip: bool
+    """False leaves out every shortcut, and nothing else: the twin."""
+    num_classes: int
+    """Size of the output: 10."""
+    in_channels: int
+    """Channels of the input: 1."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a network of this sort looks at, and what it says of it."""
+
+    image: int
+    patch: int
+    in_channels: int
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        for name in ("image", "patch", "in_channels", "num_classes"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)}: give a number of at least 1")
+        if self.image % self.patch:
+            raise UsageError(f"patch={self.patch} does not divide image={self.image}: choose sizes that fit")
+
+
+class EncoderBlock(Layer):
+    """Self-attention and MLP with GELU; dropout falls on what they give, not on the attention weights."""
+
+    sublayers = {"ln_1": "attend", "ln_2": "feed"}  # noqa: RUF012
+
+    def __init__(self, design: Design) -> None:
+        super().__init__(design)
+        self.ln_1 = nn.LayerNorm(design.width, eps=1e-6)
+        self.self_attention = Attention(design.width, design.heads)
+        self.dropout = nn.Dropout(design.dropout)
+        self.ln_2 = nn.LayerNorm(design.width, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(design.width, design.inner),
+            nn.GELU(),
+            nn.Dropout(design.dropout),
+            nn.Linear(design.inner, design.width),
+            nn.Dropout(design.dropout),
+        )
+        for linear in self.mlp:
+            if isinstance(linear, nn.Linear):
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.normal_(linear.bias, std=1e-6)
+
+    def attend(self, x: Tensor) -> Tensor:
+        return self.dropout(self.self_attention(x))
+
+    def feed(self, x: Tensor) -> Tensor:
+        return self.mlp(x)
+
+
+class Encoder(nn.Module):
+    """Positions, layers, and a norm after them unless they end with one (post-LN)."""
+
+    def __init__(self, places: int, depth: int, design: Design) -> None:
+        super().__init__()
+        self.pos_embedding = nn.Parameter(torch.randn(1, places, design.width) * 0.02)
+        self.dropout = nn.Dropout(design.dropout)
+        self.layers = nn.Sequential(OrderedDict((f"encoder_layer_{i}", EncoderBlock(design)) for i in range(depth)))
+        self.ln = nn.Identity() if design.placement == "post" else nn.LayerNorm(design.width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ln(self.layers(self.dropout(x + self.pos_embedding)))
+
+
+class VisionTransformer(nn.Module):
+    """Patches, a class token before them, layers and a linear head on that token: (N, C, H, W) gives (N, classes).
+
+    The head starts as any linear layer does. torchvision's starts at zero, and then nothing below it receives a
+    gradient from the first step.
+    """
+
+    def __init__(self, picture: Picture, depth: int, design: Design) -> None:
+        super().__init__()
+        if depth < 1:
+            raise UsageError(f"depth={depth}: give a number of layers of at least 1")
+        self.example_input_shape = (picture.in_channels, picture.image, picture.image)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, design.width))
+        self.conv_proj = nn.Conv2d(picture.in_channels, design.width, picture.patch, picture.patch)
+        nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (picture.in_channels * picture.patch**2)))
+        nn.init.zeros_(self.conv_proj.bias)  # type: ignore[arg-type]
+        self.encoder = Encoder(1 + (picture.image // picture.patch) ** 2, depth, design)
+        self.heads = nn.Sequential(OrderedDict(head=nn.Linear(design.width, picture.num_classes)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != self.example_input_shape:
+            raise UsageError(f"pictures of {tuple(x.shape[1:])}, where this network takes {self.example_input_shape}")
+        patches = self.conv_proj(x).flatten(2).transpose(1, 2)
+        x = torch.cat((self.class_token.expand(len(x), -1, -1), patches), dim=1)
+        return self.heads(self.encoder(x)[:, 0])
+
+
+def vit(**options: Unpack[Options]) -> VisionTransformer:
+    """A Vision Transformer, by default for 8×8 digits: input (N, 1, 8, 8), sixteen patches, four layers."""
+    if unknown := options.keys() - Options.__annotations__.keys():
+        raise UsageError(f"no option {sorted(unknown)}: a ViT takes {sorted(Options.__annotations__)}")
+    chosen: dict[str, Any] = dict(options)
+    depth = chosen.pop("depth", 4)
+    small = {"image": 8, "patch": 2, "in_channels": 1, "num_classes": 10}
+    picture = Picture(**{name: chosen.pop(name, value) for name, value in small.items()})
+    return VisionTransformer(picture, depth, Design(**chosen))
+
+
+def vit_b_16(**options: Unpack[Options]) -> VisionTransformer:
+    """ViT-B/16: Table 1 and §4.1. Input (N, 3, 224, 224)."""
+    published = Options(
+        image=224, patch=16, depth=12, width=768, heads=12, hidden=3072, num_classes=1000, in_channels=3
+    )
+    return vit(**published | options)
