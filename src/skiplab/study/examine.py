@@ -59,10 +59,12 @@ def examine(model: nn.Module, data: DataSet, training: Training) -> Tables:
     return {**tables, "gradient": gradient, **structure(trained, data), **lesions(trained, data)}
 
 
-def train(model: nn.Module, data: DataSet, training: Training) -> tuple[Tables, nn.Module | None]:
+def train(
+    model: nn.Module, data: DataSet, training: Training, visit: Callable[[int, nn.Module], None] | None = None
+) -> tuple[Tables, nn.Module | None]:
     """Tables runs (one row) and curves, and the trained network on the CPU, or None if it diverged.
 
-    Progress goes from 5 to 90 per cent of the run.
+    Progress goes from 5 to 90 per cent of the run. `visit` sees the network on the way, as in `skiplab.train.fit`.
     """
     recipe = training.recipe
 
@@ -71,7 +73,7 @@ def train(model: nn.Module, data: DataSet, training: Training) -> tuple[Tables, 
         training.report(0.05 + 0.85 * row["epoch"] / recipe.epochs, text)
 
     try:
-        run = fit(model, data, recipe, training.folder / "run", on_epoch, training.settings["device"])
+        run = fit(model, data, recipe, training.folder / "run", on_epoch, training.settings["device"], visit=visit)
     except DivergedError:
         log = pd.read_json(training.folder / "run" / "log.jsonl", lines=True)
         return {"runs": _outcome(model, None), "curves": _curves(log)}, None
