@@ -8,7 +8,7 @@ import pytest
 
 from skiplab.study.questions.depth import verdicts
 from skiplab.study.stats import Interval
-from skiplab.study.verdicts import difference, diverged, percent, times
+from skiplab.study.verdicts import difference, diverged, parameters, percent, times
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
 
@@ -99,3 +99,12 @@ def test_times(ratio: Interval, words: str) -> None:
 def test_percent_and_exact_equality() -> None:
     assert percent(Interval(0.412, 0.352, 0.472, 3)) == "41.2 % ± 6.0"
     assert difference(Interval(0, 0, 0, 3)) == "no difference in any of 3 seeds."
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [(100, "equally many"), (107, "at most 7 % more"), (1800, "at most 1,700 %")]
+)
+def test_parameters_are_compared_between_variants(more: int, words: str) -> None:
+    runs = pd.DataFrame({"variant": ["a", "b"], "depth": 8, "parameters": [100, more]})
+    sentence = next(iter(parameters(runs, ["depth"])))
+    assert words in sentence

@@ -144,7 +144,9 @@ def against_reference(
                 sort, told = _side(_apart(runs, name, reference, depth, column))
                 sorts.setdefault(sort, []).append(f"{name}{told}")
         parts = [f"{words}: {', '.join(sorts[words])}" for words in _SIDES if words in sorts]
-        yield f"At {depth} layers {reference} reaches {own} {what}. Against it, {'; '.join(parts)}."
+        worse, better, _, unknown = _SIDES
+        best = " None is shown to be better." if worse in sorts and not {better, unknown} & set(sorts) else ""
+        yield f"At {depth} layers {reference} reaches {own} {what}. Against it, {'; '.join(parts)}.{best}"
 
 
 def claims(published: Published, runs: pd.DataFrame) -> Iterator[Claim]:
@@ -194,7 +196,7 @@ def _paper(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
         own = runs[(runs["variant"] == name) & (runs["depth"] == depth)]
         row: dict[str, Any] = {"depth": depth, "variant": name}
         row |= {heading: shown.get(name, "") for heading, shown in published.columns.items()}
-        row["paper %"] = published.told(name)
+        row[f"paper %, {published.network}"] = published.told(name)
         row["here"] = percent(student(own["test_error"]))
         row["diverged"] = f"{int((own['status'] == 'diverged').sum())} of {len(own)}"
         if name != published.reference and published.reference in set(runs["variant"]):
@@ -210,10 +212,15 @@ def _ordering(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
         found = correlation(published, runs, depth)
         counts = ordered[ordered["depth"] == depth]["order"].value_counts()
         row: dict[str, Any] = {"depth": depth, "seeds": found.count, "rank_correlation": found.mean}
-        row |= {"low": found.low, "high": found.high}
+        row |= {"low": _within(found.low), "high": _within(found.high)}
         row |= {name: int(counts.get(name, 0)) for name in ("as in the paper", "opposite", "not shown")}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _within(end: float) -> float:
+    """The end of a correlation's interval, which Student's t may put beyond what a correlation can be."""
+    return end if math.isnan(end) else max(-1.0, min(1.0, end))
 
 
 _SIDES = (
@@ -249,7 +256,7 @@ def _order_holds(row: Mapping[Any, Any]) -> str:
     start = f"The paper's order at {row['depth']} layers:"
     if not known.known:
         return f"{start} nothing can be said of it, since this takes at least two seeds and three variants."
-    interval = f"{known.mean:.2f}, 95 % interval {max(-1.0, known.low):.2f} to {min(1.0, known.high):.2f}"
+    interval = f"{known.mean:.2f}, 95 % interval {known.low:.2f} to {known.high:.2f}"
     held = "is not shown to hold on the whole" if not known.excludes(0) else "holds on the whole"
     if known.excludes(0) and known.mean < 0:
         held = "is turned around on the whole"

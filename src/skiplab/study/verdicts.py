@@ -48,7 +48,7 @@ def parameters(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
         yield "The variants compared have equally many parameters."
         return
     yield (
-        f"The variants compared do not have equally many parameters: at most {100 * share:.2g} % more "
+        f"The variants compared do not have equally many parameters: at most {short(100 * share)} % more "
         f"({label(most, axes)} {most['parameters']:,}, {label(least, axes)} {least['parameters']:,})."
     )
 

@@ -57,7 +57,7 @@ RECIPE = Recipe(
     epochs=12, batch_size=64, learning_rate=1e-3, weight_decay=0.0, warmup_epochs=1.0, optimizer="adamw", judged=256
 )
 GRIDS = {
-    "quick": Grid({"depth": (8, 18), "target": TARGETS}, recipe=replace(RECIPE, epochs=10)),
+    "quick": Grid({"depth": (8, 18), "target": TARGETS}, recipe=replace(RECIPE, epochs=8)),
     "default": Grid({"depth": (8, 18, 50), "target": TARGETS}, recipe=RECIPE),
     "full": Grid({"depth": (8, 18, 50, 98), "target": TARGETS}, seeds=5, recipe=replace(RECIPE, epochs=16)),
 }

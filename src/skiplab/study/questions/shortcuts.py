@@ -46,7 +46,7 @@ RECIPE = Recipe(
     epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
 )  # warm-up: the paper's appendix
 GRIDS = {
-    "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=8)),
+    "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=7)),
     "default": Grid({"depth": (20, 56)}, recipe=RECIPE),
     "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=RECIPE),
 }
