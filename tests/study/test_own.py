@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from skiplab import cli, study
 from skiplab.data import DataSet, Split
 from skiplab.errors import UsageError
 from skiplab.recipe import Recipe
+from skiplab.study.grid import _asked_by
+from skiplab.study.own import _about, _kept, _read
 from skiplab.study.result import Result
 
 NETS = """
@@ -89,3 +92,53 @@ def test_networks_of_a_file_on_the_command_line(tmp_path: Path, monkeypatch: pyt
 def test_two_networks_of_one_name() -> None:
     done = CliRunner().invoke(cli.app, "study compare a=resnet20 a=resnet32 --data digits".split())
     assert "two networks are called a" in str(done.exception)
+
+
+class Scaled(nn.Module):
+    """Its constant is in no state dict, and how it is judged is not how it learns."""
+
+    def __init__(self, constant: float = 1.0, judged: float = 1.0, frozen: bool = False) -> None:
+        super().__init__()
+        self.layer, self.judged = nn.Linear(6, 2), judged
+        self.register_buffer("constant", torch.full((2,), constant), persistent=False)
+        self.layer.bias.requires_grad_(not frozen)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x) * self.constant
+        return x if self.training else x * self.judged
+
+
+@pytest.mark.parametrize("changed", [{"constant": 2.0}, {"judged": 2.0}, {"frozen": True}])
+def test_what_no_state_dict_holds_makes_another_run(changed: dict[str, Any]) -> None:
+    settings = {"variant": "a", "seed": 0}
+    before, again, after = (
+        _about({"a": lambda options=options: Scaled(**options)}, points(), settings) for options in ({}, {}, changed)
+    )
+    assert before == again != after
+
+
+def test_how_a_run_is_made_is_in_its_key() -> None:
+    assert _asked_by("compare") not in ("", _asked_by("depth"))
+
+
+class Doubled(nn.Module):
+    """One skip connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x).relu()
+
+
+def test_values_that_are_to_be_come_near_to(tmp_path: Path) -> None:
+    """Not classes: lesions are judged by what the network was trained for."""
+    data = points()
+    values = DataSet("v", Split(data.train.x, data.train.x[:, :3]), Split(data.test.x, data.test.x[:, :3]), None)
+    variants = {"plain": lambda: nn.Linear(6, 3), "residual": lambda: nn.Sequential(Doubled(), nn.Linear(6, 3))}
+    lesion = study.compare(variants, values, seeds=2, recipe=RECIPE, store=tmp_path).tables["lesion"]
+    variance = float(values.test.y.var(dim=0, correction=0).mean())
+    assert lesion["error_change"].to_numpy() == pytest.approx(lesion["loss_change"].to_numpy() / variance)
+    flat = DataSet("v", *(Split(part.x.reshape(-1, 2, 3), part.y) for part in (values.train, values.test)), None)
+    assert _read(_kept(flat, tmp_path)).train.x.shape == (80, 2, 3)  # the same bytes in another form

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skiplab import measure, outline
 from skiplab.data import DataSet, batches
@@ -104,8 +103,8 @@ def structure(model: nn.Module, data: DataSet) -> Tables:
 def lesions(model: nn.Module, data: DataSet) -> Tables:
     """Tables contribution and lesion, on the test part."""
     program, skips = found(model, data)
-    test = list(batches(data.test, SAMPLES))
-    lesion = measure.lesion(program, skips, test, F.cross_entropy, wrong)
+    test, task = list(batches(data.test, SAMPLES)), task_of(data.test)
+    lesion = measure.lesion(program, skips, test, task.loss, task.error)
     return {
         "contribution": measure.contribution(program, skips, test),
         "lesion": lesion.rename(columns=lambda name: name.replace("metric", "error")),

@@ -107,7 +107,8 @@ def code_version() -> str:
 @functools.cache
 def _asked_by(study: str | None) -> str:
     """Hash of what a question's `work` reaches in its file: another sentence or chart is no other outcome."""
-    path = Path(__file__).parent / "questions" / f"{study}.py"
+    folder = Path(__file__).parent
+    path = folder / "own.py" if study == "compare" else folder / "questions" / f"{study}.py"
     if not path.is_file():
         return ""
     defined: dict[str, ast.stmt] = {}
@@ -210,7 +211,8 @@ def _watch(jobs: dict[Future, Cell], todo: list[Cell], events: Any, listener: Li
     while pending:
         with contextlib.suppress(queue.Empty):
             index, share, text = events.get(timeout=0.2)
-            listener.advance(todo[index], share, text)
+            if todo[index] in pending.values():  # reports may come in later than the end of their cell
+                listener.advance(todo[index], share, text)
         for job in [job for job in pending if job.done()]:
             cell = pending.pop(job)
             try:

@@ -1,6 +1,7 @@
 """Anyone's networks, compared as those of a study are: same data, same recipe, several seeds."""
 
 import hashlib
+import json
 import pickle
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -81,19 +82,19 @@ def compare(
         raise UsageError(f"{len(variants)} network: give two or more, so that there is something to compare")
     grid = Grid({}, seeds, recipe or Recipe(), device)
     with TemporaryDirectory() if store is None else nullcontext(str(store)) as folder:
-        work = partial(_work, builds=dict(variants), data=_kept(data, Path(folder)))
+        task = partial(work, builds=dict(variants), data=_kept(data, Path(folder)))
         study = Study(
             "compare",
             tuple(variants),
             {"default": grid},
-            work,
+            task,
             verdicts,
             FIGURES,
             once=STRUCTURE,
             finish=split_gradient,
             about=partial(_about, variants, data),
         )
-        at_once = (workers or available_workers()) if _importable(work) else 0
+        at_once = (workers or available_workers()) if _importable(task) else 0
         return run(study, grid, Path(folder), at_once, listener or Silent(), fresh=fresh)
 
 
@@ -118,17 +119,22 @@ def built(variant: Variant, seed: int) -> nn.Module:
     return model
 
 
-def _work(settings: Settings, folder: Path, report: Report, *, builds: Mapping[str, Variant], data: Path) -> None:
+def work(settings: Settings, folder: Path, report: Report, *, builds: Mapping[str, Variant], data: Path) -> None:
+    """A network of one variant and seed."""
     model = built(builds[settings["variant"]], settings["seed"])
     save(examine(model, _read(data), Training(settings, folder, report)), folder)
 
 
 def _about(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -> Settings:
-    """The network as it computes and as it begins, so that another one under the same name is another run."""
+    """The network as it learns, as it is judged and as it begins, so that another of the same name is another run."""
     model = built(variants[settings["variant"]], settings["seed"])
     x, _ = next(batches(data.train, 2))
-    code = hashlib.sha256(capture(model, (x,), train=True).code.text.encode()).hexdigest()
-    return {"code": code, "weights": checksum(model.state_dict().values()), "data": data.fingerprint()}
+    programs = [capture(model, (x,), train=learning) for learning in (True, False)]
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    text = json.dumps([*(program.code.text for program in programs), frozen])
+    tensors = [*model.state_dict().values(), *(each for program in programs for each in program.tensors.values())]
+    code = hashlib.sha256(text.encode()).hexdigest()
+    return {"code": code, "weights": checksum(tensors), "data": data.fingerprint()}
 
 
 def _importable(work: Any) -> bool:
@@ -141,8 +147,8 @@ def _importable(work: Any) -> bool:
 
 def _kept(data: DataSet, store: Path) -> Path:
     """The data in a file that other processes read."""
-    print_ = data.fingerprint()
-    file = store / f"data-{print_['crc32']}.safetensors"
+    known_by = json.dumps([data.fingerprint(), list(data.train.y.shape), list(data.test.y.shape)])
+    file = store / f"data-{hashlib.sha256(known_by.encode()).hexdigest()[:16]}.safetensors"
     if not file.exists():
         parts = {"train": data.train, "test": data.test}
         tensors = {f"{part}.{name}": getattr(s, name).contiguous() for part, s in parts.items() for name in ("x", "y")}
