@@ -83,6 +83,18 @@ def agreed(tables: dict[str, pd.DataFrame]) -> dict[str, set[str]]:
     return found
 
 
+def test_of_a_network_that_never_finished_nothing_is_said() -> None:
+    lines = said(synthetic(0.9, 0.01, lost=4), "plain-20")
+    assert lines[0] == "No run of plain-20 finished, so none was damaged."
+    assert not any("nan" in line for line in lines)
+
+
+def test_a_network_no_better_than_chance_has_nothing_to_lose() -> None:
+    tables = synthetic(0.9, 0.01)
+    tables["lesions"].loc[tables["lesions"]["variant"] == PLAIN, "lost"] = np.nan
+    assert "has nothing to lose" in said(tables, "Deleting one layer of plain-20")[0]
+
+
 def test_an_ensemble_and_a_chain_are_told_apart() -> None:
     tables = synthetic(layer=1.0, block=0.05)
     assert len(said(tables, "one layer of plain-20 against one block", "a difference of +95.0 points")) == 2

@@ -83,6 +83,28 @@ def test_an_interrupt_keeps_what_has_finished(tmp_path: Path) -> None:
     assert [(folder / "result").read_text() for folder in folders.values()] == ["0", "1", "4"]
 
 
+class Witness:
+    """What a listener is told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None: ...
+    def advance(self, cell: Cell, share: float, text: str) -> None:
+        self.told.append(("advance", cell.label))
+
+    def finish(self, cell: Cell) -> None:
+        self.told.append(("finish", cell.label))
+
+
+def test_a_cell_that_has_finished_is_heard_of_no_more(tmp_path: Path) -> None:
+    witness = Witness()
+    run_grid(cells(2, steps=200), grid_work.note, tmp_path, 1, witness)
+    for label in ("cell 0", "cell 1"):
+        own = [what for what, of in witness.told if of == label]
+        assert own.index("finish") == len(own) - 1
+
+
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys

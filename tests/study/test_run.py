@@ -96,6 +96,11 @@ def test_runs_that_make_no_sense_are_left_out() -> None:
         STUDY.cells(Grid({"size": (7,)}))
 
 
+def test_what_is_named_twice_is_run_once() -> None:
+    once, twice = Grid({"size": (1, 10)}, variants=("a", "b")), Grid({"size": (1, 10, 1)}, variants=("a", "b", "a"))
+    assert STUDY.cells(twice) == STUDY.cells(once)
+
+
 def test_variants_are_chosen_by_name() -> None:
     assert {cell.config["variant"] for cell in STUDY.cells(replace(GRID, variants=("b",)))} == {"b"}
     with pytest.raises(UsageError, match="no variant 'c': choose from a, b"):

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from skiplab.study.questions.depth import verdicts
-from skiplab.study.stats import Interval
-from skiplab.study.verdicts import difference, diverged, parameters, percent, times
+from skiplab.study.stats import Interval, student
+from skiplab.study.verdicts import difference, diverged, parameters, percent, points, times
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
 
@@ -108,3 +108,7 @@ def test_parameters_are_compared_between_variants(more: int, words: str) -> None
     runs = pd.DataFrame({"variant": ["a", "b"], "depth": 8, "parameters": [100, more]})
     sentence = next(iter(parameters(runs, ["depth"])))
     assert words in sentence
+
+
+def test_points_of_runs_that_all_diverged() -> None:
+    assert points(student([])) == "no number"

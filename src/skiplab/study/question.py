@@ -117,7 +117,8 @@ class Study:
         ]
 
     def _settings(self, grid: Grid, variants: tuple[str, ...]) -> Iterator[Settings]:
-        for variant, *values, seed in itertools.product(variants, *grid.axes.values(), range(grid.seeds)):
+        choices = [dict.fromkeys(each) for each in (variants, *grid.axes.values())]  # what is named twice is run once
+        for variant, *values, seed in itertools.product(*choices, range(grid.seeds)):
             settings = {
                 "study": self.name,
                 "variant": variant,

@@ -114,6 +114,8 @@ def beside(a: pd.Series, b: pd.Series, word: str = "against") -> str:
 
 def points(value: Interval) -> str:
     """A difference of shares in percentage points, with its interval."""
+    if math.isnan(value.mean):
+        return "no number"
     text = f"{100 * value.mean:+.1f} points"
     return f"{text} (95 % interval {100 * value.low:+.1f} to {100 * value.high:+.1f})" if value.known else text
 

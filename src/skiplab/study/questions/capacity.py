@@ -19,8 +19,8 @@ to learn; and blocks near the identity, whose branch adds little. A block is cal
 Hypotheses: if the identity were optimal, a residual block could easily push its branch to zero, and plain layers could
 not as easily become one (He et al. 2016, arXiv:1512.03385, §3.1); deleting a block of a trained ResNet does little,
 deleting a layer of VGG all there is (Veit et al. 2016, arXiv:1605.06431, §4.1); blocks refine a signal step by step
-(Greff et al. 2017, arXiv:1612.07771, §3); whole blocks can be left out in half of all steps of a training, and
-the network is better for it (Huang et al. 2016, arXiv:1603.09382, §4).
+(Greff et al. 2017, arXiv:1612.07771, §3); whole blocks can be left out at random in training, the last of them in half
+of all steps, and the network is better for it (Huang et al. 2016, arXiv:1603.09382, §4).
 """
 
 from collections.abc import Iterator
@@ -185,6 +185,8 @@ def _in_use(runs: pd.DataFrame, variant: str, depth: int, samples: int) -> str:
     place = _network(variant, depth, samples)
     idle, near = (student(of(runs, column, place)) for column in ("dispensable", "near_identity"))
     part = "layers" if variant == PLAIN else "blocks"
+    if not idle.count:
+        return f"{named(place)}: no run finished, so nothing is known of how much of it is needed."
     answer = f"a part of the network is not needed: {percent(idle)}"
     if not idle.excludes(0):
         answer = f"all of the network may be needed: {percent(idle)}"

@@ -7,7 +7,7 @@ same initial weights, are changed without retraining: one block deleted (of the 
 k random blocks deleted together, k random pairs of blocks swapped.
 
 Hypothesis: the error rises smoothly with k, one layer less ruins the plain network, and the gradient comes by short
-paths (Veit et al. 2016, arXiv:1605.06431, §4, on CIFAR-10).
+paths (Veit et al. 2016, arXiv:1605.06431, §4 and §5, on CIFAR-10).
 
 Costs are told in points of test error, and as a share of what there is to lose: 0 is the whole network, 1 is chance.
 """
@@ -231,7 +231,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
         found = student(of(runs, "relative_length", network))
         yield Claim(
             "The gradient of a trained residual network comes by short paths: of 54 blocks, through 5 to 17.",
-            "Veit et al. 2016, arXiv:1605.06431, §4.4 and Fig. 6",
+            "Veit et al. 2016, arXiv:1605.06431, §5 and Fig. 6",
             f"it comes through {number(found)} of all branches of {named(network)} on average; all paths alike, 0.5",
             agreement(found, "below", 0.5),
         )
@@ -241,12 +241,16 @@ def _single(tables: Tables, network: dict[str, Any]) -> str:
     """One deletion at a time."""
     runs, what = tables["runs"], "layer" if network["variant"] == PLAIN else "block"
     one, harmless = (student(of(runs, name, network)) for name in ("one", "harmless"))
+    if not one.count:
+        return f"No run of {named(network)} finished, so none was damaged."
     lost, again = (student(_lost(tables, network, each)) for each in ("as trained", "re-estimated"))
     change = "is not shown to change its error" if one.known and not one.excludes(0) else "changes its error"
+    stake = f"{percent(lost)} of what there is to lose ({percent(again)} with batch norm re-estimated)"
+    if not lost.count:
+        stake = f"of a network that is less than {100 * STAKE:g} points better than chance and has nothing to lose"
     return (
-        f"Deleting one {what} of {named(network)} {change}: {points(one)}, which is {percent(lost)} of what there is "
-        f"to lose ({percent(again)} with batch norm re-estimated); {percent(harmless)} of its {what}s cost less than a "
-        "point."
+        f"Deleting one {what} of {named(network)} {change}: {points(one)}, which is {stake}; {percent(harmless)} of "
+        f"its {what}s cost less than a point."
     )
 
 

@@ -7,7 +7,7 @@ seed, same images.
 
 Hypothesis: with batch norm nothing vanishes, in plain networks either (He et al. 2016, arXiv:1512.03385, §4.1);
 without shortcuts it explodes towards the input (Yang et al. 2019, arXiv:1902.08129) and turns into noise
-(Balduzzi et al. 2017, arXiv:1702.08591); with them it comes by short paths (Veit et al. 2016, arXiv:1605.06431, §4.4).
+(Balduzzi et al. 2017, arXiv:1702.08591); with them it comes by short paths (Veit et al. 2016, arXiv:1605.06431, §5).
 
 Measured, by depth: the norm of each layer's gradient, and that of the lowest layer against the last convolution's;
 how fast the input's gradient changes when the input moves; how many branches the paths go through that carry it.
@@ -178,7 +178,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
         yield Claim(
             "The gradient of a residual network comes by short paths: of 54 blocks, those through 5 to 17 carry most "
             "of it, though the average path goes through half (in a trained network).",
-            "Veit et al. 2016, arXiv:1605.06431, §4.4",
+            "Veit et al. 2016, arXiv:1605.06431, §5",
             f"at initialisation it comes through {number(found)} of the branches of {variant}-{deepest} on average",
             agreement(found, "below", 0.5),
         )

@@ -32,7 +32,6 @@ from skiplab.train import Recipe
 
 VARIANTS = get_args(Placement)  # the paper's order of rows
 WIDTH = 8
-# the warm-up is that of the paper's appendix
 RECIPE = Recipe(
     epochs=24, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
 )  # warm-up: the paper's appendix

@@ -41,7 +41,6 @@ VARIANTS: dict[str, Any] = {  # options of `resnet`
 }
 IDENTITY = "identity"
 WIDTH = 8
-# the warm-up is that of the paper's appendix
 RECIPE = Recipe(
     epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
 )  # warm-up: the paper's appendix

@@ -12,7 +12,7 @@ weight decay and initial weights around the identity in place of zero, and a nor
 
 Hypotheses: a shortcut around a single layer, y = Wx + x, has not been observed to have advantages (He et al. 2016,
 arXiv:1512.03385, §3.2); of blocks with one to four 3×3 convolutions, pre-activated, as many parameters in all, those
-with two are best (Zagoruyko and Komodakis 2016, arXiv:1605.07146, §3.2 and Table 3).
+with two are best (Zagoruyko and Komodakis 2016, arXiv:1605.07146, §3 and Table 3).
 """
 
 from collections.abc import Iterator
