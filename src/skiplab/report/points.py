@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from skiplab.figure import Axis, Figure
+from skiplab.figure import PERCENT, Axis, Figure
 from skiplab.report.rows import finite, inline, variants
 from skiplab.report.theme import ALARM, AnyChart, dress, variant_scale
 
@@ -80,7 +80,7 @@ def _point_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataF
 def _steps(figure: Figure, rows: pd.DataFrame) -> tuple[alt.X, dict[str, Any], list[str]]:
     """Where a point stands: by x and, side by side, by colour; and the columns that say so."""
     if figure.x is None or figure.x.column == figure.by:
-        order = _ordered(figure.by, rows)
+        order = _ordered(figure.by, rows) if figure.x is None else list(dict.fromkeys(rows[figure.by]))
         angle = -35 if len(order) > 4 else 0
         title = None if figure.x is None else figure.x.title
         return (
@@ -155,13 +155,12 @@ def _scaled(axis: Axis, rows: pd.DataFrame, column: str = "value") -> alt.Y:
         )
     values = finite(rows[axis.column])
     scale = alt.Scale(zero=bool(values.min() >= 0), nice=True)
-    return alt.Y(
-        f"{column}:Q", title=axis.title, scale=scale, axis=alt.Axis(format="%" if axis.kind == "share" else "~g")
-    )
+    ticks = alt.Axis(format="%") if axis.kind in PERCENT else alt.Axis()  # "~g" would write 50 as 5e+1
+    return alt.Y(f"{column}:Q", title=axis.title, scale=scale, axis=ticks)
 
 
 def _format(axis: Axis) -> str:
-    return ".2%" if axis.kind == "share" else ".3g"
+    return ".2%" if axis.kind in PERCENT else ".3g"
 
 
 def _ordered(column: str, rows: pd.DataFrame) -> list[Any]:

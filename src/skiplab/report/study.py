@@ -31,7 +31,11 @@ def study_page(
         verdicts=verdicts,
         facts=facts,
         sections=[
-            Section("Summary", "Mean over seeds ± half of its 95 % interval (Student's t), or ×÷ that.", overview),
+            Section(
+                "Summary",
+                "Mean over seeds ± half of its 95 % interval (Student's t); geometric ones ×÷ its factor.",
+                overview,
+            ),
             *_claims(tables),
             *(section(figure, tables) for figure in figures if _rows(figure, tables)),
         ],

@@ -20,6 +20,7 @@ from skiplab.paths import Census, census
 from skiplab.program import Program
 from skiplab.recipe import Recipe
 from skiplab.skips import Skips
+from skiplab.tasks import task_of
 from skiplab.train import Run, fit
 
 Tables = dict[str, pd.DataFrame]
@@ -84,7 +85,7 @@ def gradients(model: nn.Module, data: DataSet, when: str) -> pd.DataFrame:
     """See `skiplab.measure.gradient`, on one batch; `when` is "initialisation", in the training graph, or "trained"."""
     x, y = next(batches(data.train, SAMPLES))
     program = capture(model, (x,), train=when == "initialisation")
-    return measure.gradient(program, find(program), [(x, y)], F.cross_entropy).assign(when=when)
+    return measure.gradient(program, find(program), [(x, y)], task_of(data.train).loss).assign(when=when)
 
 
 def structure(model: nn.Module, data: DataSet) -> Tables:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.figure import Axis, Figure
+from skiplab.figure import PERCENT, Axis, Figure
 from skiplab.files import write_json
 from skiplab.study.examine import Tables, save
 from skiplab.study.grid import code_version
@@ -66,7 +66,7 @@ class Result:
             lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
             shown = {"network": f"{label(row, self.config['axes'])}{lost}"}
             for axis in self.outcomes:
-                shown[f"{axis.title} %" if axis.kind == "share" else axis.title] = _spread(row, axis)
+                shown[f"{axis.title} %" if axis.kind in PERCENT else axis.title] = _spread(row, axis)
             rows.append(shown | {name: f"{int(row[c]):,}" for c, name in _SIZES.items() if c in summary})
         return pd.DataFrame(rows)
 
@@ -79,7 +79,7 @@ class Result:
 
 def _spread(row: dict[Any, Any], axis: Axis) -> str:
     """ "0.93 ± 0.02", and of a geometric mean "240 ×÷ 3.1": from 240 / 3.1 to 240 · 3.1."""
-    factor = 100 if axis.kind == "share" else 1
+    factor = 100 if axis.kind in PERCENT else 1
     mean, low, high = (factor * row[f"{axis.column}{end}"] for end in ("", "_low", "_high"))
     if not math.isfinite(mean):
         return "–"

@@ -133,6 +133,14 @@ def difference(change: Interval) -> str:
     return f"a difference of {100 * change.mean:+.1f} points ({interval}{size})."
 
 
+def sided(change: Interval, above: str, below: str, neither: str) -> str:
+    """The headline that a difference's interval bears out, and the difference: "…: a difference of +3.1 points …"."""
+    if not change.excludes(0):
+        includes = change.known and change.low < change.high
+        return f"{neither}: {f'{points(change)}, includes zero.' if includes else difference(change)}"
+    return f"{above if change.mean > 0 else below}: {difference(change)}"
+
+
 def times(ratio: Interval) -> str:
     """A ratio in words: "9,000 times larger than", or that it cannot be told from 1."""
     if math.isnan(ratio.mean):
