@@ -135,7 +135,7 @@ def _by_seed(rows: pd.DataFrame, places: list[str], axis: Axis) -> pd.DataFrame:
     known = rows.dropna(subset=["value"])
     if axis.kind == "log":
         known = known.assign(value=np.log(known["value"]))
-    found = known.groupby(list(dict.fromkeys(places)), sort=False, as_index=False)["value"].mean()
+    found = known.groupby(list(dict.fromkeys(places)), sort=False, as_index=False)[["value"]].mean()
     return found.assign(value=np.exp(found["value"])) if axis.kind == "log" else found
 
 
