@@ -47,8 +47,9 @@ def parameters(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     if share == 0:
         yield "The variants compared have equally many parameters."
         return
+    more = f"{100 * share:.2g} % more" if share < 1 else f"{share + 1:.3g} times as many"
     yield (
-        f"The variants compared do not have equally many parameters: at most {100 * share:.2g} % more "
+        f"The variants compared do not have equally many parameters: at most {more} "
         f"({label(most, axes)} {most['parameters']:,}, {label(least, axes)} {least['parameters']:,})."
     )
 
