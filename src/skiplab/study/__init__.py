@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",
+    "norm": "Does a Transformer train better with its norms before the branches or after the merges, and with warm-up?",
+    "time": "Is the gate of an LSTM the same idea as a skip connection?",
 }
 
 __all__ = ["QUESTIONS", "compare"]
