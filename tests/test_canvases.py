@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skiplab.data import IGNORED, DataSet, canvases, digits, edges
+from skiplab.data import IGNORED, DataSet, canvases, digits, distances, edges
 from skiplab.data.canvases import INK, NOISE, SIZES, _digits
 from skiplab.errors import DataError
 
@@ -160,6 +160,18 @@ def test_edges_of_a_square_are_a_frame_two_pixels_wide() -> None:
     frame[0, 2:8, 2:8] = True
     frame[0, 4:6, 4:6] = False
     assert torch.equal(edges(y), frame)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**32))
+def test_distances_by_brute_force(height: int, width: int, most: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.tensor([0, 0, 0, 0, 7, IGNORED])[torch.randint(6, (height, width), generator=generator)]
+    found = distances(y[None], most)[0]
+    pixels = [(i, j, int(y[i, j])) for i in range(height) for j in range(width) if y[i, j] != IGNORED]
+    for i, j, own in pixels:
+        others = [max(abs(i - k), abs(j - m)) for k, m, other in pixels if other != own]
+        assert found[i, j] == min([*others, most])
+    assert (found[y == IGNORED] == most).all()
 
 
 def test_edges_need_a_class_for_each_pixel() -> None:

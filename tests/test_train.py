@@ -666,3 +666,49 @@ def test_a_programs_module_trains_and_goes_on_bit_for_bit(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         fit(module, data, recipe, tmp_path, on_epoch=stop, device="cpu")
     assert same_run(run, fit(module, data, recipe, tmp_path, device="cpu"))
+
+
+# What is shown on the way
+
+
+def shown(folder: Path | None, broken: int | None = None) -> tuple[list[int], Run | None]:
+    """The epochs of which weights were shown and still differ by one step or more, until one that breaks off."""
+    seen: list[int] = []
+    weights: list[bytes] = []
+
+    def visit(epoch: int, model: nn.Module) -> None:
+        torch.rand(3)  # draws here must not change the training
+        seen.append(epoch)
+        weights.append(safetensors.torch.save(dict(model.state_dict())))
+        if epoch == broken:
+            raise KeyboardInterrupt
+
+    try:
+        run = fit(network(), points(), RECIPE, folder, visit=visit)
+    except KeyboardInterrupt:
+        return seen, None
+    assert len(set(weights)) == len(weights)
+    assert weights[-1] == safetensors.torch.save(dict(run.model.state_dict()))
+    return seen, run
+
+
+def test_a_visit_sees_every_epoch_and_changes_nothing() -> None:
+    seen, run = shown(None)
+    assert seen == [0, 1, 2, 3]
+    assert run is not None
+    assert same_run(run, fit(network(), points(), RECIPE))
+
+
+@pytest.mark.parametrize("broken", [0, 1, 3])
+def test_a_visit_that_broke_off_comes_again(tmp_path: Path, broken: int) -> None:
+    seen, _ = shown(tmp_path, broken)
+    assert seen == list(range(broken + 1))
+    assert shown(tmp_path)[0] == list(range(broken, 4))
+    assert shown_nothing(tmp_path)
+
+
+def shown_nothing(folder: Path) -> bool:
+    """A finished run is not shown again."""
+    seen: list[int] = []
+    fit(network(), points(), RECIPE, folder, visit=lambda epoch, _: seen.append(epoch))
+    return not seen

@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+PERCENT = ("share", "change")  # kinds of numbers that are shown so
+
 
 @dataclass(frozen=True)
 class Axis:
     """A column and how it is shown.
 
     `kind`: "number"; "log" (positive numbers by their logarithm, averaged as such); "share" (0 to 1, as
-    percent); "steps" (values side by side, in the order of the table).
+    percent); "change" (of a share, either way); "steps" (values side by side, in the order of the table).
     """
 
     column: str
     title: str
-    kind: Literal["number", "log", "share", "steps"] = "number"
+    kind: Literal["number", "log", "share", "change", "steps"] = "number"
 
 
 TRAIN_ERROR, TEST_ERROR = Axis("train_error", "training error", "share"), Axis("test_error", "test error", "share")

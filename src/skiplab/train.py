@@ -54,6 +54,8 @@ def fit(
     folder: Path | str | None = None,
     on_epoch: Callable[[Row], None] | None = None,
     device: str = "auto",
+    *,
+    visit: Callable[[int, nn.Module], None] | None = None,
 ) -> Run:
     """Trains a copy of `model`; the one handed in stays as it was, and so do torch's random states.
 
@@ -61,8 +63,10 @@ def fit(
     run of the same recipe and data takes it up: bit for bit as if it had never stopped, on the CPU with as
     many threads as before and wherever else kernels are deterministic. A finished run is loaded and returned
     at once. Without a folder nothing is written. `on_epoch` receives each new row of the history once it is
-    safe; what it raises ends the training. Every layer is in training mode during the epochs. `device` is one
-    of auto, cpu, cuda, cuda:N and mps, and is where the run's model stays.
+    safe; what it raises ends the training. `visit` is shown the model as it is before training (0) and after each
+    epoch, before that epoch is kept, so that a run that was killed shows an epoch again rather than leave it out;
+    what it leaves should not depend on how often it came. Every layer is in training mode during the epochs.
+    `device` is one of auto, cpu, cuda, cuda:N and mps, and is where the run's model stays.
 
     Raises `DataError` when the folder holds another run or the model does not fit the data, `OutputError`
     when the folder cannot be written, and `DivergedError`, with the log kept, when the loss is not finite; its
@@ -76,7 +80,8 @@ def fit(
     with _own_randomness(fabric.device):
         _seed(fabric.device, recipe.seed)
         loop = Loop(fabric, model, data, recipe)
-        done, rows = _take_up(loop, keeper)
+        show = _shown(fabric, loop, visit)
+        done, rows = _take_up(loop, keeper, show)
         for epoch in range(done + 1, recipe.epochs + 1):
             new = loop.epoch(epoch)
             rows += new
@@ -84,6 +89,7 @@ def fit(
                 if keeper is not None:
                     keeper.diverge(epoch, new)
                 raise _diverged(rows, recipe)
+            show(epoch)
             if keeper is not None:
                 keeper.save(epoch, loop.tensors(), new)
             if on_epoch is not None:
@@ -95,13 +101,24 @@ def fit(
     return run
 
 
-def _take_up(loop: Loop, keeper: RunFolder | None) -> tuple[int, list[Row]]:
+def _shown(fabric: Fabric, loop: Loop, visit: Callable[[int, nn.Module], None] | None) -> Callable[[int], None]:
+    """Shows the loop's model to who visits it, whose draws must not change the training."""
+
+    def show(epoch: int) -> None:
+        if visit is not None:
+            with _own_randomness(fabric.device):
+                visit(epoch, loop.model)
+
+    return show
+
+
+def _take_up(loop: Loop, keeper: RunFolder | None, show: Callable[[int], None]) -> tuple[int, list[Row]]:
     """Puts the loop where an earlier call left it: how many epochs are done, and the log so far."""
-    if keeper is None:
-        return 0, []
-    saved = keeper.load()
-    if saved is None:
-        keeper.save(0, loop.tensors(), [])
+    saved = None if keeper is None else keeper.load()
+    if keeper is None or saved is None:
+        show(0)
+        if keeper is not None:
+            keeper.save(0, loop.tensors(), [])
         return 0, []
     loop.restore(saved.tensors, keeper.path)
     if saved.status == "diverged":

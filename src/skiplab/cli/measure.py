@@ -44,7 +44,9 @@ def measure(
     split: Annotated[str | None, typer.Option(help="Which part of the data, such as train (default: test).")] = None,
     column: Column = None,
     normalise: Normalise = None,
-    kind: Annotated[str, typer.Option(help="Lesions: branch, shortcut, mean, noise, shuffle.")] = "branch",
+    kind: Annotated[
+        str, typer.Option(help="Lesions: branch, mean, noise, shuffle; shortcut, shortcut-mean, …")
+    ] = "branch",
     group: Annotated[str, typer.Option(help="Lesions: how many skips at once: 1, 2, …, or pairs.")] = "1",
     reorder: Annotated[int, typer.Option(min=0, help="Lesions: also swap up to so many pairs of like blocks.")] = 0,
     reestimate: Annotated[

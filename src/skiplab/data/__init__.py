@@ -1,8 +1,20 @@
 """Data sets small enough to live in memory, one file a sort."""
 
-from skiplab.data.canvases import canvases, edges
+from skiplab.data.canvases import canvases, distances, edges
 from skiplab.data.digits import digits
 from skiplab.data.sequences import adding, copying, pixels
 from skiplab.data.split import IGNORED, DataSet, Split, batches
 
-__all__ = ["IGNORED", "DataSet", "Split", "adding", "batches", "canvases", "copying", "digits", "edges", "pixels"]
+__all__ = [
+    "IGNORED",
+    "DataSet",
+    "Split",
+    "adding",
+    "batches",
+    "canvases",
+    "copying",
+    "digits",
+    "distances",
+    "edges",
+    "pixels",
+]

@@ -119,10 +119,29 @@ def edges(y: Tensor) -> Tensor:
 
     Neighbours whose target is −100 do not count, and such a pixel is no edge.
     """
+    return _near(y, 1)
+
+
+def distances(y: Tensor, most: int) -> Tensor:
+    """How many steps, each to one of eight neighbours, it is from a pixel to the nearest of another class.
+
+    int64 (..., H, W) gives int64: 1 where `edges` are, and `most` stands for itself and all beyond. Pixels whose target
+    is −100 are of no class, and have that too.
+    """
+    if most < 1:
+        raise DataError(f"most={most}: give a number of at least 1")
+    found = torch.full_like(y, most)
+    for distance in range(most - 1, 0, -1):
+        found[_near(y, distance)] = distance
+    return found
+
+
+def _near(y: Tensor, reach: int) -> Tensor:
+    """Which pixels have another class at most `reach` steps away."""
     if y.ndim < 2 or y.dtype != torch.int64:
         raise DataError(f"edges are those of a class for each pixel, int64 (..., H, W), not {y.dtype} {tuple(y.shape)}")
-    asked = y != IGNORED
+    asked, window = y != IGNORED, (2 * reach + 1, 1, reach)
     values = y.double().reshape(-1, 1, *y.shape[-2:])
-    highest = F.max_pool2d(values, 3, 1, 1)  # −100 is below every class, and beyond the border is −∞
-    lowest = -F.max_pool2d((-values).masked_fill(~asked.reshape(values.shape), -torch.inf), 3, 1, 1)
+    highest = F.max_pool2d(values, *window)  # −100 is below every class, and beyond the border is −∞
+    lowest = -F.max_pool2d((-values).masked_fill(~asked.reshape(values.shape), -torch.inf), *window)
     return (highest != lowest).reshape(y.shape) & asked

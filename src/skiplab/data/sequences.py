@@ -41,7 +41,7 @@ def copying(
     x (N, 2 · symbols + lag, alphabet + 2), one of them 1 at each step: a symbol (0 … alphabet − 1), empty, or, at
     the last of the empty steps, the sign to begin. y (N, 2 · symbols + lag) int64: the symbols at the last steps,
     in their order, and nothing asked (−100) before. Chance: 1 / alphabet right, ln(alphabet) nats.
-    Hochreiter and Schmidhuber 1997 (after §5.6's kin), in the form of Arjovsky et al. 2016, arXiv:1511.06464, §4.1.
+    Arjovsky et al. 2016, arXiv:1511.06464, §4.1, where being silent at the right steps is asked for as well.
     """
     for name, value in (("lag", lag), ("symbols", symbols)):
         _at_least(name, value, 1)

@@ -17,6 +17,7 @@ from skiplab.program import Program
 from skiplab.skips import Skip, Skips
 
 MOMENTS = "moments"
+LIKE_IT = ("mean", "noise")  # kinds of replacement for which the moments of what is replaced must be known
 
 
 class Options(Running, total=False):
@@ -25,7 +26,8 @@ class Options(Running, total=False):
     kinds: Sequence[Kind]
     """What happens to a skip, one row each: its branch ("branch", the default) or its shortcut ("shortcut") is replaced
     by zeros as it enters the merge; or the branch by its mean over samples ("mean"), by normal noise of the same mean
-    and variance in each channel ("noise"), or by another sample's branch, of the same batch ("shuffle")."""
+    and variance in each channel ("noise"), or by another sample's branch, of the same batch ("shuffle"); or the same
+    is done to its shortcut ("shortcut-mean", "shortcut-noise", "shortcut-shuffle")."""
     groups: Groups
     """How many consecutive skips are changed together, "pairs" for every two, or lists of ids: 1, each alone."""
     reorder: int
@@ -84,7 +86,7 @@ def lesion(
     swaps = reorderings(program, skips, most, draws, seed) if most else []
     functions = [loss] if metric is None else [loss, metric]
     networks = plan(len(kinds) * len(groups) + len(swaps), reestimate=options.get("reestimate", False))
-    moments = {MOMENTS: 1} if {"mean", "noise"} & set(kinds) else {}
+    moments = {MOMENTS: 1} if any(kind.endswith(LIKE_IT) for kind in kinds) else {}
     identity = {
         "skips": [skip.id for skip in skips],
         "kinds": kinds,
@@ -111,7 +113,9 @@ def _kinds(options: Options) -> list[Kind]:
 def _replacements(passes: Passes, kinds: Sequence[Kind], skips: Sequence[Skip], seed: int) -> dict[str, Replacement]:
     program, moments = passes.program, {}
     if MOMENTS in passes.plan:
-        operands = dict.fromkeys(operand for skip in skips for _, operand in edges_of(program, skip, "mean"))
+        ways = [kind for kind in kinds if kind.endswith(LIKE_IT)]
+        edges = (edge for kind in ways for skip in skips for edge in edges_of(program, skip, kind))
+        operands = dict.fromkeys(operand for _, operand in edges)
         moments = replacement.branch_moments(passes, MOMENTS, operands)
     of: dict[str, Any] = {
         "branch": replacement.zero,
@@ -120,4 +124,4 @@ def _replacements(passes: Passes, kinds: Sequence[Kind], skips: Sequence[Skip], 
         "noise": replacement.noise(program, moments, seed),
         "shuffle": replacement.shuffle(program, seed),
     }
-    return {kind: of[kind] for kind in kinds}
+    return {kind: of[kind.removeprefix("shortcut-")] for kind in kinds}

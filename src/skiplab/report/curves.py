@@ -19,6 +19,7 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
     long["of"] = long["of"].map({"train_error": "training", "test_error": "test"})
     long["error"] = finite(long["error"])
     found = list(dict.fromkeys(long[panel])) if panel else [None]
+    top = max(1.0, float(long["error"].max()))  # shares of a variance that are left unexplained may lie above 1
     panels = []
     for value in found:
         own = long if value is None else long[long[panel] == value]
@@ -28,7 +29,7 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
             .mark_line(opacity=0.75, strokeWidth=1.3, clip=True)  # errors of values may exceed 1
             .encode(
                 x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, grid=False)),
-                y=alt.Y("error:Q", title="error", axis=alt.Axis(format=_PERCENT), scale=alt.Scale(domain=[0, 1])),
+                y=alt.Y("error:Q", title="error", axis=alt.Axis(format=_PERCENT), scale=alt.Scale(domain=[0, top])),
                 color=_colour(long),
                 strokeDash=alt.StrokeDash("of:N", title="measured on", sort=["training", "test"]),
                 detail="seed:N",

@@ -73,6 +73,9 @@ def _lesioned(kind: str, norms: str, several: bool) -> str:
         "mean": "branch replaced by its mean",
         "noise": "branch replaced by noise",
         "shuffle": "branch of another sample",
+        "shortcut-mean": "shortcut replaced by its mean",
+        "shortcut-noise": "shortcut replaced by noise",
+        "shortcut-shuffle": "shortcut of another sample",
         "reorder": "blocks swapped",
         "layer": "layer deleted",
     }.get(kind, kind)

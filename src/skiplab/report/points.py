@@ -3,9 +3,10 @@
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
-from skiplab.figure import Axis, Figure
+from skiplab.figure import PERCENT, Axis, Figure
 from skiplab.report.rows import finite, inline, variants
 from skiplab.report.theme import ALARM, AnyChart, dress, variant_scale
 
@@ -79,7 +80,7 @@ def _point_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataF
 def _steps(figure: Figure, rows: pd.DataFrame) -> tuple[alt.X, dict[str, Any], list[str]]:
     """Where a point stands: by x and, side by side, by colour; and the columns that say so."""
     if figure.x is None or figure.x.column == figure.by:
-        order = _ordered(figure.by, rows)
+        order = _ordered(figure.by, rows) if figure.x is None else list(dict.fromkeys(rows[figure.by]))
         angle = -35 if len(order) > 4 else 0
         title = None if figure.x is None else figure.x.title
         return (
@@ -98,15 +99,15 @@ def _steps(figure: Figure, rows: pd.DataFrame) -> tuple[alt.X, dict[str, Any], l
 def _line_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataFrame) -> Any:
     assert figure.x is not None, "lines go over an x"
     column, y = figure.x.column, _scaled(axis, rows)
-    scale = alt.Scale(type="log") if figure.x.kind == "log" else alt.Scale(zero=False)
-    ticks = alt.Axis(grid=False, format="%") if figure.x.kind == "share" else alt.Axis(grid=False)
+    scale = alt.Scale(type="log", nice=False, padding=6) if figure.x.kind == "log" else alt.Scale(zero=False)
+    ticks = _ticks(figure.x, rows)
     base = {"x": alt.X(f"{column}:Q", title=figure.x.title, scale=scale, axis=ticks), "color": _colour(figure, rows)}
     order = [figure.by, column]
     seeds = rows.assign(value=finite(rows[axis.column]))
     if axis.kind == "log":
         seeds = seeds[seeds["value"] > 0]
     thin = (
-        alt.Chart(inline(seeds[list(dict.fromkeys([*order, "seed", "value"]))].dropna(subset=["value"])))
+        alt.Chart(inline(_by_seed(seeds, [*order, "seed"], axis)))
         .mark_line(strokeWidth=0.8, opacity=0.35)
         .encode(y=y, detail="seed:N", **base)
     )
@@ -118,6 +119,26 @@ def _line_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataFr
         y=y, tooltip=[*_told(order), *tips]
     )
     return alt.layer(band, thin, thick)
+
+
+def _ticks(x: Axis, rows: pd.DataFrame) -> alt.Axis:
+    """As many ticks as can be read, and none between whole numbers."""
+    if x.kind == "share":
+        return alt.Axis(grid=False, format="%")
+    if x.kind == "log":
+        return alt.Axis(grid=False, tickCount=4, labelOverlap=True)
+    return (
+        alt.Axis(grid=False, tickMinStep=1) if pd.api.types.is_integer_dtype(rows[x.column]) else alt.Axis(grid=False)
+    )
+
+
+def _by_seed(rows: pd.DataFrame, places: list[str], axis: Axis) -> pd.DataFrame:
+    """One value a seed and place: of several rows their mean, the geometric one of what is shown by its logarithm."""
+    known = rows.dropna(subset=["value"])
+    if axis.kind == "log":
+        known = known.assign(value=np.log(known["value"]))
+    found = known.groupby(list(dict.fromkeys(places)), sort=False, as_index=False)["value"].mean()
+    return found.assign(value=np.exp(found["value"])) if axis.kind == "log" else found
 
 
 def _renamed(means: pd.DataFrame, axis: Axis) -> pd.DataFrame:
@@ -136,13 +157,12 @@ def _scaled(axis: Axis, rows: pd.DataFrame, column: str = "value") -> alt.Y:
         )
     values = finite(rows[axis.column])
     scale = alt.Scale(zero=bool(values.min() >= 0), nice=True)
-    return alt.Y(
-        f"{column}:Q", title=axis.title, scale=scale, axis=alt.Axis(format="%" if axis.kind == "share" else "~g")
-    )
+    ticks = alt.Axis(format="%") if axis.kind in PERCENT else alt.Axis()  # "~g" would write 50 as 5e+1
+    return alt.Y(f"{column}:Q", title=axis.title, scale=scale, axis=ticks)
 
 
 def _format(axis: Axis) -> str:
-    return ".2%" if axis.kind == "share" else ".3g"
+    return ".2%" if axis.kind in PERCENT else ".3g"
 
 
 def _ordered(column: str, rows: pd.DataFrame) -> list[Any]:
@@ -151,7 +171,11 @@ def _ordered(column: str, rows: pd.DataFrame) -> list[Any]:
 
 def _colour(figure: Figure, rows: pd.DataFrame) -> alt.Color:
     names = [str(name) for name in _ordered(figure.by, rows)]
-    legend = None if figure.x is None or figure.x.column == figure.by else alt.Legend(orient="top", columns=6)
+    legend = (
+        None
+        if figure.x is None or figure.x.column == figure.by
+        else alt.Legend(orient="top", columns=6, symbolOpacity=1)
+    )
     title = None if figure.by == "variant" else figure.by.replace("_", " ")
     return alt.Color(f"{figure.by}:N", title=title, scale=variant_scale(names), legend=legend)
 

@@ -31,9 +31,13 @@ def study_page(
         verdicts=verdicts,
         facts=facts,
         sections=[
-            Section("Summary", "Mean over seeds ± half of its 95 % interval (Student's t).", overview),
+            Section(
+                "Summary",
+                "Mean over seeds ± half of its 95 % interval (Student's t); geometric ones ×÷ its factor.",
+                overview,
+            ),
             *_claims(tables),
-            *(section(figure, tables) for figure in figures if len(tables.get(figure.table, ()))),
+            *(section(figure, tables) for figure in figures if _rows(figure, tables)),
         ],
     )
 
@@ -41,6 +45,11 @@ def study_page(
 def section(figure: Figure, tables: Tables) -> Section:
     """A figure as a section of a page."""
     return Section(figure.heading, figure.how, drawn(figure, tables), figure.name, figure.folded)
+
+
+def _rows(figure: Figure, tables: Tables) -> int:
+    """How many rows there are to show: a narrowed grid may have none of those that the figure is about."""
+    return len(_where(tables[figure.table], figure.where)) if len(tables.get(figure.table, ())) else 0
 
 
 def drawn(figure: Figure, tables: Tables) -> AnyChart | pd.DataFrame:

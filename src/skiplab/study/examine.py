@@ -20,6 +20,7 @@ from skiplab.paths import Census, census
 from skiplab.program import Program
 from skiplab.recipe import Recipe
 from skiplab.skips import Skips
+from skiplab.tasks import task_of
 from skiplab.train import Run, fit
 
 Tables = dict[str, pd.DataFrame]
@@ -58,10 +59,12 @@ def examine(model: nn.Module, data: DataSet, training: Training) -> Tables:
     return {**tables, "gradient": gradient, **structure(trained, data), **lesions(trained, data)}
 
 
-def train(model: nn.Module, data: DataSet, training: Training) -> tuple[Tables, nn.Module | None]:
+def train(
+    model: nn.Module, data: DataSet, training: Training, visit: Callable[[int, nn.Module], None] | None = None
+) -> tuple[Tables, nn.Module | None]:
     """Tables runs (one row) and curves, and the trained network on the CPU, or None if it diverged.
 
-    Progress goes from 5 to 90 per cent of the run.
+    Progress goes from 5 to 90 per cent of the run. `visit` sees the network on the way, as in `skiplab.train.fit`.
     """
     recipe = training.recipe
 
@@ -70,7 +73,7 @@ def train(model: nn.Module, data: DataSet, training: Training) -> tuple[Tables, 
         training.report(0.05 + 0.85 * row["epoch"] / recipe.epochs, text)
 
     try:
-        run = fit(model, data, recipe, training.folder / "run", on_epoch, training.settings["device"])
+        run = fit(model, data, recipe, training.folder / "run", on_epoch, training.settings["device"], visit=visit)
     except DivergedError:
         log = pd.read_json(training.folder / "run" / "log.jsonl", lines=True)
         return {"runs": _outcome(model, None), "curves": _curves(log)}, None
@@ -82,7 +85,7 @@ def gradients(model: nn.Module, data: DataSet, when: str) -> pd.DataFrame:
     """See `skiplab.measure.gradient`, on one batch; `when` is "initialisation", in the training graph, or "trained"."""
     x, y = next(batches(data.train, SAMPLES))
     program = capture(model, (x,), train=when == "initialisation")
-    return measure.gradient(program, find(program), [(x, y)], F.cross_entropy).assign(when=when)
+    return measure.gradient(program, find(program), [(x, y)], task_of(data.train).loss).assign(when=when)
 
 
 def structure(model: nn.Module, data: DataSet) -> Tables:

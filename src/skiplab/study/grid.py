@@ -40,7 +40,19 @@ _GRACE = 5.0  # seconds that a stopped cell has to end by itself
 _NO_OUTCOME = {"cli", "report", "schema.py", "terminal.py", "resolve.py", "figure.py"}  # they change no cell's outcome
 _AFTERWARDS = {  # nor does what comes after the last cell
     f"study/{name}.py"
-    for name in ("__init__", "charts", "claims", "own", "progress", "question", "result", "run", "stats", "verdicts")
+    for name in (
+        "__init__",
+        "charts",
+        "claims",
+        "own",
+        "progress",
+        "published",
+        "question",
+        "result",
+        "run",
+        "stats",
+        "verdicts",
+    )
 }
 
 
@@ -116,15 +128,13 @@ def _names(statement: ast.stmt) -> list[str]:
     match statement:
         case ast.FunctionDef() | ast.ClassDef():
             return [statement.name]
-        case ast.Assign() | ast.AnnAssign():
-            return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and _stored(node)]
+        case ast.Assign(targets=targets):
+            return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return [name]
         case ast.Import() | ast.ImportFrom():
             return [alias.asname or alias.name for alias in statement.names]
     return []
-
-
-def _stored(name: ast.Name) -> bool:
-    return isinstance(name.ctx, ast.Store)
 
 
 def run_grid(

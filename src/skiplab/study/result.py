@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.figure import Axis, Figure
+from skiplab.figure import PERCENT, Axis, Figure
 from skiplab.files import write_json
 from skiplab.study.examine import Tables, save
 from skiplab.study.grid import code_version
@@ -66,8 +66,7 @@ class Result:
             lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
             shown = {"network": f"{label(row, self.config['axes'])}{lost}"}
             for axis in self.outcomes:
-                factor, heading = (100, f"{axis.title} %") if axis.kind == "share" else (1, axis.title)
-                shown[heading] = _spread(row, axis.column, factor)
+                shown[f"{axis.title} %" if axis.kind in PERCENT else axis.title] = _spread(row, axis)
             rows.append(shown | {name: f"{int(row[c]):,}" for c, name in _SIZES.items() if c in summary})
         return pd.DataFrame(rows)
 
@@ -78,11 +77,15 @@ class Result:
         write_json(folder / "config.json", summary)
 
 
-def _spread(row: dict[Any, Any], column: str, factor: int) -> str:
-    mean, low, high = (factor * row[name] for name in (column, f"{column}_low", f"{column}_high"))
+def _spread(row: dict[Any, Any], axis: Axis) -> str:
+    """ "0.93 ± 0.02", and of a geometric mean "240 ×÷ 3.1": from 240 / 3.1 to 240 · 3.1."""
+    factor = 100 if axis.kind in PERCENT else 1
+    mean, low, high = (factor * row[f"{axis.column}{end}"] for end in ("", "_low", "_high"))
     if not math.isfinite(mean):
         return "–"
     digits = ".1f" if factor == 100 else ".3g"
+    if axis.kind == "log":
+        return f"{mean:{digits}}" + (f" ×÷ {high / mean:.2g}" if math.isfinite(high) else "")
     half = (high - low) / 2
     return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
 

@@ -47,9 +47,8 @@ def parameters(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     if share == 0:
         yield "The variants compared have equally many parameters."
         return
-    more = f"{100 * share:.2g} % more" if share < 1 else f"{share + 1:.3g} times as many"
     yield (
-        f"The variants compared do not have equally many parameters: at most {more} "
+        f"The variants compared do not have equally many parameters: at most {short(100 * share)} % more "
         f"({label(most, axes)} {most['parameters']:,}, {label(least, axes)} {least['parameters']:,})."
     )
 
@@ -94,6 +93,25 @@ def percent(value: Interval) -> str:
     return f"{100 * value.mean:.1f} %" + (f" ± {100 * value.half:.1f}" if value.known else "")
 
 
+def number(value: Interval) -> str:
+    """ "0.93 ± 0.02": a number with half its interval, which may be lopsided where the mean is a geometric one."""
+    if math.isnan(value.mean):
+        return "no number"
+    return f"{value.mean:.3g}" + (f" ± {value.half:.2g}" if value.known else "")
+
+
+def beside(a: pd.Series, b: pd.Series, word: str = "against") -> str:
+    """Numbers of each seed in two situations, and how they differ: "0.30 ± 0.04 against 0.10 ± 0.02: …"."""
+    change = paired(a, b)
+    ends = f"{number(student(a))} {word} {number(student(b))}"
+    if not change.known:
+        return f"{ends}, on fewer than two seeds, which give no interval."
+    interval = f"{change.mean:+.2g}, 95 % interval {change.low:+.2g} to {change.high:+.2g}, paired by seed"
+    if not change.excludes(0):
+        return f"{ends}: no difference is shown ({interval}, includes zero)."
+    return f"{ends}: a difference of {interval}."
+
+
 def points(value: Interval) -> str:
     """A difference of shares in percentage points, with its interval."""
     text = f"{100 * value.mean:+.1f} points"
@@ -111,8 +129,16 @@ def difference(change: Interval) -> str:
         return f"no difference in any of {change.count} seeds."
     if not change.excludes(0):
         return f"no difference is shown ({100 * change.mean:+.1f} points; {interval}, includes zero)."
-    size = f"; effect size {_short(abs(change.effect))}" if math.isfinite(change.effect) else ""
+    size = f"; effect size {short(abs(change.effect))}" if math.isfinite(change.effect) else ""
     return f"a difference of {100 * change.mean:+.1f} points ({interval}{size})."
+
+
+def sided(change: Interval, above: str, below: str, neither: str) -> str:
+    """The headline that a difference's interval bears out, and the difference: "…: a difference of +3.1 points …"."""
+    if not change.excludes(0):
+        includes = change.known and change.low < change.high
+        return f"{neither}: {f'{points(change)}, includes zero.' if includes else difference(change)}"
+    return f"{above if change.mean > 0 else below}: {difference(change)}"
 
 
 def times(ratio: Interval) -> str:
@@ -121,16 +147,16 @@ def times(ratio: Interval) -> str:
         return "not comparable to"
     factor = ratio.mean if ratio.mean >= 1 else 1 / ratio.mean
     word = "larger" if ratio.mean >= 1 else "smaller"
-    number = _short(factor)
+    number = short(factor)
     if not ratio.known:
         return f"{number} times {word} (on a single seed) than"
     low, high = sorted((ratio.low, ratio.high)) if ratio.mean >= 1 else sorted((1 / ratio.low, 1 / ratio.high))
-    interval = f"95 % interval {_short(low)} to {_short(high)}"
+    interval = f"95 % interval {short(low)} to {short(high)}"
     if not ratio.excludes(1):
         return f"not shown to differ ({number} times {word}; {interval}, includes 1) from"
     return f"{number} times {word} ({interval}) than"
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     """Two significant digits below 100, whole numbers above."""
     return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"

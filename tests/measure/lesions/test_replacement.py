@@ -10,7 +10,7 @@ from skiplab.errors import UsageError
 from skiplab.measure import lesion
 from skiplab.measure.batches import checked
 from skiplab.measure.lesions.passes import Part, Passes
-from skiplab.measure.lesions.replacement import branch_moments, noise, of_channels, shuffle
+from skiplab.measure.lesions.replacement import Kind, branch_moments, noise, of_channels, shuffle
 from skiplab.program import Program
 
 
@@ -133,3 +133,36 @@ def test_values_whose_first_dimension_is_not_the_samples() -> None:
     for kind in ("mean", "noise", "shuffle"):
         with pytest.raises(UsageError, match=r"has shape \(6, 8\) for 3 samples: .*; delete it instead"):
             lesion(program, skips, [(x, None)], lambda output, _: output.mean(), kinds=[kind])
+
+
+@pytest.mark.parametrize("combine", ["add", "concat"])
+def test_a_shortcut_is_replaced_by_what_a_branch_would_be(combine: str) -> None:
+    """By hand: what the merge gets from the branch stays, and beside it is the shortcut's mean, noise like it, or it
+    of another sample."""
+    torch.manual_seed(0)
+    join = torch.add if combine == "add" else lambda a, b: torch.cat((a, b), -1)
+    model = Net(lambda net, x: join(h := net.a(x), net.b(h)), a=linear(), b=heavy()).eval()
+    x = torch.randn(400, 8)
+    program = skiplab.capture(model, (x,))
+    outputs: list[Tensor] = []
+
+    def loss(output: Tensor, _: None) -> Tensor:
+        outputs.append(output.detach())
+        return output.mean(1)
+
+    kinds: list[Kind] = ["shortcut-mean", "shortcut-noise", "shortcut-shuffle"]
+    table = lesion(program, skiplab.find(program), [(x, None)], loss, kinds=kinds)
+    assert list(table["kind"]) == kinds
+    with torch.no_grad():
+        shortcut = model.a(x)  # type: ignore[operator]
+        branch = model.b(shortcut)  # type: ignore[operator]
+    mean, noise_, other = ((out - branch) if combine == "add" else out[:, :8] for out in outputs[:3])
+    assert combine == "add" or all(torch.equal(out[:, 8:], branch) for out in outputs)
+    torch.testing.assert_close(mean, shortcut.mean(0).expand_as(shortcut))
+    assert torch.allclose(noise_.mean(0), shortcut.mean(0), atol=0.15)
+    assert torch.allclose(noise_.std(0), shortcut.std(0), rtol=0.15)
+    centred = (noise_ - noise_.mean(0)) * (shortcut - shortcut.mean(0))
+    assert (centred.mean(0).abs() < 0.3 * shortcut.var(0)).all()  # it knows nothing of the sample
+    shifts = [n for n in range(400) if torch.allclose(other, shortcut.roll(n, 0), atol=1e-6)]
+    assert len(shifts) == 1
+    assert shifts != [0]

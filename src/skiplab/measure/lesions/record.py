@@ -40,7 +40,7 @@ class Lesion:
 
 def edges_of(program: Program, skip: Skip, kind: str) -> tuple[Edge, ...]:
     """The edges into the merge that a lesion of this kind changes."""
-    return shortcut_edges(program, skip) if kind == "shortcut" else branch_edges(program, skip)
+    return shortcut_edges(program, skip) if kind.startswith("shortcut") else branch_edges(program, skip)
 
 
 def grouped(skips: Skips, groups: Groups) -> list[tuple[Skip, ...]]:

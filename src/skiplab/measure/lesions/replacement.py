@@ -1,4 +1,4 @@
-"""What takes the place of a branch: nothing, its mean, noise like it, or another sample's branch."""
+"""What takes the place of a branch or shortcut: nothing, its mean, noise like it, or that of another sample."""
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -14,7 +14,7 @@ from skiplab.measure.lesions.passes import Part, Passes, State
 from skiplab.measure.operands import sample_dimension
 from skiplab.program import Program
 
-Kind = Literal["branch", "shortcut", "mean", "noise", "shuffle"]
+Kind = Literal["branch", "shortcut", "mean", "noise", "shuffle", "shortcut-mean", "shortcut-noise", "shortcut-shuffle"]
 Replacement = Callable[[Edge, Part], Patch]
 Moments = Mapping[str, tuple[Tensor, Tensor]]  # op -> mean and variance over samples, of the shape of one sample
 

@@ -154,16 +154,17 @@ def _largest(runs: pd.DataFrame, variant: str, depth: int) -> str:
     """Without and with warm-up, which learning rate and how many runs."""
     told = []
     for warmup, own in chosen(runs, {"variant": variant, "depth": depth}).groupby("warmup"):
-        counts = own.groupby("learning_rate")["trains"].agg(["sum", "size"])
-        whole = counts[counts["sum"] == counts["size"]]
         word = "with warm-up" if warmup else "without"
-        if len(whole):
-            told.append(f"{whole.index.max():g} {word} ({whole['size'].iloc[-1]} of {whole['size'].iloc[-1]} runs)")
+        rates = sorted(own["learning_rate"].unique().tolist())
+        trains = [own.loc[own["learning_rate"] == rate, "trains"].tolist() for rate in rates]
+        rows = [(rate, sum(each), len(each)) for rate, each in zip(rates, trains, strict=True)]
+        whole = [(rate, count) for rate, trained, count in rows if trained == count]
+        if whole:
+            rate, count = max(whole)
+            told.append(f"{rate:g} {word} ({count} of {count} runs)")
         else:
-            best = counts["sum"].idxmax()
-            told.append(
-                f"no rate tried {word} (at best {counts['sum'][best]} of {counts['size'][best]} runs, at {best:g})"
-            )
+            rate, trained, count = max(rows, key=lambda row: row[1])
+            told.append(f"no rate tried {word} (at best {trained} of {count} runs, at {rate:g})")
     return ", ".join(told)
 
 

@@ -218,8 +218,8 @@ def verdicts(tables: Tables) -> Iterator[str]:
         yield from _errors(runs, variants, task)
     for other in ("lstm-no-carry", "lstm-forget-0"):
         for task in tasks if {GATE, other} <= set(variants) else ():
-            where = ({"variant": name, "task": task} for name in (other, GATE))
-            yield compared(runs, *where, "test_error", "test error")
+            first, second = ({"variant": name, "task": task} for name in (other, GATE))
+            yield compared(runs, first, second, "test_error", "test error")
 
 
 def _answer(tables: Tables, task: str) -> Iterator[str]:

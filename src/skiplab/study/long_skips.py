@@ -1,0 +1,78 @@
+"""What the long skips of a trained U-Net carry, and the routes that turn up again at them.
+
+Levels are those of `skiplab.models.unet`, 0 at the input's resolution.
+"""
+
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from skiplab import measure
+from skiplab.data import DataSet
+from skiplab.edit import remove_branch, remove_shortcut
+from skiplab.export import capture
+from skiplab.finder import find
+from skiplab.paths import Census, census
+from skiplab.skips import Skips
+from skiplab.study.zones import balanced
+
+BATCH = 64
+
+
+def lesions(model: nn.Module, data: DataSet) -> pd.DataFrame:
+    """One row a level ("all" for all together), way ("long skip" or "way below"), replacement and kind of norm.
+
+    Columns edge, inside (balanced errors on the test part), edge_change, inside_change; replacement "zero" or "noise";
+    batchnorm as in `skiplab.measure.lesion`.
+    """
+    program = capture(model, (data.test.x[:BATCH],))
+    skips = Skips(skip for skip in find(program) if skip.long)
+    level = {skip.id: str(skip.path.count("inner")) for skip in skips}
+    batches = list(zip(data.test.x.split(BATCH), data.test.y.split(BATCH), strict=True))
+    error = balanced(data.test)
+    alone, together = [[each] for each in level], [list(level)]
+    tables = []
+    for way, kinds, groups in (
+        ("long skip", ("shortcut", "shortcut-noise"), alone),
+        ("long skip", ("shortcut", "shortcut-noise"), together if len(level) > 1 else []),
+        ("way below", ("branch", "noise"), alone),
+    ):
+        if groups:
+            options: Any = {"kinds": kinds, "groups": groups, "reestimate": True}
+            table = measure.lesion(program, skips, batches, error.edge, error.inside, **options)
+            tables.append(table.assign(way=way, level=table["id"].map(level).fillna("all")))
+    found = pd.concat(tables, ignore_index=True)
+    found["replacement"] = ["noise" if kind.endswith("noise") else "zero" for kind in found["kind"]]
+    names = {"loss": "edge", "metric": "inside", "loss_change": "edge_change", "metric_change": "inside_change"}
+    return found.rename(columns=names)[["way", "level", "replacement", "batchnorm", *names.values()]]
+
+
+def routes(model: nn.Module, data: DataSet) -> pd.DataFrame:
+    """The paths that turn up again at each level: over its long skip, or at the bottom around all of them.
+
+    One row a route: route ("level 0", …, "bottom"), resolution (side of the image there), paths, and the fewest and
+    most nonlinearities and weight layers on one of them.
+    """
+    side = data.train.x.shape[-1]
+    whole = capture(model, (data.train.x[:2],))
+    paths = [skip.path for skip in find(whole) if skip.long]
+    rows, program = [], whole
+    for path in sorted(paths, key=len):
+        level, here = path.count("inner"), find(program)
+        turning = remove_branch(program, _long(here, path))
+        rows.append((f"level {level}", side // 2**level, *_counts(census(turning))))
+        program = remove_shortcut(program, _long(here, path))
+    bottom = side // 2 ** sum(isinstance(module, nn.MaxPool2d) for module in model.modules())
+    rows.append(("bottom", bottom, *_counts(census(program))))
+    columns = ["route", "resolution", "paths", "fewest", "most", "fewest_weight_layers", "most_weight_layers"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _long(skips: Skips, path: str) -> Skips:
+    return Skips(skip for skip in skips if skip.long and skip.path == path).expect(1)
+
+
+def _counts(paths: Census) -> tuple[int, ...]:
+    ranges = (paths.nonlinearities, paths.weight_layers)
+    return (paths.paths, *(end for each in ranges for end in (each.min, each.max)))

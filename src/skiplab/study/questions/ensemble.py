@@ -1,0 +1,382 @@
+"""Does a residual network behave like many shallow networks?
+
+Its n blocks give 2ⁿ paths from input to output. If these work side by side, as an ensemble does, then losing some of
+them costs little: deleting a block halves the paths and leaves the rest as they were. In a plain network every layer
+lies on the only path. `post-activation` and `pre-activation` networks and their `plain` twin, trained alike from the
+same initial weights, are changed without retraining: one block deleted (of the plain network one layer, which is less),
+k random blocks deleted together, k random pairs of blocks swapped.
+
+Hypothesis: the error rises smoothly with k, one layer less ruins the plain network, and the gradient comes by short
+paths (Veit et al. 2016, arXiv:1605.06431, §4, on CIFAR-10).
+
+Costs are told in points of test error, and as a share of what there is to lose: 0 is the whole network, 1 is chance.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from torch import nn
+from torch.nn import functional as F
+
+from skiplab import measure
+from skiplab.blocks import like
+from skiplab.data import DataSet, batches, digits
+from skiplab.figure import TEST_ERROR, Axis, Figure
+from skiplab.models.resnet import resnet
+from skiplab.program import Program
+from skiplab.skips import Skips
+from skiplab.study.charts import CURVES
+from skiplab.study.claims import Claim, agreement
+from skiplab.study.examine import Training, found, save, seeded, train, wrong
+from skiplab.study.grid import Report
+from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.stats import paired, student
+from skiplab.study.verdicts import chosen, difference, named, number, of, percent, points
+from skiplab.train import Recipe
+
+VARIANTS: dict[str, Any] = {  # options of `resnet`
+    "plain": {"skip": None},
+    "post-activation": {"placement": "post"},
+    "pre-activation": {"placement": "pre"},
+}
+PLAIN, *RESIDUAL = VARIANTS
+WIDTH = 8
+CHANCE = 0.9  # the error of a guess among ten classes
+HARMLESS = 0.01  # less than one point
+STAKE = 0.1  # a network that is hardly better than chance has nothing to lose, and no share of it
+DRAWS = 5  # of blocks to delete, and of pairs to swap, for each k
+SWAPS = 10  # pairs at most
+RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
+GRIDS = {
+    "quick": Grid({"depth": (20, 56)}, recipe=replace(RECIPE, epochs=6)),
+    "default": Grid({"depth": (20, 56)}, seeds=5, recipe=RECIPE),
+    "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=replace(RECIPE, epochs=30)),
+}
+OUTCOMES = ("one", "harmless", "half", "swap", "mean_length", "relative_length")
+
+
+def work(settings: Settings, folder: Path, report: Report) -> None:
+    """A network of one variant, depth and seed: trained, then damaged."""
+    options, data = VARIANTS[settings["variant"]], digits()
+    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    tables, trained = train(model, data, Training(settings, folder, report))
+    outcome = dict.fromkeys(OUTCOMES, float("nan"))
+    if trained is not None:
+        report(0.9, "deleting and swapping")
+        damaged = damage(trained, data, settings["seed"])
+        outcome |= outcomes(damaged)
+        tables |= damaged
+    save({**tables, "runs": tables["runs"].assign(**outcome)}, folder)
+
+
+def damage(model: nn.Module, data: DataSet, seed: int) -> Tables:
+    """Tables lesions and, of a network with skips, lengths.
+
+    lesions, one row a damaged network: what ("deletion" or "swap"), k (0: the whole network), id, position (of what
+    is deleted alone, from 0 to 1), batchnorm, error and error_change in shares, lost (over what there is to lose, NaN
+    for a network with less than `STAKE`).
+    """
+    program, skips = found(model, data)
+    test = list(batches(data.test, len(data.test)))
+    if len(skips):
+        options: dict[str, Any] = {"groups": groups([skip.id for skip in skips], seed)}
+        if pairs := len(like(program, skips)):
+            options |= {"reorder": min(pairs, SWAPS), "draws": DRAWS}
+        several = measure.lesion(program, skips, test, F.cross_entropy, wrong, seed=seed, **options)
+        single = measure.lesion(program, skips, test, F.cross_entropy, wrong, reestimate=True)
+        tables = {"lengths": _lengths(program, skips, data)}
+    else:
+        several = pd.DataFrame()
+        single, tables = measure.layers(program, test, F.cross_entropy, wrong, reestimate=True), {}
+    single["position"] = single.groupby("batchnorm")["order"].rank() / single.groupby("batchnorm")["order"].transform(
+        "size"
+    )
+    table = pd.concat([single, several], ignore_index=True)
+    table["what"] = np.where(table["kind"] == "reorder", "swap", "deletion")
+    table = table.rename(columns={"metric": "error", "metric_change": "error_change"})
+    whole = table["error"] - table["error_change"]
+    stake = CHANCE - whole
+    table["lost"] = table["error_change"] / stake.where(stake > STAKE)
+    columns = ["what", "k", "id", "position", "batchnorm", "error", "error_change", "lost"]
+    intact = {
+        "what": ["deletion", "swap"],
+        "k": 0,
+        "id": "",
+        "batchnorm": "as trained",
+        "error_change": 0.0,
+        "lost": 0.0,
+    }
+    start = pd.DataFrame({**intact, "position": float("nan"), "error": whole.iloc[0]})
+    return {"lesions": pd.concat([start, table])[columns], **tables}
+
+
+def groups(ids: list[str], seed: int) -> list[list[str]]:
+    """For some k from 2 to all of them, `DRAWS` random choices of k blocks, each once."""
+    generator, drawn = np.random.default_rng(seed), dict[tuple[str, ...], None]()
+    steps = dict.fromkeys(round(2 ** (i / 2)) for i in range(2, 40))
+    for k in [*(step for step in steps if 1 < step < len(ids)), len(ids)]:
+        for _ in range(DRAWS):
+            drawn[tuple(ids[i] for i in sorted(generator.choice(len(ids), k, replace=False)))] = None
+    return [list(group) for group in drawn]
+
+
+def _lengths(program: Program, skips: Skips, data: DataSet) -> pd.DataFrame:
+    part = [(data.test.x[:128], data.test.y[:128])]
+    return measure.lengths(program, skips, part, F.cross_entropy)
+
+
+def outcomes(tables: Tables) -> dict[str, float]:
+    """What a run's row tells of its damage.
+
+    one: points that deleting one block costs on average; harmless: share of blocks that cost less than a point; half:
+    blocks to delete together before half of what there is to lose is lost; swap: points for one swapped pair;
+    mean_length, relative_length: branches on the paths that carry the input's gradient, and as a share of all.
+    """
+    table = tables["lesions"][tables["lesions"]["batchnorm"] == "as trained"]
+    deleted, swapped = table[table["what"] == "deletion"], table[(table["what"] == "swap") & (table["k"] == 1)]
+    one = deleted.loc[deleted["k"] == 1, "error_change"]
+    row = {"one": one.mean(), "harmless": (one < HARMLESS).mean(), "swap": swapped["error_change"].mean()}
+    if "lengths" in tables:
+        lengths = tables["lengths"]
+        mean = float((lengths["length"] * lengths["weight"]).sum())
+        by_k = deleted.groupby("k")["lost"].mean()
+        row |= {"half": crossing(by_k, 0.5), "mean_length": mean, "relative_length": mean / lengths["length"].max()}
+    return {name: float(value) for name, value in row.items()}
+
+
+def crossing(curve: pd.Series, level: float) -> float:
+    """Where a curve (by its index) first reaches a level, between two points on their line; NaN where it does not."""
+    places, values = curve.index.to_numpy(float), curve.to_numpy(float)
+    above = np.flatnonzero(values >= level)
+    if not len(above) or above[0] == 0:
+        return float("nan") if not len(above) else float(places[0])
+    i = int(above[0])
+    share = (level - values[i - 1]) / (values[i] - values[i - 1])
+    return float(places[i - 1] + share * (places[i] - places[i - 1]))
+
+
+def cost(settings: Settings) -> float:
+    depth = settings["depth"]
+    return depth * settings["recipe"]["epochs"] + (0 if settings["variant"] == PLAIN else depth**2 / 12)
+
+
+def verdicts(tables: Tables) -> Iterator[str]:
+    """What the numbers say, depth by depth for single deletions, else of the deepest networks."""
+    runs = tables["runs"]
+    if "lesions" not in tables:
+        return
+    variants = list(dict.fromkeys(runs["variant"]))
+    residual = [variant for variant in variants if variant != PLAIN]
+    depths = sorted(set(runs["depth"]))
+    for depth in reversed(depths):
+        for variant in variants:
+            yield _single(tables, {"variant": variant, "depth": depth})
+    for depth in reversed(depths) if PLAIN in variants else ():
+        for variant in residual:
+            plain, network = {"variant": PLAIN, "depth": depth}, {"variant": variant, "depth": depth}
+            change = difference(paired(_lost(tables, plain), _lost(tables, network)))
+            what = f"one layer of {named(plain)} against one block of {named(network)}"
+            yield f"Of what there is to lose, {what}: {change}"
+    networks = [{"variant": variant, "depth": depths[-1]} for variant in residual]
+    for network in networks:
+        yield from _several(tables, network)
+    for network in networks:
+        yield from _paths(tables, network)
+
+
+def claims(tables: Tables) -> Iterator[Claim]:
+    runs = tables["runs"]
+    if "lesions" not in tables:
+        return
+    variants, depths = list(dict.fromkeys(runs["variant"])), sorted(set(runs["depth"]))
+    if PLAIN in variants:
+        plain = {"variant": PLAIN, "depth": depths[0]}
+        lost = student(_lost(tables, plain))
+        yield Claim(
+            "Deleting any one layer of a plain network (VGG) brings it to chance.",
+            "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
+            f"one layer less costs {named(plain)} {percent(lost)} of what there is to lose, on average over its layers",
+            agreement(lost, "above", 0.5),
+        )
+    for variant in variants:
+        if variant == PLAIN:
+            continue
+        network = {"variant": variant, "depth": depths[-1]}
+        lost, half = student(_lost(tables, network)), student(of(runs, "half", network))
+        yield Claim(
+            "Deleting one block of a residual network hardly changes its error (110 layers; those that change the "
+            "resolution excepted).",
+            "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
+            f"one block less costs {named(network)} {percent(lost)} of what there is to lose; "
+            f"{percent(student(of(runs, 'harmless', network)))} of the blocks cost less than a point",
+            agreement(lost, "below", 0.1),
+        )
+        for what, kind, section in (
+            ("deleted", "deletion", "§4.2 and Fig. 5a"),
+            ("swapped", "swap", "§4.3 and Fig. 5b"),
+        ):
+            rank = student(_ranks(tables, network, kind))
+            more = f"; half is lost with {number(half)} blocks" if kind == "deletion" else ""
+            yield Claim(
+                f"The error rises smoothly with the number of blocks that are {what}.",
+                f"Veit et al. 2016, arXiv:1605.06431, {section}",
+                f"rank correlation of error and number in {named(network)}: {number(rank)} (1: rises with each){more}",
+                agreement(rank, "above", 0.0),
+            )
+        found = student(of(runs, "relative_length", network))
+        yield Claim(
+            "The gradient of a trained residual network comes by short paths: of 54 blocks, through 5 to 17.",
+            "Veit et al. 2016, arXiv:1605.06431, §4.4 and Fig. 6",
+            f"it comes through {number(found)} of all branches of {named(network)} on average; all paths alike, 0.5",
+            agreement(found, "below", 0.5),
+        )
+
+
+def _single(tables: Tables, network: dict[str, Any]) -> str:
+    """One deletion at a time."""
+    runs, what = tables["runs"], "layer" if network["variant"] == PLAIN else "block"
+    one, harmless = (student(of(runs, name, network)) for name in ("one", "harmless"))
+    lost, again = (student(_lost(tables, network, each)) for each in ("as trained", "re-estimated"))
+    change = "is not shown to change its error" if one.known and not one.excludes(0) else "changes its error"
+    return (
+        f"Deleting one {what} of {named(network)} {change}: {points(one)}, which is {percent(lost)} of what there is "
+        f"to lose ({percent(again)} with batch norm re-estimated); {percent(harmless)} of its {what}s cost less than a "
+        "point."
+    )
+
+
+def _several(tables: Tables, network: dict[str, Any]) -> Iterator[str]:
+    """Several deletions or swaps at once."""
+    runs = tables["runs"]
+    half, blocks = student(of(runs, "half", network)), _blocks(tables, network)
+    rank = student(_ranks(tables, network, "deletion"))
+    steady = "" if rank.excludes(0) else ", which is not shown to be a rise"
+    yield (
+        f"Half of what {named(network)} has to lose is gone when {number(half)} of its {blocks} blocks are deleted "
+        f"together; over random choices, the rank correlation of error and number deleted is {number(rank)}{steady}."
+    )
+    swap, rank = student(of(runs, "swap", network)), student(_ranks(tables, network, "swap"))
+    if not np.isnan(swap.mean):
+        steady = "" if rank.excludes(0) else ", which is not shown to be a rise"
+        yield (
+            f"One random pair of like blocks of {named(network)} that trade places: {points(swap)}; the rank "
+            f"correlation of error and number of swaps is {number(rank)}{steady}."
+        )
+
+
+def _paths(tables: Tables, network: dict[str, Any]) -> Iterator[str]:
+    """Through how many branches the gradient comes, and how rare such paths are."""
+    own = chosen(tables["lengths"], network)
+    if own.empty:
+        return
+    mean = own.groupby("length", as_index=False)[["weight", "path_share"]].mean()
+    low, high = measure.band(mean)
+    rare = float(mean.loc[mean["length"].between(low, high), "path_share"].sum())
+    value = student(of(tables["runs"], "mean_length", network))
+    yield (
+        f"The input's gradient in trained {named(network)} comes through {number(value)} of {_blocks(tables, network)} "
+        f"branches on average, 95 % of it by paths through {low} to {high}, which {100 * rare:.2g} % of all paths are."
+    )
+
+
+def _blocks(tables: Tables, network: dict[str, Any]) -> int:
+    return int(chosen(tables["lesions"], network)["k"].max())
+
+
+def _lost(tables: Tables, network: dict[str, Any], batchnorm: str = "as trained") -> pd.Series:
+    """What one deletion costs of what there is to lose, by seed."""
+    return of(tables["lesions"], "lost", {**network, "what": "deletion", "k": 1, "batchnorm": batchnorm})
+
+
+def _ranks(tables: Tables, network: dict[str, Any], what: str) -> pd.Series:
+    """Spearman's rank correlation of error and number of changes, by seed; it takes several numbers."""
+    own = chosen(tables["lesions"], {**network, "what": what, "batchnorm": "as trained"})
+    several = {seed: rows for seed, rows in own.groupby("seed") if rows["k"].nunique() > 2}
+    return pd.Series(
+        {seed: float(spearmanr(rows["k"], rows["error"])[0]) for seed, rows in several.items()}, dtype=float
+    )
+
+
+def _shown(name: str, heading: str, how: str, x: Axis, y: Axis, **where: Any) -> Figure:
+    return Figure(name, heading, how, "lines", "lesions", x, (y,), panel="depth", where=where)
+
+
+ERROR = Axis("error", "test error", "share")
+FIGURES = (
+    _shown(
+        "deleted",
+        "Several blocks deleted",
+        "Test error when k random blocks are deleted at once, without retraining; of the plain network one layer. Thin "
+        "lines are seeds, the thick one their mean, the band its 95 % interval; 90 % is chance.",
+        Axis("k", "blocks deleted"),
+        ERROR,
+        what="deletion",
+        batchnorm="as trained",
+    ),
+    _shown(
+        "one-deleted",
+        "One block deleted, by its place",
+        "What deleting one block (of the plain network one layer) takes of what there is to lose: 0 is nothing, 1 is "
+        "chance. From input (0) to output (1).",
+        Axis("position", "place in the network"),
+        Axis("lost", "lost, of what there is to lose", "share"),
+        what="deletion",
+        batchnorm="as trained",
+        k=1,
+    ),
+    Figure(
+        "statistics",
+        "With batch norm's statistics estimated anew",
+        "A deletion shifts what later batch norms expect. One point a deleted block or layer and seed, with means and "
+        "95 % intervals over seeds: as trained, and with statistics that fit the damaged network.",
+        "points",
+        "lesions",
+        Axis("batchnorm", "statistics of batch norm", "steps"),
+        (Axis("lost", "lost, of what there is to lose", "share"),),
+        panel="depth",
+        where={"what": "deletion", "k": 1},
+    ),
+    _shown(
+        "swapped",
+        "Blocks that trade places",
+        "Test error when k random pairs of blocks of the same shape are swapped, without retraining.",
+        Axis("k", "pairs swapped"),
+        ERROR,
+        what="swap",
+        batchnorm="as trained",
+    ),
+    Figure(
+        "path-lengths",
+        "Which paths carry the gradient",
+        "Share of the input's gradient (by norm) that all paths through exactly so many branches carry together, in "
+        "the trained network; computed exactly.",
+        "lines",
+        "lengths",
+        Axis("length", "branches on the path"),
+        (Axis("weight", "share of the gradient", "share"),),
+        panel="depth",
+    ),
+    replace(CURVES, panel="depth"),
+)
+
+STUDY = Study(
+    "ensemble",
+    tuple(VARIANTS),
+    GRIDS,
+    work,
+    verdicts,
+    FIGURES,
+    claims=claims,
+    outcomes=(
+        TEST_ERROR,
+        Axis("one", "one deleted, rise", "share"),
+        Axis("harmless", "harmless", "share"),
+        Axis("half", "half lost at"),
+    ),
+    cost=cost,
+)

@@ -1,0 +1,300 @@
+"""Can a deep network learn the identity, or a linear map? Does a nonlinearity on every path make that harder?
+
+Fully connected networks that differ in where a ReLU lies between input and output: on every path and many times
+(`plain`, without shortcuts; `post`, after every addition), on every path once (`pre`, which ends in one), on no
+shortcut (`pre-open`, the same without that last one), or nowhere at all (`linear` without shortcuts and
+`linear-skip` with them). A `unet` is there for its long skips: for images, so only for the identity, and with a ReLU
+before and behind every one of them. Inputs are normal samples, with as many for every pixel; a ReLU network of twice
+their size can be the identity exactly, so that what is not learned is not for want of expression. Shortcuts join with
+a learned factor that begins at 0 (ReZero), since without norm a sum would double its variance at every block, and
+with batch norm its noise would lie on the output.
+
+Hypothesis: layers that could be the identity do not become it by training (the construction argument of He et al.
+2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, §1 and §3.1); linear residual networks are
+easy to optimise at any depth (Hardt and Ma 2017, "Identity Matters in Deep Learning", arXiv:1611.04231, §2); fully
+connected networks do not learn the identity from examples (Zhang et al. 2020, "Identity Crisis", arXiv:1902.04698).
+What is measured is the share of the target's variance that is left unexplained on new samples (1 − R²), the first
+layer's gradient at initialisation, and the nonlinearities on the lightest path.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from skiplab.data import DataSet, Split
+from skiplab.errors import UsageError
+from skiplab.figure import Axis, Figure
+from skiplab.models.mlp import mlp
+from skiplab.models.unet import unet
+from skiplab.study.charts import CURVES
+from skiplab.study.claims import Claim, agreement
+from skiplab.study.examine import Training, gradients, save, seeded, structure, train
+from skiplab.study.grid import Report
+from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.stats import Interval, paired_ratio, student
+from skiplab.study.verdicts import chosen, lightest, of, percent, times
+from skiplab.train import Recipe
+
+UNET = "unet"
+VARIANTS: dict[str, Any] = {  # options of `mlp`
+    "plain": {"skip": None},
+    "post": {"placement": "post", "combine": "rezero"},
+    "pre": {"placement": "pre", "combine": "rezero"},
+    "pre-open": {"placement": "pre", "combine": "rezero", "last": "none"},
+    "linear": {"skip": None, "activation": None},
+    "linear-skip": {"activation": None, "combine": "rezero"},
+}
+TARGETS = ("identity", "orthogonal")
+SIDE = 8  # an input is an image of 8×8 numbers, or a vector of 64
+LEARNED, NEW = 2048, 512  # samples
+UNETS = {8: 1, 18: 3}  # weight layers of a U-Net on such an image, and how often it halves that
+RECIPE = Recipe(
+    epochs=12, batch_size=64, learning_rate=1e-3, weight_decay=0.0, warmup_epochs=1.0, optimizer="adamw", judged=256
+)
+GRIDS = {
+    "quick": Grid({"depth": (8, 18), "target": TARGETS}, recipe=replace(RECIPE, epochs=8)),
+    "default": Grid({"depth": (8, 18, 50), "target": TARGETS}, recipe=RECIPE),
+    "full": Grid({"depth": (8, 18, 50, 98), "target": TARGETS}, seeds=5, recipe=replace(RECIPE, epochs=16)),
+}
+
+
+def work(settings: Settings, folder: Path, report: Report) -> None:
+    """A network of one variant, depth and seed, of which the samples and the map are as well."""
+    variant, depth, seed = settings["variant"], settings["depth"], settings["seed"]
+    data = samples(settings["target"], seed, images=variant == UNET)
+    model = seeded(lambda: network(variant, depth), seed)
+    gradient = gradients(model, data, "initialisation")
+    first = gradient[gradient["what"] == "weight"].sort_values("order").iloc[0]
+    tables, _ = train(model, data, Training(settings, folder, report))
+    runs = tables["runs"].assign(first_gradient=float(first["gradient_norm"]))
+    save({**tables, "runs": runs, "census": structure(model, data)["census"]}, folder)
+
+
+def network(variant: str, depth: int) -> nn.Module:
+    if variant == UNET:
+        return unet(depth=UNETS[depth], width=SIDE, num_classes=1)
+    size = SIDE * SIDE
+    return mlp(depth, 2 * size, in_features=size, out_features=size, **VARIANTS[variant])
+
+
+def samples(target: str, seed: int, *, images: bool) -> DataSet:
+    """Normal samples x (N, 1, 8, 8), and y either x or x turned by a random orthogonal matrix.
+
+    y is (N, 64), or for `images` (N, 1, 8, 8). The matrix is uniformly distributed: Q of a normal matrix's QR.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(LEARNED + NEW, 1, SIDE, SIDE, generator=generator)
+    y = x.flatten(1)
+    if target == "orthogonal":
+        q, r = torch.linalg.qr(torch.randn(SIDE * SIDE, SIDE * SIDE, generator=generator))
+        y = y @ (q * r.diagonal().sign()).T
+    y = y.reshape(x.shape) if images else y
+    return DataSet(target, Split(x[:LEARNED], y[:LEARNED]), Split(x[LEARNED:], y[LEARNED:]), classes=None)
+
+
+def fits(settings: Settings) -> bool:
+    depth, target = settings["depth"], settings["target"]
+    if depth < 4 or depth % 2:
+        raise UsageError(f"depth {depth}: these networks have an even number of weight layers, at least 4")
+    if target not in TARGETS:
+        raise UsageError(f"target {target}: choose from {', '.join(TARGETS)}")
+    return settings["variant"] != UNET or (depth in UNETS and target == "identity")
+
+
+def cost(settings: Settings) -> float:
+    return settings["depth"] * settings["recipe"]["epochs"] * (2 if settings["variant"] == UNET else 1)
+
+
+def verdicts(tables: Tables) -> Iterator[str]:
+    """For each target at the deepest networks: who learns it, and what nonlinearities, shortcuts and depth do."""
+    runs = tables["runs"]
+    for target in dict.fromkeys(runs["target"]):
+        own = runs[runs["target"] == target]
+        deepest, shallowest = int(own["depth"].max()), int(own["depth"].min())
+        yield _who_learns(own, target, deepest)
+        for a, b, what in (
+            ("post", "pre-open", "A ReLU after every addition against none on the shortcuts"),
+            ("pre", "pre-open", "One ReLU at the end against none on the shortcuts"),
+            ("plain", "pre-open", "No shortcuts against shortcuts without a ReLU"),
+            ("pre-open", "linear-skip", "Shortcuts without a ReLU against no ReLU anywhere"),
+            ("linear", "pre-open", "No ReLU but no shortcuts against shortcuts around ReLUs"),
+        ):
+            ratio = _ratio(own, (a, deepest), (b, deepest))
+            if ratio.count:
+                left = f"what {a} leaves unexplained is {times(ratio)} what {b} does."
+                yield f"{what} ({target}, {deepest} layers): {left}"
+        if shallowest < deepest:
+            yield from _by_depth(own, target, deepest, shallowest)
+        yield from _unets(own, target)
+    yield from _gradients(runs)
+    yield from _census(tables)
+
+
+def claims(tables: Tables) -> Iterator[Claim]:
+    runs = tables["runs"]
+    runs = runs[runs["target"] == "identity"]
+    if runs.empty:
+        return
+    deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
+    deeper = _ratio(runs, ("plain", deepest), ("plain", shallowest), "train_error")
+    if deepest > shallowest and deeper.count:
+        yield Claim(
+            "A deeper network could copy a shallower one and be the identity beyond it, yet its training error is "
+            "higher.",
+            "He et al. 2016, arXiv:1512.03385, §1",
+            f"what plain-{deepest} leaves unexplained of the training samples is {times(deeper)} what "
+            f"plain-{shallowest} does",
+            agreement(deeper, "above", 1.0),
+        )
+    for a, b, claim, source in (
+        (
+            "plain",
+            "post",
+            "Solvers may have difficulties in approximating identity mappings by multiple nonlinear layers, and with "
+            "shortcuts need only drive weights to zero.",
+            "He et al. 2016, arXiv:1512.03385, §3.1",
+        ),
+        (
+            "linear",
+            "linear-skip",
+            "Linear residual networks of any depth have no spurious local optima (near the identity), which for linear "
+            "networks without shortcuts is more delicate.",
+            "Hardt and Ma 2017, arXiv:1611.04231, §2",
+        ),
+    ):
+        ratio = _ratio(runs, (a, deepest), (b, deepest), "train_error")
+        if ratio.count:
+            left = f"what {a}-{deepest} leaves unexplained of the training samples"
+            found = f"{left} is {times(ratio)} what {b}-{deepest} does"
+            yield Claim(claim, source, found, agreement(ratio, "above", 1.0))
+    left = student(of(runs, "test_error", {"variant": "plain", "depth": shallowest}))
+    if left.count:
+        yield Claim(
+            "Fully connected networks cannot learn the identity reliably, even from 60,000 examples.",
+            "Zhang et al. 2020, arXiv:1902.04698, abstract",
+            f"plain-{shallowest} leaves {percent(left)} of the variance of new samples unexplained after {LEARNED:,} "
+            "samples; 'yes' if more than a tenth",
+            agreement(left, "above", 0.1),
+        )
+
+
+def _ratio(runs: pd.DataFrame, a: tuple[str, int], b: tuple[str, int], column: str = "test_error") -> Interval:
+    """Of the one (variant, depth) to the other, paired by seed."""
+    one, other = (of(runs, column, {"variant": variant, "depth": depth}) for variant, depth in (a, b))
+    return paired_ratio(one, other)
+
+
+def _who_learns(runs: pd.DataFrame, target: str, depth: int) -> str:
+    """From the best to the worst, with the share that each leaves."""
+    found = {
+        name: student(of(runs, "test_error", {"variant": name, "depth": depth}))
+        for name in dict.fromkeys(runs[runs["depth"] == depth]["variant"])
+    }
+    finished = {name: value for name, value in found.items() if value.count}
+    told = ", ".join(f"{name} {percent(value)}" for name, value in sorted(finished.items(), key=lambda x: x[1].mean))
+    lost = [name for name in found if name not in finished]
+    told += f"; no run of {' or '.join(lost)} finished" if lost else ""
+    what = "the identity" if target == "identity" else "a random orthogonal map"
+    return f"Of {what}, networks of {depth} layers leave unexplained on new samples: {told}."
+
+
+def _by_depth(runs: pd.DataFrame, target: str, deepest: int, shallowest: int) -> Iterator[str]:
+    told: dict[str, list[str]] = {"more": [], "less": [], "not shown to differ": []}
+    for name in dict.fromkeys(runs["variant"]):
+        ratio = _ratio(runs, (name, deepest), (name, shallowest))
+        if ratio.known:
+            side = "not shown to differ" if not ratio.excludes(1) else "more" if ratio.low > 1 else "less"
+            told[side].append(name)
+    parts = [f"{side}: {', '.join(names)}" for side, names in told.items() if names]
+    if parts:
+        yield f"With {deepest} layers against {shallowest} ({target}), what is left unexplained is {'; '.join(parts)}."
+
+
+def _unets(runs: pd.DataFrame, target: str) -> Iterator[str]:
+    """The deepest U-Net against the network of as many layers whose shortcuts have no ReLU."""
+    depths = runs[runs["variant"] == UNET]["depth"]
+    if depths.empty:
+        return
+    depth = int(depths.max())
+    left = percent(student(of(runs, "test_error", {"variant": UNET, "depth": depth})))
+    ratio = _ratio(runs, (UNET, depth), ("pre-open", depth))
+    beside = f", {times(ratio)} what pre-open-{depth} does" if ratio.count else ""
+    yield f"The U-Net of {depth} layers leaves {left} unexplained ({target}){beside}."
+
+
+def _gradients(runs: pd.DataFrame) -> Iterator[str]:
+    own = runs[runs["target"] == next(iter(runs["target"]))]
+    deepest = int(own["depth"].max())
+    for name in dict.fromkeys(own["variant"]):
+        ratio = _ratio(own, ("plain", deepest), (name, deepest), "first_gradient")
+        if name != "plain" and ratio.count:
+            yield (
+                f"At initialisation the first layer's gradient in plain-{deepest} is {times(ratio)} that in "
+                f"{name}-{deepest}."
+            )
+
+
+def _census(tables: Tables) -> Iterator[str]:
+    census = tables["census"]
+    deepest = int(census["depth"].max())
+    there = [{"variant": name, "depth": deepest} for name in dict.fromkeys(census["variant"])]
+    there = [each for each in there if len(chosen(census, each))]
+    if UNET in set(census["variant"]) and {"variant": UNET, "depth": deepest} not in there:
+        own = census[census["variant"] == UNET]
+        there.append({"variant": UNET, "depth": int(own["depth"].max())})
+    yield lightest(census, there)
+
+
+UNEXPLAINED = Axis("test_error", "variance unexplained, new samples", "log")
+ON_STEPS = Axis("depth", "weight layers", "steps")
+FIGURES = (
+    Figure(
+        "unexplained-by-depth",
+        "What is left unexplained",
+        "Share of the target's variance, 1 being no better than its mean. One point a seed; the tick is their "
+        "geometric mean, the line its 95 % interval (Student's t of the logarithm). A cross is a run that diverged.",
+        "points",
+        "runs",
+        ON_STEPS,
+        (UNEXPLAINED,),
+        panel="target",
+    ),
+    Figure(
+        "first-gradient",
+        "Gradient of the first layer at initialisation",
+        "Norm of the mean squared error's gradient with respect to the first layer's weights, before training.",
+        "points",
+        "runs",
+        ON_STEPS,
+        (Axis("first_gradient", "‖∂loss/∂weights‖, first layer", "log"),),
+        where={"target": "identity"},
+    ),
+    replace(
+        CURVES,
+        heading="Training curves (identity)",
+        how=f"{CURVES.how} Errors are shares of the variance that are left unexplained.",
+        panel="depth",
+        where={"target": "identity"},
+        folded=True,
+    ),
+    Figure("census-numbers", "Nonlinearities on paths", "Exact counts.", "table", "census", folded=True),
+)
+
+STUDY = Study(
+    "identity",
+    (*VARIANTS, UNET),
+    GRIDS,
+    work,
+    verdicts,
+    FIGURES,
+    claims=claims,
+    outcomes=(Axis("test_error", "unexplained", "share"), Axis("train_error", "in training", "share")),
+    once=("census",),
+    fits=fits,
+    cost=cost,
+)

@@ -1,0 +1,139 @@
+"""Where should norm and ReLU stand around the addition? Table 2 of He et al. 2016 at a size that this machine trains.
+
+Residual networks with the same weight layers and identity shortcuts that differ in where batch norm and ReLU
+stand: after the addition as in ResNet v1 (`post`), the norm after it too (`bn-after`), both before it at the end of
+the branch (`relu-before`), and before the weight layers, the ReLU alone (`relu-only`) or both (`pre`, ResNet v2).
+
+Hypothesis: what stands after an addition lies on every path through the network, and what stands before it at the
+end of a branch limits what the branch can add; so both are best before the weight layers: He et al. 2016, "Identity
+Mappings in Deep Residual Networks", arXiv:1603.05027, §4.1 with Table 2 (ResNet-110 and -164 on CIFAR-10). What is
+measured is the test error, its order beside that table's, the training error, and the nonlinearities on the
+lightest path.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from skiplab.data import digits
+from skiplab.errors import UsageError
+from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.models.placement import Placement
+from skiplab.models.resnet import resnet
+from skiplab.study import published
+from skiplab.study.charts import CURVES
+from skiplab.study.claims import Claim
+from skiplab.study.examine import Training, save, seeded, structure, train
+from skiplab.study.grid import Report
+from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.verdicts import lightest
+from skiplab.train import Recipe
+
+VARIANTS = get_args(Placement)  # the paper's order of rows
+WIDTH = 8
+# the warm-up is that of the paper's appendix
+RECIPE = Recipe(
+    epochs=24, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
+)  # warm-up: the paper's appendix
+GRIDS = {
+    "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=12)),
+    "default": Grid({"depth": (20, 56)}, recipe=RECIPE),
+    "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=RECIPE),
+}
+
+
+def work(settings: Settings, folder: Path, report: Report) -> None:
+    """A network of one variant, depth and seed; its census only once, since no seed changes it."""
+    depth, seed = settings["depth"], settings["seed"]
+    model = seeded(lambda: resnet(depth, width=WIDTH, in_channels=1, placement=settings["variant"]), seed)
+    tables: dict[str, Any] = {"census": structure(model, digits())["census"]} if seed == 0 else {}
+    trained, _ = train(model, digits(), Training(settings, folder, report))
+    save(tables | trained, folder)
+
+
+TABLE = published.Published(
+    source="He et al. 2016, arXiv:1603.05027, §4.1 and Table 2",
+    network="ResNet-110 on CIFAR-10",
+    reference="post",
+    errors={"post": 6.61, "bn-after": 8.17, "relu-before": 7.84, "relu-only": 6.71, "pre": 6.37},
+    columns={
+        "in the paper": {
+            "post": "original",
+            "bn-after": "BN after addition",
+            "relu-before": "ReLU before addition",
+            "relu-only": "ReLU-only pre-activation",
+            "pre": "full pre-activation",
+        },
+        "paper %, ResNet-164 on CIFAR-10": {
+            "post": "5.93",
+            "bn-after": "6.50",
+            "relu-before": "6.14",
+            "relu-only": "5.91",
+            "pre": "5.46",
+        },
+    },
+)
+
+
+def fits(settings: Settings) -> bool:
+    depth = settings["depth"]
+    if depth < 8 or (depth - 2) % 6:
+        below = max(8, depth - (depth - 2) % 6)
+        raise UsageError(f"depth {depth}: these networks have 6n + 2 weight layers, such as {below}, {below + 6}")
+    return True
+
+
+def cost(settings: Settings) -> float:
+    return settings["depth"] * settings["recipe"]["epochs"]
+
+
+def finish(tables: Tables) -> Tables:
+    return published.beside(TABLE, tables)
+
+
+def verdicts(tables: Tables) -> Iterator[str]:
+    """The order of the paper's table; optimisation and the lightest path of the deepest networks."""
+    yield from published.verdicts(TABLE, tables)
+    runs = tables["runs"]
+    deepest = int(runs["depth"].max())
+    networks = {name: {"variant": name, "depth": deepest} for name in VARIANTS if name in set(runs["variant"])}
+    yield from published.against_reference(TABLE, runs, "train_error", "training error")
+    yield lightest(tables["census"], list(networks.values()))
+
+
+def claims(tables: Tables) -> Iterator[Claim]:
+    return published.claims(TABLE, tables["runs"])
+
+
+FIGURES = (
+    Figure(
+        "error-by-placement",
+        "Error by where norm and ReLU stand",
+        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
+        "diverged.",
+        "points",
+        "runs",
+        Axis("variant", "placement", "steps"),
+        (TEST_ERROR, TRAIN_ERROR),
+        panel="depth",
+    ),
+    *published.FIGURES,
+    Figure("census-numbers", "Nonlinearities on paths", "Exact counts.", "table", "census", folded=True),
+    replace(CURVES, panel="depth"),
+)
+
+STUDY = Study(
+    "placement",
+    VARIANTS,
+    GRIDS,
+    work,
+    verdicts,
+    FIGURES,
+    claims=claims,
+    outcomes=(TEST_ERROR, TRAIN_ERROR),
+    once=("census",),
+    finish=finish,
+    fits=fits,
+    cost=cost,
+)

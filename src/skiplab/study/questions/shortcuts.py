@@ -1,0 +1,153 @@
+"""Is the identity the best shortcut? Table 1 of He et al. 2016 at a size that this machine trains.
+
+Residual networks (ResNet v1) that differ in what is done to the shortcut of every block: nothing, a constant
+factor, a gate, a 1×1 convolution, dropout, or no shortcut at all. All else is equal, but that gates and
+convolutions have weights of their own, of which the page says how many.
+
+Hypothesis: anything that is multiplied onto the shortcut impedes the signal through it, over many blocks by the
+product of all factors, so that the identity is best and the others are the worse the further they are from it: He
+et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027, §3 and §3.1 with Table 1 (ResNet-110
+on CIFAR-10). What is measured is the test error, its order beside that table's, and the training error, since
+the paper holds that these are troubles of optimisation (§3.2).
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from skiplab.data import digits
+from skiplab.errors import UsageError
+from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.models.resnet import resnet
+from skiplab.study import published
+from skiplab.study.claims import Claim
+from skiplab.study.examine import Training, save, seeded, train
+from skiplab.study.grid import Report
+from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.train import Recipe
+
+VARIANTS: dict[str, Any] = {  # options of `resnet`
+    "identity": {},
+    "half": {"combine": "half"},
+    "average": {"combine": "average"},
+    "gate-0": {"combine": "gate", "gate_bias": 0.0},
+    "gate-6": {"combine": "gate", "gate_bias": -6.0},
+    "shortcut-gate-0": {"combine": "shortcut-gate", "gate_bias": 0.0},
+    "shortcut-gate-6": {"combine": "shortcut-gate", "gate_bias": -6.0},
+    "convolution": {"skip": "C"},
+    "dropout": {"combine": "shortcut-dropout"},
+    "plain": {"skip": None},
+}
+IDENTITY = "identity"
+WIDTH = 8
+# the warm-up is that of the paper's appendix
+RECIPE = Recipe(
+    epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
+)  # warm-up: the paper's appendix
+GRIDS = {
+    "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=7)),
+    "default": Grid({"depth": (20, 56)}, recipe=RECIPE),
+    "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=RECIPE),
+}
+
+
+def work(settings: Settings, folder: Path, report: Report) -> None:
+    """A network of one variant, depth and seed."""
+    options = VARIANTS[settings["variant"]]
+    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    tables, _ = train(model, digits(), Training(settings, folder, report))
+    save(tables, folder)
+
+
+TABLE = published.Published(
+    source="He et al. 2016, arXiv:1603.05027, §3.1 and Table 1",
+    network="ResNet-110 on CIFAR-10",
+    reference=IDENTITY,
+    errors={
+        "identity": 6.61,
+        "half": published.FAILED,
+        "average": 12.35,
+        "gate-0": published.FAILED,
+        "gate-6": 8.70,
+        "shortcut-gate-0": 12.86,
+        "shortcut-gate-6": 6.91,
+        "convolution": 12.22,
+        "dropout": published.FAILED,
+        "plain": published.FAILED,
+    },
+    failed=20,
+    columns={
+        "on the shortcut": {
+            "identity": "1",
+            "half": "0.5",
+            "average": "0.5",
+            "gate-0": "1 − g(x), bias 0",
+            "gate-6": "1 − g(x), bias −6",
+            "shortcut-gate-0": "1 − g(x), bias 0",
+            "shortcut-gate-6": "1 − g(x), bias −6",
+            "convolution": "1×1 convolution",
+            "dropout": "dropout 0.5",
+            "plain": "0",
+        },
+        "on the branch": {**dict.fromkeys(VARIANTS, "1"), "average": "0.5", "gate-0": "g(x)", "gate-6": "g(x)"},
+    },
+)
+
+
+def fits(settings: Settings) -> bool:
+    depth = settings["depth"]
+    if depth < 8 or (depth - 2) % 6:
+        below = max(8, depth - (depth - 2) % 6)
+        raise UsageError(f"depth {depth}: these networks have 6n + 2 weight layers, such as {below}, {below + 6}")
+    return True
+
+
+def cost(settings: Settings) -> float:
+    """Gates and convolutions on every shortcut take about a third more time."""
+    extra = 1.3 if "gate" in settings["variant"] or settings["variant"] == "convolution" else 1.0
+    return settings["depth"] * settings["recipe"]["epochs"] * extra
+
+
+def finish(tables: Tables) -> Tables:
+    return published.beside(TABLE, tables)
+
+
+def verdicts(tables: Tables) -> Iterator[str]:
+    """The order of the paper's table, and whether shortcuts other than the identity are harder to optimise."""
+    yield from published.verdicts(TABLE, tables)
+    yield from published.against_reference(TABLE, tables["runs"], "train_error", "training error")
+
+
+def claims(tables: Tables) -> Iterator[Claim]:
+    return published.claims(TABLE, tables["runs"])
+
+
+FIGURES = (
+    Figure(
+        "error-by-shortcut",
+        "Error by what is done to the shortcut",
+        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
+        "diverged.",
+        "points",
+        "runs",
+        Axis("variant", "shortcut", "steps"),
+        (TEST_ERROR, TRAIN_ERROR),
+        panel="depth",
+    ),
+    *published.FIGURES,
+)
+
+STUDY = Study(
+    "shortcuts",
+    tuple(VARIANTS),
+    GRIDS,
+    work,
+    verdicts,
+    FIGURES,
+    claims=claims,
+    outcomes=(TEST_ERROR, TRAIN_ERROR),
+    finish=finish,
+    fits=fits,
+    cost=cost,
+)

@@ -1,0 +1,220 @@
+"""Skip over one, two or three layers: does it matter?
+
+All networks have the same layers and, for each seed, the same initial weights; what differs is around how many of
+them each skip connection goes, and where the nonlinearities lie: `plain` (none), `span1-post` to `span3-post` (ResNet
+v1, a ReLU after each merge) and `span1-pre` to `span3-pre` (ResNet v2, nothing after it). Where a stage has no whole
+number of blocks of three layers, those variants are left out: depth 18n + 2 has them all.
+
+`span1-post` is a case of its own. Its block is ReLU(x + Wx) = ReLU((1 + W)x): one layer with its ReLU, as in `plain`.
+`find` therefore lists its sums as foldable and not as skip connections, and no path through it has fewer
+nonlinearities. It can compute nothing that `plain` cannot; where it trains better, that is the parametrisation alone:
+weight decay and initial weights around the identity in place of zero, and a norm for W in place of 1 + W.
+
+Hypotheses: a shortcut around a single layer, y = Wx + x, has not been observed to have advantages (He et al. 2016,
+arXiv:1512.03385, §3.2); of blocks with one to four 3×3 convolutions, pre-activated, as many parameters in all, those
+with two are best (Zagoruyko and Komodakis 2016, arXiv:1605.07146, §3.2 and Table 3).
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from skiplab.data import DataSet, digits
+from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.models.resnet import resnet
+from skiplab.study.charts import CENSUS, CURVES, GRADIENT
+from skiplab.study.claims import Claim, agreement
+from skiplab.study.examine import STRUCTURE, Training, found, gradients, save, seeded, split_gradient, structure, train
+from skiplab.study.grid import Report
+from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.questions import depth as by_depth
+from skiplab.study.stats import paired, paired_ratio, student
+from skiplab.study.verdicts import chosen, difference, named, of, percent, sided, times
+from skiplab.train import Recipe
+
+PLAIN, LINEAR = "plain", "span1-post"
+VARIANTS: dict[str, Any] = {  # options of `resnet`
+    PLAIN: {"skip": None},
+    **{f"span{n}-{where}": {"span": n, "placement": where} for where in ("post", "pre") for n in (1, 2, 3)},
+}
+WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
+RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
+GRIDS = {
+    "quick": Grid({"depth": (20, 38)}, recipe=replace(RECIPE, epochs=5)),
+    "default": Grid({"depth": (20, 38)}, recipe=RECIPE),
+    "full": Grid({"depth": (20, 38, 56)}, seeds=5, recipe=replace(RECIPE, epochs=25)),
+}
+
+
+def work(settings: Settings, folder: Path, report: Report) -> None:
+    """A network of one span, placement, depth and seed."""
+    options = VARIANTS[settings["variant"]]
+    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    data = digits()
+    tables = {
+        "gradient": gradients(model, data, "initialisation"),
+        **(shape(model, data) if not settings["seed"] else {}),
+    }
+    trained, _ = train(model, data, Training(settings, folder, report))
+    save({**tables, **trained}, folder)
+
+
+def shape(model: nn.Module, data: DataSet) -> Tables:
+    """What every seed has alike, so that the first one's is enough; census with the number of foldable sums."""
+    tables = structure(model, data)
+    foldable = sum(apart.reason == "foldable" for apart in found(model, data)[1].apart)
+    return {**tables, "census": tables["census"].assign(foldable=foldable)}
+
+
+def fits(settings: Settings) -> bool:
+    """Whether a stage has a whole number of blocks; UsageError for a depth that no network has."""
+    by_depth.fits(settings)
+    return (settings["depth"] - 2) // 3 % VARIANTS[settings["variant"]].get("span", 1) == 0
+
+
+def cost(settings: Settings) -> float:
+    return settings["depth"] * settings["recipe"]["epochs"] + 60
+
+
+def verdicts(tables: Tables) -> Iterator[str]:
+    """For the deepest networks of the grid: spans against each other, then each against plain."""
+    runs = tables["runs"]
+    deepest = int(runs["depth"].max())
+    there = list(dict.fromkeys(runs[runs["depth"] == deepest]["variant"]))
+    for where in ("post", "pre"):
+        yield from _spans(runs, [name for name in there if name.endswith(where)], deepest)
+    yield from _linear(tables, there, deepest)
+    for other in there if PLAIN in there else ():
+        if other not in (PLAIN, LINEAR):
+            yield _against_plain(runs, other, deepest)
+    if PLAIN in there and len(there) > 1:
+        yield _first_gradient(tables["gradient"], [name for name in there if name != PLAIN], deepest)
+
+
+def _spans(runs: pd.DataFrame, variants: list[str], depth: int) -> Iterator[str]:
+    """All pairs of spans of one placement."""
+    if len(variants) < 2:
+        return
+    errors = {name: of(runs, "test_error", _network(name, depth)) for name in variants}
+    reached = ", ".join(f"{percent(student(error))} with {_called(name)}" for name, error in errors.items())
+    pairs = [(a, b) for i, a in enumerate(variants) for b in variants[i + 1 :]]
+    changes = {pair: paired(errors[pair[0]], errors[pair[1]]) for pair in pairs}
+    shown = [pair for pair, change in changes.items() if change.excludes(0)]
+    answer = "matters" if shown else "is not shown to matter"
+    where = "post" if variants[0].endswith("post") else "pre"
+    yield f"The span of {where}-activation skips at {depth} layers {answer} for the test error: {reached}."
+    for a, b in pairs:
+        sentence = f"{_called(a)} against {_called(b)} ({where}-activation, {depth} layers)"
+        change = changes[a, b]
+        yield sided(change, f"{sentence} is worse", f"{sentence} is better", f"{sentence} is not shown to differ")
+
+
+def _linear(tables: Tables, there: list[str], depth: int) -> Iterator[str]:
+    """What the special case shows: a network that is plain once it is folded."""
+    if LINEAR not in there:
+        return
+    census = chosen(tables["census"], _network(LINEAR, depth)).iloc[0]
+    text = (
+        f"{LINEAR}-{depth} has {int(census['skips'])} skip connections: its {int(census['foldable'])} sums are linear "
+        "before their ReLU, and each is a single layer in disguise"
+    )
+    if PLAIN not in there:
+        yield f"{text}."
+        return
+    plain = chosen(tables["census"], _network(PLAIN, depth)).iloc[0]
+    yield (
+        f"{text}; its lightest path has {int(census['fewest'])} nonlinearities, {PLAIN}-{depth}'s "
+        f"{int(plain['fewest'])}. So, once trained, {LINEAR} computes nothing that {PLAIN} could not."
+    )
+    for column, what in (("test_error", "test error"), ("train_error", "training error")):
+        own, other = (of(tables["runs"], column, _network(name, depth)) for name in (LINEAR, PLAIN))
+        reached = f"{what} {percent(student(own))} against {percent(student(other))}"
+        yield sided(
+            paired(own, other),
+            f"Yet it trains worse than {PLAIN}, {reached}",
+            f"Yet it trains better than {PLAIN}, which its other parametrisation alone can explain, {reached}",
+            f"Nor is it shown to train otherwise than {PLAIN}, {reached}",
+        )
+
+
+def _against_plain(runs: pd.DataFrame, other: str, depth: int) -> str:
+    own, plain = (of(runs, "test_error", _network(name, depth)) for name in (other, PLAIN))
+    names = f"{named(_network(other, depth))} against {PLAIN}-{depth}, {percent(student(plain))}"
+    return sided(paired(own, plain), f"{names}: worse", f"{names}: better", f"{names}: not shown to differ")
+
+
+def _first_gradient(gradient: pd.DataFrame, others: list[str], depth: int) -> str:
+    rows = gradient[gradient["order"] == gradient["order"].min()]
+    plain = of(rows, "gradient_norm", _network(PLAIN, depth))
+    ratios = {name: paired_ratio(plain, of(rows, "gradient_norm", _network(name, depth))) for name in others}
+    told = ", ".join(f"{times(ratio)} that in {name}" for name, ratio in ratios.items())
+    return f"At initialisation, the first layer's gradient in {PLAIN}-{depth} is {told}."
+
+
+def _called(variant: str) -> str:
+    """ "span1-post" is a span of 1."""
+    return f"span {variant[len('span')]}"
+
+
+def _network(variant: str, depth: int) -> dict[str, Any]:
+    return {"variant": variant, "depth": depth}
+
+
+def claims(tables: Tables) -> Iterator[Claim]:
+    runs = tables["runs"]
+    deepest = int(runs["depth"].max())
+    there = set(runs[runs["depth"] == deepest]["variant"])
+    if {PLAIN, LINEAR} <= there:
+        change = paired(*(of(runs, "test_error", _network(name, deepest)) for name in (LINEAR, PLAIN)))
+        yield Claim(
+            "A shortcut around a single layer, y = Wx + x, has no observed advantage.",
+            "He et al. 2016, arXiv:1512.03385, §3.2",
+            f"test error of {LINEAR} against {PLAIN} at {deepest} layers: {difference(change)}",
+            agreement(change, "above"),
+        )
+    for span, theirs in ((1, "6.69"), (3, "5.65")):
+        if {f"span{span}-pre", "span2-pre"} <= there:
+            errors = [of(runs, "test_error", _network(f"span{n}-pre", deepest)) for n in (span, 2)]
+            change = paired(*errors)
+            yield Claim(
+                f"Blocks of two 3×3 convolutions are better than of {span} (WRN-40-2 on CIFAR-10, median of five runs: "
+                f"5.43 % against {theirs} %).",
+                "Zagoruyko and Komodakis 2016, arXiv:1605.07146, Table 3",
+                f"test error of span {span} against 2, pre-activation, {deepest} layers: {difference(change)}",
+                agreement(change, "above"),
+            )
+
+
+FIGURES = (
+    Figure(
+        "error-by-span",
+        "Error by span",
+        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
+        "diverged.",
+        "points",
+        "runs",
+        Axis("depth", "weight layers", "steps"),
+        (TRAIN_ERROR, TEST_ERROR),
+    ),
+    replace(CURVES, panel="depth"),
+    GRADIENT,
+    *CENSUS[1:],
+)
+
+STUDY = Study(
+    "span",
+    tuple(VARIANTS),
+    GRIDS,
+    work,
+    verdicts,
+    FIGURES,
+    claims=claims,
+    once=STRUCTURE,
+    finish=split_gradient,
+    fits=fits,
+    cost=cost,
+)
