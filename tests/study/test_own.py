@@ -13,7 +13,6 @@ from skiplab import cli, study
 from skiplab.data import DataSet, Split
 from skiplab.errors import UsageError
 from skiplab.recipe import Recipe
-from skiplab.study.grid import _asked_by
 from skiplab.study.own import _about, _kept, _read
 from skiplab.study.result import Result
 
@@ -115,10 +114,6 @@ def test_what_no_state_dict_holds_makes_another_run(changed: dict[str, Any]) -> 
         _about({"a": lambda options=options: Scaled(**options)}, points(), settings) for options in ({}, {}, changed)
     )
     assert before == again != after
-
-
-def test_how_a_run_is_made_is_in_its_key() -> None:
-    assert _asked_by("compare") not in ("", _asked_by("depth"))
 
 
 class Doubled(nn.Module):
