@@ -11,7 +11,7 @@ from torch import Tensor
 from skiplab.errors import UsageError
 from skiplab.models.resnet import resnet
 from skiplab.study.examine import load
-from skiplab.study.question import Study
+from skiplab.study.question import Study, named
 from skiplab.study.questions import placement, shortcuts
 
 MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # Table 1, with gates whose weights are 0
@@ -38,11 +38,11 @@ def test_a_block_joins_its_ways_as_the_table_says(variant: str) -> None:
     torch.testing.assert_close(block(x), expected)
 
 
-@pytest.mark.parametrize("name", ["shortcuts", "placement"])
+@pytest.mark.parametrize("name", ["depth", "shortcuts", "placement", "gradient", "sum", "ensemble", "noise"])
 def test_depths_that_no_such_network_has_are_refused(name: str) -> None:
-    study: Study = {"shortcuts": shortcuts, "placement": placement}[name].STUDY
+    study = named(name)
     with pytest.raises(UsageError, match="6n \\+ 2"):
-        study.cells(replace(study.grids["quick"], axes={"depth": (9,)}))
+        study.cells(replace(study.grids["quick"], axes={**study.grids["quick"].axes, "depth": (9,)}))
 
 
 @pytest.mark.parametrize("name", ["shortcuts", "placement"])

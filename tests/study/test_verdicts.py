@@ -126,5 +126,6 @@ def test_parameters_are_compared_between_variants(more: int, words: str) -> None
     assert words in sentence
 
 
-def test_points_of_runs_that_all_diverged() -> None:
+def test_points_of_few_runs_or_none() -> None:
+    assert points(student([0.01])) == "+1.0 points on a single seed"
     assert points(student([])) == "no number"

@@ -1,6 +1,5 @@
 """`skiplab study`: controlled comparisons, one a question."""
 
-import itertools
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -45,6 +44,7 @@ def _add(name: str, question: str) -> None:
 
     @study_app.command(name, help=question)
     def ask(
+        context: typer.Context,
         quick: Annotated[bool, typer.Option("--quick", help="At most two minutes on two cores.")] = False,
         full: Annotated[bool, typer.Option("--full", help="More sizes, seeds and epochs.")] = False,
         grid: Annotated[list[str] | None, typer.Option(help="Values of an axis, such as depth=8,20.")] = None,
@@ -66,15 +66,10 @@ def _add(name: str, question: str) -> None:
             raise UsageError("--quick and --full exclude each other")
         study = named(name)
         asked = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
-        options = {"variants": variants, "seeds": seeds, "epochs": epochs}
         asked = _narrowed(asked, grid or [], variants, seeds, epochs)
         study.cells(asked)  # what makes no sense is told before anything is written
-        size = ["--quick"] if quick else ["--full"] if full else []
-        narrowed = [("--grid", each) for each in grid or []]
-        narrowed += [(f"--{option}", str(value)) for option, value in options.items() if value is not None]
-        command = shlex.join(["skiplab", "study", name, *size, *itertools.chain(*narrowed)])
         answer(
-            command,
+            repeating(context),
             name,
             lambda store, count, listener: run(study, asked, store, count, listener, fresh=fresh),
             Destination(report, out, runs, workers, as_json),
@@ -90,6 +85,22 @@ class Destination:
     runs: Path | None
     workers: int | None
     as_json: bool
+
+
+def repeating(context: typer.Context) -> str:
+    """The command that gives the same result: what was asked for, without where that goes and how it is got."""
+    words = ["skiplab", "study", str(context.info_name)]
+    for parameter in context.command.params:
+        name, source = str(parameter.name), context.get_parameter_source(str(parameter.name))
+        if name in (*Destination.__annotations__, "fresh") or source is None or source.name != "COMMANDLINE":
+            continue
+        value, option = context.params[name], [parameter.opts[0]] if parameter.param_type_name == "option" else []
+        if isinstance(value, bool):
+            words += option
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [word for each in values for word in (*option, str(each))]
+    return shlex.join(words)
 
 
 def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:

@@ -1,19 +1,19 @@
 """`skiplab study compare`: anyone's networks, compared as those of a study are."""
 
-import shlex
 from typing import Annotated, Any
 
 import typer
 
 from skiplab.cli.app import Json
 from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
-from skiplab.cli.study import Destination, Fresh, Out, Report, Runs, Workers, answer, study_app
+from skiplab.cli.study import Destination, Fresh, Out, Report, Runs, Workers, answer, repeating, study_app
 from skiplab.errors import UsageError
 from skiplab.recipe import Recipe
 
 
 @study_app.command("compare")
 def compare(
+    context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more; NAME=MODEL names one.")],
     data: Data,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
@@ -47,9 +47,8 @@ def compare(
     asked = Asked(data, samples=samples, split=split, normalise=normalise, columns=columns(column))
     with notes():
         learned = dataset(asked, lambda: tuple(resolve(next(iter(variants.values()))).args[0].shape[1:]))
-    command = shlex.join(["skiplab", "study", "compare", *models, "--data", data])
     answer(
-        command,
+        repeating(context),
         "compare",
         lambda store, count, listener: study.compare(
             variants,

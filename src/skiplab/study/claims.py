@@ -42,6 +42,12 @@ def agreement(found: Interval, expected: Literal["above", "below", "same"], valu
     return "yes" if side == expected else "no"
 
 
+def denied(agrees: Agrees) -> Agrees:
+    """What is said of a claim when its opposite agrees so."""
+    opposite: dict[Agrees, Agrees] = {"yes": "no", "no": "yes", "not shown": "not shown"}
+    return opposite[agrees]
+
+
 def alike(found: Interval, within: float) -> Agrees:
     """Whether a difference is borne out to be smaller than `within`: its whole interval must be."""
     if found.known and -within < found.low and found.high < within:

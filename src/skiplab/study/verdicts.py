@@ -117,7 +117,9 @@ def points(value: Interval) -> str:
     if math.isnan(value.mean):
         return "no number"
     text = f"{100 * value.mean:+.1f} points"
-    return f"{text} (95 % interval {100 * value.low:+.1f} to {100 * value.high:+.1f})" if value.known else text
+    if not value.known:
+        return f"{text} on a single seed"
+    return f"{text} (95 % interval {100 * value.low:+.1f} to {100 * value.high:+.1f})"
 
 
 def difference(change: Interval) -> str:

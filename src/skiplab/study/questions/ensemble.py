@@ -34,6 +34,7 @@ from skiplab.study.claims import Claim, agreement
 from skiplab.study.examine import Training, found, save, seeded, train, wrong
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.questions.depth import fits
 from skiplab.study.stats import paired, student
 from skiplab.study.verdicts import chosen, difference, named, number, of, percent, points
 from skiplab.train import Recipe
@@ -381,5 +382,6 @@ STUDY = Study(
         Axis("harmless", "harmless", "share"),
         Axis("half", "half lost at"),
     ),
+    fits=fits,
     cost=cost,
 )

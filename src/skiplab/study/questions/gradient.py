@@ -30,10 +30,11 @@ from skiplab.figure import Axis, Figure
 from skiplab.finder import find
 from skiplab.models.resnet import resnet
 from skiplab.study.charts import GRADIENT
-from skiplab.study.claims import Agrees, Claim, agreement
+from skiplab.study.claims import Claim, agreement, denied
 from skiplab.study.examine import SAMPLES, save, seeded, split_gradient
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.questions import depth as by_depth
 from skiplab.study.stats import Interval, paired, paired_ratio, student
 from skiplab.study.verdicts import number, of, short, times
 
@@ -110,9 +111,7 @@ def measured(model: nn.Module, report: Report) -> tuple[dict[str, float], Tables
 def fits(settings: Settings) -> bool:
     if settings["norm"] not in NORMS:
         raise UsageError(f"norm {settings['norm']!r}: choose of {', '.join(NORMS)}")
-    if settings["depth"] < 8 or (settings["depth"] - 2) % 6:
-        raise UsageError(f"depth {settings['depth']}: these networks have 6n + 2 weight layers, such as 8, 20 or 56")
-    return True
+    return by_depth.fits(settings)
 
 
 def cost(settings: Settings) -> float:
@@ -236,12 +235,11 @@ def _paths(tables: Tables, variant: str, depth: int, norm: str) -> Iterator[str]
 
 def _healthy(runs: pd.DataFrame, depth: int) -> Claim:
     found = _first_to_last(runs, PLAIN, depth, "batch")
-    against: dict[Agrees, Agrees] = {"yes": "no", "no": "yes", "not shown": "not shown"}
     return Claim(
         "With batch norm, neither forward nor backward signals of plain networks vanish.",
         "He et al. 2016, arXiv:1512.03385, §4.1",
         f"the lowest layer's gradient in {PLAIN}-{depth} is {times(found)} the last convolution's",
-        against[agreement(found, "below", 1.0)],
+        denied(agreement(found, "below", 1.0)),
     )
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from skiplab.data import digits
-from skiplab.errors import UsageError
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.models.placement import Placement
 from skiplab.models.resnet import resnet
@@ -27,6 +26,7 @@ from skiplab.study.claims import Claim
 from skiplab.study.examine import Training, save, seeded, structure, train
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.questions.depth import fits
 from skiplab.study.verdicts import lightest
 from skiplab.train import Recipe
 
@@ -73,14 +73,6 @@ TABLE = published.Published(
         },
     },
 )
-
-
-def fits(settings: Settings) -> bool:
-    depth = settings["depth"]
-    if depth < 8 or (depth - 2) % 6:
-        below = max(8, depth - (depth - 2) % 6)
-        raise UsageError(f"depth {depth}: these networks have 6n + 2 weight layers, such as {below}, {below + 6}")
-    return True
 
 
 def cost(settings: Settings) -> float:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from skiplab.data import digits
-from skiplab.errors import UsageError
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.models.resnet import resnet
 from skiplab.study import published
@@ -25,6 +24,7 @@ from skiplab.study.claims import Claim
 from skiplab.study.examine import Training, save, seeded, train
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.questions.depth import fits
 from skiplab.train import Recipe
 
 VARIANTS: dict[str, Any] = {  # options of `resnet`
@@ -92,14 +92,6 @@ TABLE = published.Published(
         "on the branch": {**dict.fromkeys(VARIANTS, "1"), "average": "0.5", "gate-0": "g(x)", "gate-6": "g(x)"},
     },
 )
-
-
-def fits(settings: Settings) -> bool:
-    depth = settings["depth"]
-    if depth < 8 or (depth - 2) % 6:
-        below = max(8, depth - (depth - 2) % 6)
-        raise UsageError(f"depth {depth}: these networks have 6n + 2 weight layers, such as {below}, {below + 6}")
-    return True
 
 
 def cost(settings: Settings) -> float:

@@ -36,6 +36,7 @@ from skiplab.study.claims import Claim, agreement
 from skiplab.study.examine import SAMPLES, Training, found, load, save, seeded, train, wrong
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.questions.depth import fits
 from skiplab.study.stats import paired_ratio, student
 from skiplab.study.verdicts import beside, named, number, of, points, short, times
 from skiplab.train import Recipe
@@ -183,7 +184,8 @@ def _random(table: pd.DataFrame, network: dict[str, Any]) -> str:
     for moment, when in (("initialisation", "at initialisation"), ("trained", "after training")):
         ratio = student(of(table, "spread", {**network, "moment": moment}))
         ends = f" (95 % interval {short(ratio.low)} to {short(ratio.high)})" if ratio.known else ""
-        parts.append(f"{when} {short(ratio.mean)} times{ends}")
+        if ratio.count:
+            parts.append(f"{when} {short(ratio.mean)} times{ends}")
     dimensions = table["dimensions"]
     widest = f"1/√d, {dimensions.max() ** -0.5:.2g} to {dimensions.min() ** -0.5:.2g}"
     return (
@@ -259,4 +261,15 @@ FIGURES = (
     replace(CURVES, panel="depth"),
 )
 
-STUDY = Study("sum", tuple(VARIANTS), GRIDS, work, verdicts, FIGURES, claims=claims, outcomes=(TEST_ERROR,), cost=cost)
+STUDY = Study(
+    "sum",
+    tuple(VARIANTS),
+    GRIDS,
+    work,
+    verdicts,
+    FIGURES,
+    claims=claims,
+    outcomes=(TEST_ERROR,),
+    fits=fits,
+    cost=cost,
+)
