@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from skiplab import cli, study
 from skiplab.data import DataSet, Split
-from skiplab.errors import UsageError
+from skiplab.errors import DataError, UsageError
 from skiplab.recipe import Recipe
 from skiplab.study.own import _about, _kept, _read
 from skiplab.study.result import Result
@@ -68,6 +68,16 @@ def test_one_network_has_nothing_to_be_compared_with() -> None:
         study.compare({"a": lambda: network(2)}, points())
 
 
+@pytest.mark.parametrize(("inputs", "outputs", "why"), [(6, 1, "2 classes need"), (5, 2, "cannot take an example")])
+def test_a_network_that_does_not_fit_the_data_is_named_before_any_is_trained(
+    inputs: int, outputs: int, why: str, tmp_path: Path
+) -> None:
+    variants = {"good": lambda: nn.Linear(6, 2), "bad": lambda: nn.Linear(inputs, outputs)}
+    with pytest.raises(DataError, match=f"^bad: .*{why}"):
+        study.compare(variants, points(), recipe=RECIPE, store=tmp_path)
+    assert not list(tmp_path.glob("*/done.json"))
+
+
 def test_networks_of_a_file_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(NETS)
@@ -87,6 +97,12 @@ def test_networks_of_a_file_on_the_command_line(tmp_path: Path, monkeypatch: pyt
     assert len(pictures) >= 4
     assert all((tmp_path / picture).read_text().startswith("<svg") for picture in pictures)
     assert f"command: skiplab {command}\n" in page  # which repeats it, wherever it is kept
+
+
+@pytest.mark.parametrize("text", ["=resnet20", "a="])
+def test_a_name_without_a_network_or_the_reverse(text: str) -> None:
+    done = CliRunner().invoke(cli.app, ["study", "compare", text, "resnet20", "--data", "digits"])
+    assert f"{text}: write NAME=MODEL" in str(done.exception)
 
 
 def test_two_networks_of_one_name() -> None:

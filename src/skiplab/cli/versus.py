@@ -71,6 +71,8 @@ def _named(models: list[str]) -> dict[str, str]:
     for text in models:
         name, sign, spec = text.partition("=")
         name, spec = (name, spec) if sign else (text, text)
+        if not name or not spec:
+            raise UsageError(f"{text}: write NAME=MODEL, or MODEL alone")
         if name in found:
             raise UsageError(f"two networks are called {name}: write NAME=MODEL to tell them apart")
         found[name] = spec

@@ -5,6 +5,7 @@ import json
 import pickle
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from skiplab.errors import DataError, UsageError
 from skiplab.export import capture
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.files import replacing
+from skiplab.loop import must_fit
 from skiplab.recipe import Recipe
 from skiplab.resolve import resolve
 from skiplab.study.charts import CURVES, NETWORKS
@@ -128,6 +130,10 @@ def work(settings: Settings, folder: Path, report: Report, *, builds: Mapping[st
 def _about(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -> Settings:
     """The network as it learns, as it is judged and as it begins, so that another of the same name is another run."""
     model = built(variants[settings["variant"]], settings["seed"])
+    try:
+        must_fit(deepcopy(model), data.train, data)
+    except DataError as error:
+        raise DataError(f"{settings['variant']}: {error}") from error
     x, _ = next(batches(data.train, 2))
     programs = [capture(model, (x,), train=learning) for learning in (True, False)]
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
