@@ -80,6 +80,19 @@ def test_the_opposite_is_stated_too() -> None:
     assert said(tables, "pre-activation (depth 32, samples 50): 100.0 %", "near the identity")
 
 
+def test_blocks_are_pushed_to_the_identity_only_where_they_did_not_begin_there() -> None:
+    def agreed(initial: float) -> set[str]:
+        tables = synthetic(ratio=SMALL / 2)
+        parts, runs = tables["parts"], tables["runs"]
+        given = {"runs": runs[["variant", "depth", "samples", "seed", "status", "test_error", "train_error", "gap"]]}
+        start = parts["ratio_initial"].where(parts["ratio_initial"].isna(), initial)
+        tables = used({**given, "parts": parts.assign(ratio_initial=start)})
+        return {claim.agrees for claim in claims(tables) if "push the branch" in claim.claim}
+
+    assert agreed(SMALL / 2) == {"not shown"}
+    assert agreed(0.6) == {"yes"}
+
+
 def test_no_effect_says_that_the_interval_includes_zero() -> None:
     tables = synthetic(deep=0.0, idle_few=4, idle_many=4)
     assert "includes zero" in said(tables, "post-activation", "not shown to change the test error")[0]

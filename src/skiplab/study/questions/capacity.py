@@ -130,11 +130,13 @@ def used(tables: Tables) -> Tables:
         needed=parts["error_change"] >= NO_HARM,
         network=_size(parts),
         near_identity=(parts["ratio"] < SMALL).where(parts["ratio"].notna()).astype(float),
+        near_initially=(parts["ratio_initial"] < SMALL).where(parts["ratio_initial"].notna()).astype(float),
     )
     columns = {
         "dispensable": "mean",
         "needed": "sum",
         "near_identity": "mean",
+        "near_initially": "mean",
         "ratio": "mean",
         "ratio_initial": "mean",
     }
@@ -285,13 +287,14 @@ def claims(tables: Tables) -> Iterator[Claim]:
                 f"{shallow}",
                 agreement(found, "below", 1.0),
             )
-        near = student(of(runs, "near_identity", _network(variant, deep, many)))
+        near, before = (of(runs, f"near_{when}", _network(variant, deep, many)) for when in ("identity", "initially"))
+        pushed = paired(near, before)
         yield Claim(
             "If the identity were optimal, it would be easy to push the branch of a residual block to zero.",
             "He et al. 2016, arXiv:1512.03385, §3.1",
-            f"{percent(near)} of blocks of {variant} at {deep} layers end near the identity; whether that would be "
-            "optimal here is not known",
-            "yes" if near.excludes(0) else "not shown",
+            f"{percent(student(near))} of blocks of {variant} at {deep} layers end near the identity, against before "
+            f"training {difference(pushed)} Whether it would be optimal here is not known",
+            "yes" if pushed.excludes(0) and pushed.mean > 0 else "not shown",
         )
 
 
