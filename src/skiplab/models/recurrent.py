@@ -65,6 +65,7 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         require_positive(inputs=input_size, width=hidden_size, layers=num_layers)
+        require_one_of("skip", skip, (True, False))
         self.hidden_size, self.batch_first = hidden_size, batch_first
         self.cells = nn.ModuleList(self.cell(skip) for _ in range(num_layers))
         rows = self.parts * hidden_size

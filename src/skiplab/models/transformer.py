@@ -42,6 +42,8 @@ class Design:
         if self.hidden is not None:
             require_positive(hidden=self.hidden)
         require_share("dropout", self.dropout)
+        require_one_of("skip", self.skip, (True, False))
+        require_one_of("causal", self.causal, (True, False))
 
     @property
     def inner(self) -> int:

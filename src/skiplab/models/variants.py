@@ -23,7 +23,8 @@ class BlockOptions(TypedDict, total=False):
     """Where norm and activation stand: v2 Table 2 and Fig. 4. "post": the original (default), "bn-after":
     the norm after the addition too, "relu-before": the activation before it, "relu-only": pre-activation
     without the norm, "pre": full pre-activation. The last two have one more activation ("pre" with its norm)
-    after the last block (v2 appendix); as many parameters as "post" where the shortcuts have none."""
+    after the last block (v2 appendix); as many parameters as "post" where the shortcuts have none. The first block
+    is like all others: its shortcut is the stem's raw output, where v2's appendix has the activated one."""
     last: Last
     """How much of that stays: "activation" (all, default), "norm", "none". Without the activation nothing
     nonlinear lies between input and output along the shortcuts, but for an ImageNet stem's max-pool."""
