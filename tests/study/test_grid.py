@@ -1,6 +1,5 @@
 """The grid runs each cell once, survives being stopped and killed, and passes errors on."""
 
-import ast
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 
 import grid_work
 from skiplab.errors import DataError
-from skiplab.study.grid import Cell, Silent, _names, run_grid
+from skiplab.study.grid import Cell, Silent, run_grid
 
 
 def cells(count: int, **config: object) -> list[Cell]:
@@ -43,22 +42,8 @@ def test_another_config_or_code_is_another_cell(monkeypatch: pytest.MonkeyPatch)
     key = Cell("a", {"x": 1}).key
     assert key == Cell("b", {"x": 1}).key
     assert key != Cell("a", {"x": 2}).key
-    monkeypatch.setattr("skiplab.study.grid.code_version", lambda: "other code")
+    monkeypatch.setattr("skiplab.study.grid.code_of", lambda study: "other code")
     assert key != Cell("a", {"x": 1}).key
-
-
-@pytest.mark.parametrize(
-    ("statement", "names"),
-    [
-        ("A, *B = C", ["A", "B"]),
-        ("A: dict[str, int] = {x: y for x, y in C}", ["A"]),
-        ("A = tuple(f(x) for x in C)", ["A"]),  # a loop's variable is nobody else's: `work` may have one called so
-        ("def a(b): c = b", ["a"]),
-        ("from a import b as c", ["c"]),
-    ],
-)
-def test_what_a_statement_of_a_question_defines(statement: str, names: list[str]) -> None:
-    assert _names(ast.parse(statement).body[0]) == names
 
 
 def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
@@ -88,7 +73,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         import grid_work
-        from skiplab.study.grid import Cell, Silent, _names, run_grid
+        from skiplab.study.grid import Cell, Silent, run_grid
         if __name__ == "__main__":
             run_grid([Cell("slow", {"value": 1, "steps": 500, "seconds": 0.1})], grid_work.note,
                      Path(sys.argv[1]), 1, Silent())

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skiplab.study.claims import alike
 from skiplab.study.questions.depth import verdicts
 from skiplab.study.stats import Interval
 from skiplab.study.verdicts import difference, diverged, parameters, percent, times
@@ -99,6 +100,21 @@ def test_times(ratio: Interval, words: str) -> None:
 def test_percent_and_exact_equality() -> None:
     assert percent(Interval(0.412, 0.352, 0.472, 3)) == "41.2 % ± 6.0"
     assert difference(Interval(0, 0, 0, 3)) == "no difference in any of 3 seeds."
+
+
+@pytest.mark.parametrize(
+    ("found", "agrees"),
+    [
+        (Interval(0.01, 0.005, 0.015, 3), "yes"),  # a difference, and a small one
+        (Interval(0.0, -0.04, 0.04, 3), "yes"),
+        (Interval(0.1, 0.06, 0.14, 3), "no"),
+        (Interval(-0.1, -0.14, -0.06, 3), "no"),
+        (Interval(0.0, -0.3, 0.3, 3), "not shown"),
+        (Interval(0.0, float("nan"), float("nan"), 1), "not shown"),
+    ],
+)
+def test_alike_needs_a_narrow_interval(found: Interval, agrees: str) -> None:
+    assert alike(found, within=0.05) == agrees
 
 
 @pytest.mark.parametrize(

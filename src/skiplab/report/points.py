@@ -90,7 +90,8 @@ def _steps(figure: Figure, rows: pd.DataFrame) -> tuple[alt.X, dict[str, Any], l
         )
     column = figure.x.column
     choices = list(dict.fromkeys(rows[column]))
-    axis = alt.Axis(labelAngle=0, grid=False)
+    crowded = len(choices) > 4 and any(isinstance(choice, str) for choice in choices)
+    axis = alt.Axis(labelAngle=-35 if crowded else 0, grid=False)
     x = alt.X(f"{column}:O", title=figure.x.title, sort=choices, axis=axis)
     return x, {"xOffset": alt.XOffset(f"{figure.by}:N", sort=_ordered(figure.by, rows))}, [figure.by, column]
 
@@ -113,7 +114,8 @@ def _line_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataFr
     mean = alt.Chart(inline(_renamed(means, axis).dropna(subset=["value"]))).encode(**base)
     band = mean.mark_area(opacity=0.15).encode(y=_scaled(axis, rows, "low"), y2="high:Q")
     tips = [alt.Tooltip(f"{c}:Q", format=_format(axis)) for c in ("value", "low", "high")]
-    thick = mean.mark_line(strokeWidth=2.2, point=alt.OverlayMarkDef(size=22)).encode(
+    crowded = rows[column].nunique() > 30  # then dots would hide the lines
+    thick = mean.mark_line(strokeWidth=2.2, point=False if crowded else alt.OverlayMarkDef(size=22)).encode(
         y=y, tooltip=[*_told(order), *tips]
     )
     return alt.layer(band, thin, thick)
@@ -135,7 +137,7 @@ def _by_seed(rows: pd.DataFrame, places: list[str], axis: Axis) -> pd.DataFrame:
     known = rows.dropna(subset=["value"])
     if axis.kind == "log":
         known = known.assign(value=np.log(known["value"]))
-    found = known.groupby(list(dict.fromkeys(places)), sort=False, as_index=False)["value"].mean()
+    found = known.groupby(list(dict.fromkeys(places)), sort=False, as_index=False)[["value"]].mean()
     return found.assign(value=np.exp(found["value"])) if axis.kind == "log" else found
 
 

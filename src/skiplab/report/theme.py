@@ -14,7 +14,7 @@ MUTED = "#6e7781"
 FAINT = "#c9d1d9"
 ALARM = "#b3001b"
 PLAIN = "#767676"
-PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b3f95")
+PALETTE = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b3f95", "#17202a", "#8c510a", "#7aa82c")
 BELOW, ZERO, ABOVE = "#0b5fa5", "#b4b4b4", "#b8480a"  # a signed quantity: blue, grey, rust
 
 _FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"

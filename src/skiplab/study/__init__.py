@@ -21,6 +21,8 @@ QUESTIONS = {
     "ensemble": "Does a residual network behave like many shallow networks?",
     "capacity": "Does a skip connection let a network use only as much of itself as it needs?",
     "unet": "What do the long skips of a U-Net carry?",
+    "norm": "Does a Transformer train better with its norms before the branches or after the merges, and with warm-up?",
+    "time": "Is the gate of an LSTM the same idea as a skip connection?",
 }
 
 __all__ = ["QUESTIONS", "compare"]

@@ -42,6 +42,13 @@ def agreement(found: Interval, expected: Literal["above", "below", "same"], valu
     return "yes" if side == expected else "no"
 
 
+def alike(found: Interval, within: float) -> Agrees:
+    """Whether a difference is borne out to be smaller than `within`: its whole interval must be."""
+    if found.known and -within < found.low and found.high < within:
+        return "yes"
+    return "no" if found.low > within or found.high < -within else "not shown"
+
+
 def table(claims: Iterable[Claim]) -> pd.DataFrame:
     """One row a claim."""
     rows = [asdict(claim) for claim in claims]

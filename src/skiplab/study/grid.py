@@ -5,7 +5,6 @@ code that could change its outcome, so a grid that was stopped anywhere continue
 line of code trains anew instead of mixing old results with new.
 """
 
-import ast
 import contextlib
 import functools
 import hashlib
@@ -26,6 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from skiplab.errors import WorkerError
 from skiplab.files import write_json, writing_to
+from skiplab.study.outcome import code_of
 
 try:
     import fcntl
@@ -37,23 +37,6 @@ Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for on
 
 _DONE = "done.json"
 _GRACE = 5.0  # seconds that a stopped cell has to end by itself
-_NO_OUTCOME = {"cli", "report", "schema.py", "terminal.py", "resolve.py", "figure.py"}  # they change no cell's outcome
-_AFTERWARDS = {  # nor does what comes after the last cell
-    f"study/{name}.py"
-    for name in (
-        "__init__",
-        "charts",
-        "claims",
-        "own",
-        "progress",
-        "published",
-        "question",
-        "result",
-        "run",
-        "stats",
-        "verdicts",
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +55,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        text = json.dumps([self.config, code_version(), _asked_by(self.config.get("study"))], sort_keys=True)
+        text = json.dumps([self.config, code_of(self.config.get("study"))], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -87,54 +70,6 @@ class Listener(Protocol):
 
 class StoppedError(Exception):
     """Raised inside a worker's `report` when the grid was told to stop."""
-
-
-@functools.cache
-def code_version() -> str:
-    """Hash of the package's sources that shape a result, and of torch's version; the questions' own left out."""
-    import torch
-
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if relative.parts[0] in _NO_OUTCOME or relative.as_posix() in _AFTERWARDS or "questions" in relative.parts:
-            continue
-        digest.update(f"{relative.as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@functools.cache
-def _asked_by(study: str | None) -> str:
-    """Hash of what a question's `work` reaches in its file: another sentence or chart is no other outcome."""
-    path = Path(__file__).parent / "questions" / f"{study}.py"
-    if not path.is_file():
-        return ""
-    defined: dict[str, ast.stmt] = {}
-    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-        for name in _names(statement):
-            defined[name] = statement
-    reached, ahead = dict[str, str](), ["work"]
-    while ahead:
-        name = ahead.pop()
-        if name in defined and name not in reached:
-            reached[name] = ast.dump(defined[name])
-            ahead += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
-    return hashlib.sha256(json.dumps(sorted(reached.items())).encode()).hexdigest()[:16]
-
-
-def _names(statement: ast.stmt) -> list[str]:
-    """What a statement at the top of a module defines."""
-    match statement:
-        case ast.FunctionDef() | ast.ClassDef():
-            return [statement.name]
-        case ast.Assign(targets=targets):
-            return [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
-        case ast.AnnAssign(target=ast.Name(id=name)):
-            return [name]
-        case ast.Import() | ast.ImportFrom():
-            return [alias.asname or alias.name for alias in statement.names]
-    return []
 
 
 def run_grid(

@@ -1,5 +1,6 @@
 """What a study gives: its tables, the sentences computed from them, and all that is needed to repeat it."""
 
+import hashlib
 import json
 import math
 import platform
@@ -14,7 +15,7 @@ import pandas as pd
 from skiplab.figure import PERCENT, Axis, Figure
 from skiplab.files import write_json
 from skiplab.study.examine import Tables, save
-from skiplab.study.grid import code_version
+from skiplab.study.outcome import PACKAGE
 from skiplab.study.question import label
 
 SCHEMA = "skiplab.study/1"
@@ -100,7 +101,15 @@ def versions() -> dict[str, str]:
     names = ("skiplab", "torch", "lightning-fabric", "numpy", "pandas", "altair", "scikit-learn")
     return {
         **{name: version(name) for name in names},
-        "code": code_version(),
+        "code": _code(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _code() -> str:
+    """Hash of the package's sources, which a version number does not tell apart between releases."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

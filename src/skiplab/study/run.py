@@ -11,7 +11,7 @@ import pandas as pd
 from skiplab.figure import Axis
 from skiplab.study import claims, verdicts
 from skiplab.study.examine import load
-from skiplab.study.grid import Cell, Listener, code_version, run_grid
+from skiplab.study.grid import Cell, Listener, run_grid
 from skiplab.study.question import Grid, Study, Tables
 from skiplab.study.result import Result, versions
 from skiplab.study.stats import student
@@ -37,7 +37,7 @@ def concluded(study: Study, grid: Grid, tables: Tables) -> Result:
         *verdicts.parameters(tables["runs"], axes),
     )
     tables["claims"] = claims.table(study.claims(tables))
-    settings = {"variants": list(grid.variants or study.variants), **asdict(grid), "code": code_version()}
+    settings = {"variants": list(grid.variants or study.variants), **asdict(grid)}
     return Result(study.name, study.question, said, tables, settings, versions(), study.figures, study.outcomes)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
 
@@ -104,7 +103,7 @@ def damage(model: nn.Module, data: DataSet, seed: int) -> Tables:
     table["lost"] = table["error_change"] / stake.where(stake > STAKE)
     columns = ["what", "k", "id", "position", "batchnorm", "error", "error_change", "lost"]
     intact = {
-        "what": ["deletion", "swap"],
+        "what": list(dict.fromkeys(table["what"])),
         "k": 0,
         "id": "",
         "batchnorm": "as trained",
@@ -223,7 +222,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
             rank = student(_ranks(tables, network, kind))
             more = f"; half is lost with {number(half)} blocks" if kind == "deletion" else ""
             yield Claim(
-                f"The error rises smoothly with the number of blocks that are {what}.",
+                f"The error rises with the number of blocks that are {what}.",
                 f"Veit et al. 2016, arXiv:1605.06431, {section}",
                 f"rank correlation of error and number in {named(network)}: {number(rank)} (1: rises with each){more}",
                 agreement(rank, "above", 0.0),
@@ -263,8 +262,9 @@ def _several(tables: Tables, network: dict[str, Any]) -> Iterator[str]:
     swap, rank = student(of(runs, "swap", network)), student(_ranks(tables, network, "swap"))
     if not np.isnan(swap.mean):
         steady = "" if rank.excludes(0) else ", which is not shown to be a rise"
+        zero = ", which includes zero" if swap.known and not swap.excludes(0) else ""
         yield (
-            f"One random pair of like blocks of {named(network)} that trade places: {points(swap)}; the rank "
+            f"One random pair of like blocks of {named(network)} that trade places: {points(swap)}{zero}; the rank "
             f"correlation of error and number of swaps is {number(rank)}{steady}."
         )
 
@@ -297,9 +297,8 @@ def _ranks(tables: Tables, network: dict[str, Any], what: str) -> pd.Series:
     """Spearman's rank correlation of error and number of changes, by seed; it takes several numbers."""
     own = chosen(tables["lesions"], {**network, "what": what, "batchnorm": "as trained"})
     several = {seed: rows for seed, rows in own.groupby("seed") if rows["k"].nunique() > 2}
-    return pd.Series(
-        {seed: float(spearmanr(rows["k"], rows["error"])[0]) for seed, rows in several.items()}, dtype=float
-    )
+    ranks = {seed: rows["k"].corr(rows["error"], method="spearman") for seed, rows in several.items()}
+    return pd.Series(ranks, dtype=float)
 
 
 def _shown(name: str, heading: str, how: str, x: Axis, y: Axis, **where: Any) -> Figure:

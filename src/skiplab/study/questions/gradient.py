@@ -97,7 +97,7 @@ def measured(model: nn.Module, report: Report) -> tuple[dict[str, float], Tables
     first, *_, last, _ = gradient.loc[gradient["what"] == "weight", "gradient_norm"]  # the classifier comes last
     near = shattering.loc[shattering["distance"] == NEARBY, "correlation"]
     nan = float("nan")
-    found = dict(zip(OUTCOMES, (first, first / last, float(near.iloc[0]), nan, nan), strict=True))
+    found: dict[str, float] = dict(zip(OUTCOMES, (first, first / last, float(near.iloc[0]), nan, nan), strict=True))
     if len(skips):
         report(0.5, "by which paths it comes")
         lengths = measure.lengths(program, skips, [(x[:SPLIT], y[:SPLIT])], F.cross_entropy)
@@ -225,7 +225,7 @@ def _paths(tables: Tables, variant: str, depth: int, norm: str) -> Iterator[str]
     own = lengths[(lengths[list(where)] == pd.Series(where)).all(axis=1)]
     if own.empty:
         return
-    mean = own.groupby("length", as_index=False)["weight"].mean()
+    mean = own.groupby("length", as_index=False)[["weight"]].mean()
     (low, high), blocks = measure.band(mean), int(own["length"].max())
     yield (
         f"{_with(norm).capitalize()}, the input's gradient in {variant}-{depth} comes through {number(found)} of "
@@ -262,8 +262,8 @@ def _growth(runs: pd.DataFrame, variant: str, depths: tuple[int, int], norm: str
 
 def _rate(growth: Interval, layers: int) -> Interval:
     """The factor for each of so many layers."""
-    ends = (end ** (1 / layers) for end in (growth.mean, growth.low, growth.high))
-    return Interval(*ends, growth.count)
+    mean, low, high = (end ** (1 / layers) for end in (growth.mean, growth.low, growth.high))
+    return Interval(mean, low, high, growth.count)
 
 
 def _with(norm: str) -> str:

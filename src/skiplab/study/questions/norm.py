@@ -1,0 +1,352 @@
+"""Pre-LN or post-LN: which trains, at which depth and learning rate, and is warm-up needed?
+
+Small Vision Transformers on the digits that differ in where the norm stands about each skip connection: `pre` before
+the sublayer, off the shortcut; `post` after the merge, on every path, as first published; `parallel` as `pre`, with
+attention and MLP side by side in one skip connection; `none` is `pre` without any shortcut. Same weights for each seed,
+but for the norm that ends `pre`, `parallel` and `none` (2 · width parameters). Adam, learning rate falling along a
+cosine; with warm-up it first climbs in a line over a fifth of the epochs, of which there are as many.
+
+Hypothesis: in post-LN the gradient near the output is large at initialisation, of whatever depth, so that without
+warm-up large learning rates make it fail; in pre-LN it falls with depth, and warm-up can be left out (Xiong et al.
+2020, arXiv:2002.04745, Theorem 1, §4).
+
+Measured: the gradient of each layer at initialisation; final errors; and which runs do not train, which is defined as
+having diverged or ending with a training error above half of that of chance (always saying the commonest class).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skiplab.data import digits
+from skiplab.errors import UsageError
+from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.models.vit import VisionTransformer, vit
+from skiplab.recipe import Recipe
+from skiplab.study.charts import CURVES, GRADIENT
+from skiplab.study.claims import Claim, agreement, alike
+from skiplab.study.examine import Training, gradients, save, seeded, split_gradient, train
+from skiplab.study.grid import Report
+from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.stats import Interval, paired, paired_ratio, student
+from skiplab.study.verdicts import chosen, difference, of, percent, times
+from skiplab.tasks import chance
+
+VARIANTS: dict[str, Any] = {  # options of `vit`
+    "pre": {"placement": "pre"},
+    "post": {"placement": "post"},
+    "parallel": {"placement": "parallel"},
+    "none": {"placement": "pre", "skip": False},
+}
+PRE, POST = "pre", "post"
+SIZE: dict[str, Any] = {"patch": 4, "width": 32, "heads": 4, "hidden": 64}
+WARMUP = 0.2  # of all epochs
+CLOSE = 0.05  # errors that differ by less are about as good
+STUCK = 0.5  # of chance's error: above it, a network has not trained
+RECIPE = Recipe(epochs=6, batch_size=64, learning_rate=1e-3, weight_decay=0.0, optimizer="adamw", judged=512)
+BOTH = (False, True)
+GRIDS = {
+    "quick": Grid(
+        {"depth": (2, 10), "learning_rate": (1e-3, 1e-2), "warmup": BOTH},
+        recipe=replace(RECIPE, epochs=4),
+        variants=("pre", "post", "none"),
+    ),
+    "default": Grid({"depth": (2, 16), "learning_rate": (1e-3, 1e-2), "warmup": BOTH}, recipe=RECIPE),
+    "full": Grid(
+        {"depth": (2, 8, 16), "learning_rate": (1e-3, 3e-3, 1e-2, 3e-2), "warmup": BOTH}, seeds=5, recipe=RECIPE
+    ),
+}
+
+
+def build(variant: str, depth: int) -> VisionTransformer:
+    """The network, with initial weights from torch's random state."""
+    return vit(depth=depth, **SIZE, **VARIANTS[variant])
+
+
+def work(settings: Settings, folder: Path, report: Report) -> None:
+    """A network of one variant, depth, learning rate, with or without warm-up, and seed."""
+    data = digits()
+    model = seeded(lambda: build(settings["variant"], settings["depth"]), settings["seed"])
+    gradient = gradients(model, data, "initialisation")
+    recipe = Recipe(**settings["recipe"])
+    warmup = WARMUP * recipe.epochs if settings["warmup"] else 0.0
+    recipe = replace(recipe, learning_rate=settings["learning_rate"], warmup_epochs=warmup)
+    tables, _ = train(model, data, Training({**settings, "recipe": recipe.record()}, folder, report))
+    bound = STUCK * chance(data.train)
+    tables["runs"]["trains"] = tables["runs"]["train_error"] < bound  # of one that diverged it is NaN
+    save({**tables, "gradient": gradient}, folder)
+
+
+def fits(settings: Settings) -> bool:
+    if settings["depth"] < 1 or not 0 < settings["learning_rate"] < math.inf:
+        raise UsageError(
+            f"depth {settings['depth']}, learning rate {settings['learning_rate']}: give a depth of at least 1 and a "
+            "learning rate above 0"
+        )
+    return True
+
+
+def cost(settings: Settings) -> float:
+    return (settings["depth"] + 1) * (settings["recipe"]["epochs"] + 2)
+
+
+def finish(tables: Tables) -> Tables:
+    """The gradient at initialisation knows nothing of learning rates: of equal ones, one is kept."""
+    tables = split_gradient(tables)
+    gradient = tables["gradient"]
+    places = [name for name in ("variant", "depth", "seed", "when", "layer") if name in gradient]
+    gradient = gradient.drop_duplicates(places).drop(columns=["learning_rate", "warmup"])
+    del tables["merge_gradient"]
+    curves = tables["curves"]  # which log the learning rate of each epoch under the name that the axis has
+    curves = curves.loc[:, ~curves.columns.duplicated()]
+    deepest = curves[curves["depth"] == curves["depth"].max()]
+    tables |= {"curves": curves, "deepest_curves": deepest}
+    return {**tables, "gradient": gradient, "trained": _trained(tables["runs"])}
+
+
+def _trained(runs: pd.DataFrame) -> pd.DataFrame:
+    """How many runs of each network trained, how many were stuck, and how many diverged."""
+    lost = runs["status"] == "diverged"
+    counted = runs.assign(stuck=~runs["trains"] & ~lost, diverged=lost)
+    by = ["variant", "depth", "learning_rate", "warmup"]
+    return counted.groupby(by, sort=False)[["trains", "stuck", "diverged"]].sum().reset_index()
+
+
+def verdicts(tables: Tables) -> Iterator[str]:
+    """What the numbers say, for the deepest networks of the grid unless the sentence says otherwise."""
+    runs = tables["runs"]
+    variants, depths = list(dict.fromkeys(runs["variant"])), sorted(runs["depth"].unique().tolist())
+    yield _counted(runs, variants, depths[-1])
+    for depth in reversed(depths):
+        parts = [f"{variant} {_largest(runs, variant, depth)}" for variant in variants]
+        yield f"Largest learning rate at which every run trains, {depth} layers: {'; '.join(parts)}."
+    if {PRE, POST} <= set(variants):
+        for depth in reversed(depths):
+            yield from _post_and_pre(runs, depth)
+    for variant in variants:
+        yield from _warmed(runs, variant, depths[-1])
+    yield from _gradient(tables["gradient"], variants, depths)
+    yield (
+        f"A run counts as not trained when it diverged or its final training error is above {STUCK:g} times that of "
+        "always saying the commonest class."
+    )
+
+
+def _counted(runs: pd.DataFrame, variants: list[str], depth: int) -> str:
+    """How many runs train at the largest learning rate."""
+    rate = float(runs["learning_rate"].max())
+    own = chosen(runs, {"depth": depth, "learning_rate": rate})
+    parts = []
+    for variant in variants:
+        counts = [
+            f"{int(runs['trains'].sum())} of {len(runs)} runs {'with' if warmup else 'without'} warm-up"
+            for warmup, runs in own[own["variant"] == variant].groupby("warmup")
+        ]
+        parts.append(f"{variant} in {' and '.join(counts)}")
+    return f"At the largest learning rate tried, {rate:g}, {depth} layers train: {'; '.join(parts)}."
+
+
+def _largest(runs: pd.DataFrame, variant: str, depth: int) -> str:
+    """Without and with warm-up, which learning rate and how many runs."""
+    told = []
+    for warmup, own in chosen(runs, {"variant": variant, "depth": depth}).groupby("warmup"):
+        word = "with warm-up" if warmup else "without"
+        rates = sorted(own["learning_rate"].unique().tolist())
+        trains = [own.loc[own["learning_rate"] == rate, "trains"].tolist() for rate in rates]
+        rows = [(rate, sum(each), len(each)) for rate, each in zip(rates, trains, strict=True)]
+        whole = [(rate, count) for rate, trained, count in rows if trained == count]
+        if whole:
+            rate, count = max(whole)
+            told.append(f"{rate:g} {word} ({count} of {count} runs)")
+        else:
+            rate, trained, count = max(rows, key=lambda row: row[1])
+            told.append(f"no rate tried {word} (at best {trained} of {count} runs, at {rate:g})")
+    return ", ".join(told)
+
+
+def _post_and_pre(runs: pd.DataFrame, depth: int) -> Iterator[str]:
+    """Test errors of post-LN against pre-LN, at every learning rate, by what the interval of the difference says."""
+    parts: dict[str, list[str]] = {"higher": [], "lower": [], "not shown to differ": []}
+    own = runs[runs["depth"] == depth]
+    for rate in sorted(own["learning_rate"].unique().tolist()):
+        for warmup in sorted(own["warmup"].unique().tolist()):
+            where = {"depth": depth, "learning_rate": rate, "warmup": warmup}
+            post, pre = (of(own, "test_error", {"variant": name, **where}) for name in (POST, PRE))
+            change = paired(post, pre)
+            if not change.known:
+                continue
+            word = "not shown to differ" if not change.excludes(0) else "higher" if change.mean > 0 else "lower"
+            errors = f"{percent(student(post))} against {percent(student(pre))}"
+            parts[word].append(f"at {rate:g} {'with' if warmup else 'without'} warm-up ({errors})")
+    if told := "; ".join(f"{word} {', '.join(each)}" for word, each in parts.items() if each):
+        yield f"Test error of {POST} beside {PRE}, {depth} layers, paired by seed: {told}."
+
+
+def _warmed(runs: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
+    """What warm-up changes, at the largest learning rate."""
+    rate = float(runs["learning_rate"].max())
+    change, without, warm = _warmup_change(runs, variant, depth, rate)
+    if change.count:
+        yield (
+            f"{variant}, {depth} layers at {rate:g}: training error {percent(without)} without warm-up, "
+            f"{percent(warm)} with it: {difference(change)}"
+        )
+
+
+def _warmup_change(runs: pd.DataFrame, variant: str, depth: int, rate: float) -> tuple[Interval, Interval, Interval]:
+    """Training error without warm-up less that with it, and both."""
+    where = {"variant": variant, "depth": depth, "learning_rate": rate}
+    without, warm = (of(runs, "train_error", {**where, "warmup": each}) for each in BOTH)
+    return paired(without, warm), student(without), student(warm)
+
+
+def _gradient(gradient: pd.DataFrame, variants: list[str], depths: list[int]) -> Iterator[str]:
+    """The layers near the output and near the input, before the first step."""
+    deep, shallow = depths[-1], depths[0]
+    last = {name: _norm(gradient, name, deep, "last") for name in variants}
+    for other in variants if PRE in variants else ():
+        if other != PRE and (ratio := paired_ratio(last[other], last[PRE])).count:
+            yield (
+                f"At initialisation, the last MLP's gradient in {other} of {deep} layers is {times(ratio)} that in "
+                f"{PRE}."
+            )
+    for name in variants:
+        if (ratio := paired_ratio(_norm(gradient, name, deep, "first"), last[name])).count and deep > 1:
+            yield (
+                f"At initialisation, the first MLP's gradient in {name} of {deep} layers is {times(ratio)} that of its "
+                "last MLP."
+            )
+        growth = paired_ratio(last[name], _norm(gradient, name, shallow, "last"))
+        if growth.count and deep > shallow:
+            yield f"The last MLP's gradient in {name} of {deep} layers is {times(growth)} that of {shallow} layers."
+
+
+def _norm(gradient: pd.DataFrame, variant: str, depth: int, which: str) -> pd.Series:
+    """Norm of the gradient at the second weight matrix of the first or last layer's MLP, by seed."""
+    layer = f"encoder.layers.encoder_layer_{0 if which == 'first' else depth - 1}.mlp.3"
+    where = {"variant": variant, "depth": depth, "when": "initialisation", "layer": layer}
+    return of(gradient, "gradient_norm", where)
+
+
+def claims(tables: Tables) -> Iterator[Claim]:
+    runs, gradient = tables["runs"], tables["gradient"]
+    variants, depths = set(runs["variant"]), sorted(runs["depth"].unique().tolist())
+    deep, shallow, rate = depths[-1], depths[0], float(runs["learning_rate"].max())
+    theorem = "Xiong et al. 2020, arXiv:2002.04745, Theorem 1"
+    grown = {
+        name: paired_ratio(_norm(gradient, name, deep, "last"), _norm(gradient, name, shallow, "last"))
+        for name in variants
+    }
+    told = f"the last MLP's gradient of {deep} layers is {{}} that of {shallow}"
+    if POST in variants and deep > shallow:
+        yield Claim(
+            "In post-LN, the gradient of the last layer's MLP at initialisation does not depend on the depth.",
+            theorem,
+            told.format(times(grown[POST])),
+            agreement(grown[POST], "same", 1.0),
+        )
+    if PRE in variants and deep > shallow:
+        yield Claim(
+            f"In pre-LN, it falls as one over the root of the depth (here {math.sqrt(shallow / deep):.2f} times).",
+            theorem,
+            told.format(times(grown[PRE])),
+            agreement(grown[PRE], "below", 1.0),
+        )
+    if {PRE, POST} <= variants:
+        ratio = paired_ratio(*(_norm(gradient, name, deep, "last") for name in (POST, PRE)))
+        yield Claim(
+            "At initialisation the gradients near the output are large in post-LN, and much smaller in pre-LN.",
+            "Xiong et al. 2020, arXiv:2002.04745, §3.3 and Fig. 3",
+            f"the last MLP's gradient in {POST} is {times(ratio)} that in {PRE}, {deep} layers",
+            agreement(ratio, "above", 1.0),
+        )
+    said = {
+        PRE: f"Without warm-up, pre-LN trains as well as with it (here: within {100 * CLOSE:g} points).",
+        POST: "Without warm-up, post-LN trains much worse, or not at all.",
+    }
+    for name, claim in said.items():
+        found, *_ = _warmup_change(runs, name, deep, rate)
+        if name in variants and set(BOTH) <= set(runs["warmup"]):
+            yield Claim(
+                claim,
+                "Xiong et al. 2020, arXiv:2002.04745, §3.1 and §4",
+                f"training error of {deep} layers at {rate:g}, without against with: {difference(found)}",
+                alike(found, CLOSE) if name == PRE else agreement(found, "above"),
+            )
+
+
+HOW = (
+    "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
+    "diverged; chance is near 90 %."
+)
+RATE = Axis("learning_rate", "learning rate", "steps")
+FIGURES = (
+    Figure(
+        "without-warm-up",
+        "Training error by learning rate, without warm-up",
+        HOW,
+        "points",
+        "runs",
+        RATE,
+        (TRAIN_ERROR,),
+        panel="depth",
+        where={"warmup": False},
+    ),
+    Figure(
+        "with-warm-up",
+        "Training error by learning rate, with warm-up",
+        f"{HOW} As many epochs as without, of which the first fifth is the warm-up.",
+        "points",
+        "runs",
+        RATE,
+        (TRAIN_ERROR,),
+        panel="depth",
+        where={"warmup": True},
+    ),
+    replace(
+        GRADIENT,
+        how="At initialisation, norm of the loss's gradient for each weight layer; thin lines are seeds, the thick one "
+        "their geometric mean. Each layer of the network has four weight layers: two of attention, two of the MLP.",
+    ),
+    Figure(
+        "which-train",
+        "Which runs train",
+        f"Of all seeds, how many end with a training error below {STUCK:g} times that of chance, how many do not, and "
+        "how many diverged.",
+        "table",
+        "trained",
+    ),
+    replace(
+        CURVES,
+        heading="Training curves of the deepest networks, without warm-up",
+        table="deepest_curves",
+        panel="learning_rate",
+        where={"warmup": False},
+    ),
+    replace(
+        CURVES,
+        name="training-curves-warm-up",
+        heading="Training curves of the deepest networks, with warm-up",
+        table="deepest_curves",
+        panel="learning_rate",
+        where={"warmup": True},
+    ),
+)
+
+STUDY = Study(
+    "norm",
+    tuple(VARIANTS),
+    GRIDS,
+    work,
+    verdicts,
+    FIGURES,
+    claims=claims,
+    outcomes=(TRAIN_ERROR, TEST_ERROR),
+    finish=finish,
+    fits=fits,
+    cost=cost,
+)
