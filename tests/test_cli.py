@@ -192,10 +192,11 @@ def test_a_traceback_only_when_asked_for() -> None:
 STUDY = ("study", "depth", "--grid", "depth=8", "--seeds", "1", "--epochs", "2", "--workers", "1", "--json")
 
 
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: signal.Signals, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the middle exits with 130 and leaves whole runs; the same command then goes on from there."""
+    """Stopped or killed in the middle it leaves whole runs; the same command then goes on from there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SKIPLAB_CACHE", str(tmp_path / "a"))
     whole = run(*STUDY, "--out", "out")

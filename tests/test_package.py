@@ -17,7 +17,7 @@ SOURCE = Path(str(skiplab.__file__)).parent
 # A module imports from those above its own line alone, or from its own folder.
 RANKS = """
 errors figure
-ops functional files headings recipe inputs weights mismatch code
+ops functional files headings options recipe inputs weights mismatch code
 data fused arguments checkpoint models anchors network folding
 tasks augment precision optimizers
 program builders loop

@@ -184,6 +184,16 @@ def test_outputs_that_are_no_answers(net: nn.Module, data: DataSet, message: str
         fit(net, data, RECIPE, device="cpu")
 
 
+def test_the_test_part_has_to_fit_as_well() -> None:
+    x, y = drawn(0, 5, 4), drawn(1, 5, 1)
+    for test, message in (
+        (Split(x, y[:, 0]), r"into \(1,\), and its target has the shape \(\)"),
+        (Split(x[:, :3], y), r"cannot take an example of parts, shape \(3,\),: mat1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            fit(nn.Linear(4, 1), DataSet("parts", Split(x, y), test, classes=None), RECIPE, device="cpu")
+
+
 def test_values_of_one_number_do_not_broadcast() -> None:
     data = DataSet("one", *(Split(drawn(i, 5, 4), drawn(i, 5)) for i in (0, 1)), classes=None)
     with pytest.raises(DataError, match=r"into \(1,\), and its target has the shape \(\)"):

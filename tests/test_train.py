@@ -635,6 +635,13 @@ def test_models_that_do_not_fit_the_data(net: nn.Module, message: str) -> None:
         fit(net, points(), RECIPE)
 
 
+def test_a_batch_of_one_over_which_nothing_can_be_normalised() -> None:
+    data = points()
+    net = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
+    with pytest.raises(DataError, match=r"a batch of one example.*choose another batch_size than"):
+        fit(net, data, replace(RECIPE, batch_size=len(data.train) - 1), device="cpu")
+
+
 def test_a_model_without_weights() -> None:
     with pytest.raises(UsageError, match="no weights to train"):
         fit(nn.Identity(), points(), RECIPE)

@@ -75,7 +75,8 @@ class Loop:
         self.weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.weights:
             raise UsageError("the model has no weights to train: set requires_grad on some")
-        must_fit(self.module, self.train_split, data)
+        for split in (self.train_split, self.test_split):
+            must_fit(self.module, split, data)
         self.optimizer = optimizer_of(recipe, self.weights)
         self.random = torch.Generator().manual_seed(recipe.seed)  # of the order, and of what is done to pictures
 
@@ -138,7 +139,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        output = self.module(x)
+        output = self._output(x)
         loss = self.task.loss(output, y)
         self.fabric.backward(loss)
         norm = nn.utils.get_total_norm([p.grad for p in self.weights.values() if p.grad is not None])
@@ -147,6 +148,17 @@ class Loop:
         self.optimizer.step()
         error, count = self.task.error(output, y), self.task.counted(y)
         return torch.stack((loss.detach(), *(each.to(loss.dtype) for each in (error, norm, count))))
+
+    def _output(self, x: Tensor) -> Tensor:
+        try:
+            return self.module(x)
+        except ValueError as error:
+            if len(x) > 1:
+                raise
+            raise DataError(  # such as batch norm without places, which has nothing to normalise over
+                f"the model cannot learn from a batch of one example, the last of an epoch: {error}; choose another "
+                f"batch_size than {self.recipe.batch_size}"
+            ) from error
 
     def tensors(self) -> dict[str, Tensor]:
         """The state that the next epoch depends on, by name."""

@@ -37,6 +37,6 @@ def put_back(
             saved = tensors.get(f"{kind}.{name}")
             if saved is None:
                 continue
-            # A weight's own layout in memory, for the same kernels and bits as before; Adam's count stays on the CPU.
-            own = torch.empty_like(weight, dtype=saved.dtype).copy_(saved) if saved.shape == weight.shape else saved
-            optimizer.state[weight][key] = saved if key == "step" else own
+            if key != "step":  # Adam's count stays on the CPU
+                saved = torch.empty_like(weight, dtype=saved.dtype).copy_(saved)  # laid as the weight: the same bits
+            optimizer.state[weight][key] = saved

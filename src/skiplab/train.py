@@ -132,7 +132,6 @@ def fabric_on(device: str, precision: Precision = "32-true") -> Fabric:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"device={device!r}: {choices}")
     kind, _, index = device.partition(":")
-
     devices = [int(index)] if index else 1
     plugins: list[Any] = [LightningEnvironment()]  # one process, whatever cluster it may run on
     try:

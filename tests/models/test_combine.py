@@ -58,5 +58,5 @@ def test_dropping_branches(rate: float) -> None:
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
 def test_rates_that_make_no_sense(rate: float) -> None:
-    with pytest.raises(UsageError, match=f"drop-path rate {rate}"):
+    with pytest.raises(UsageError, match=f"rate={rate}"):
         DropPath(rate)

@@ -165,6 +165,7 @@ def test_the_twin_has_the_same_weights(name: str) -> None:
         (lambda: gru(num_classes=0), "num_classes=0"),
         (lambda: gru(readout="first"), "readout='first'"),  # type: ignore[arg-type]
         (lambda: gru(heads=2), r"\['heads'\].*layers"),  # type: ignore[call-arg]
+        (lambda: gru(skip=None), "skip=None"),  # type: ignore[arg-type]
         (lambda: rnn("gelu"), "nonlinearity='gelu'"),  # type: ignore[arg-type]
     ],
 )

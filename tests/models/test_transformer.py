@@ -262,6 +262,8 @@ def test_networks_say_what_they_take(build: Any, vocabulary: int | None) -> None
         (lambda: transformer_encoder(length=4)(torch.zeros(1, 5, 1)), "length=5"),
         (lambda: vit(patch=3), "patch=3 does not divide image=8"),
         (lambda: vit(num_classes=0), "num_classes=0"),
+        (lambda: vit(skip=None), "skip=None"),  # type: ignore[arg-type]
+        (lambda: transformer_encoder(causal="no"), "causal='no'"),  # type: ignore[arg-type]
         (lambda: vit(causal=True), r"\['causal'\]"),  # type: ignore[call-arg]
         (lambda: vit()(torch.zeros(1, 3, 8, 8)), r"\(3, 8, 8\).*\(1, 8, 8\)"),
     ],

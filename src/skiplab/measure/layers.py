@@ -7,13 +7,13 @@ from typing import Unpack
 import pandas as pd
 from torch import Tensor
 
-from skiplab.errors import UsageError
 from skiplab.execute import Edge, Patch
 from skiplab.measure.batches import Batch, Loss
 from skiplab.measure.lesions.passes import Passes, Running
 from skiplab.measure.lesions.record import Lesion
 from skiplab.measure.lesions.sweep import compared, names_of, plan, require_trained
 from skiplab.ops import Op
+from skiplab.options import checked
 from skiplab.program import Program
 
 
@@ -42,8 +42,7 @@ def layers(
         module as id, and its op's index as order.
     """
     require_trained(program)
-    if unknown := options.keys() - Running.__annotations__.keys():
-        raise UsageError(f"no option {sorted(unknown)}: layers takes {sorted(Running.__annotations__)}")
+    checked(options, Running.__annotations__, "layers")
     deletable = units(program)
     repeated = Counter(first.module for first, _ in deletable)
     lesions = [_bypass(program, unit, repeated[unit[0].module] > 1) for unit in deletable]

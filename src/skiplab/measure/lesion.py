@@ -13,6 +13,7 @@ from skiplab.measure.lesions.record import Groups, deletions, edges_of, grouped
 from skiplab.measure.lesions.reorder import reorderings
 from skiplab.measure.lesions.replacement import Kind, Replacement
 from skiplab.measure.lesions.sweep import compared, names_of, plan, require_trained
+from skiplab.options import checked
 from skiplab.program import Program
 from skiplab.skips import Skip, Skips
 
@@ -101,9 +102,7 @@ def lesion(
 
 
 def _kinds(options: Options) -> list[Kind]:
-    known = Options.__annotations__.keys() | Running.__annotations__.keys()
-    if unknown := options.keys() - known:
-        raise UsageError(f"no option {sorted(unknown)}: a lesion takes {sorted(known)}")
+    checked(options, Options.__annotations__.keys() | Running.__annotations__.keys(), "a lesion")
     kinds = list(options.get("kinds", ("branch",)))
     if other := [kind for kind in kinds if kind not in get_args(Kind)]:
         raise UsageError(f"kinds: {other[0]!r} is none of {', '.join(get_args(Kind))}; give a list of these")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skiplab.errors import UsageError
+from skiplab.options import require_share
 
 
 def concat(shortcut: Tensor, branch: Tensor) -> Tensor:
@@ -103,8 +103,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        if not 0 <= rate < 1:
-            raise UsageError(f"drop-path rate {rate}: give a number from 0 to below 1")
+        require_share("rate", rate)
         self.rate = rate
 
     def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skiplab.errors import UsageError
 from skiplab.models.skip import SkipConnection
+from skiplab.options import checked, require_positive
 
 # Depth: layers in each block, growth rate, channels of the first convolution (Table 1; 161 is wider, k = 48).
 IMAGENET = {
@@ -57,9 +58,8 @@ class Design:
     skip: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("growth", "width", "num_classes", "in_channels"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: give a number of at least 1")
+        require_positive(growth=self.growth, width=self.width)
+        require_positive(num_classes=self.num_classes, in_channels=self.in_channels)
         for name in ("bottleneck", "skip"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name}={getattr(self, name)!r}: choose True or False")
@@ -193,9 +193,7 @@ def densenet(
     """
     if form not in ("cifar", "imagenet"):
         raise UsageError(f"form={form!r}: choose 'cifar' or 'imagenet'")
-    if unknown := set(options) - set(Options.__annotations__):
-        raise UsageError(f"no option {sorted(unknown)}: a DenseNet takes {sorted(Options.__annotations__)}")
-    choices: dict[str, Any] = dict(options)
+    choices = checked(options, Options.__annotations__, "a DenseNet")
     if form == "imagenet":
         if depth not in IMAGENET:
             raise UsageError(f"depth={depth}: the ImageNet form has {', '.join(map(str, IMAGENET))} (Table 1)")

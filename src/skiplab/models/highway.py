@@ -5,13 +5,14 @@ Networks", arXiv:1507.06228.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from torch import Tensor, nn
 
 from skiplab.errors import UsageError
 from skiplab.models.combine import Gated
 from skiplab.models.skip import SkipConnection, identity
+from skiplab.options import checked, require_one_of, require_positive
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -52,13 +53,10 @@ class Design:
     num_classes: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("width", "in_size", "num_classes"):
-            if getattr(self, name) < 1:
-                shown = name if name != "in_size" else "in_features" if self.form == "linear" else "in_channels"
-                raise UsageError(f"{shown}={getattr(self, name)}: give a number of at least 1")
-        for name, choices in (("skip", (True, False)), ("activation", tuple(ACTIVATIONS))):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
+        in_name = "in_features" if self.form == "linear" else "in_channels"
+        require_positive(width=self.width, num_classes=self.num_classes, **{in_name: self.in_size})
+        require_one_of("skip", self.skip, (True, False))
+        require_one_of("activation", self.activation, tuple(ACTIVATIONS))
 
     def weights(self, in_size: int, out_size: int, stride: int = 1) -> nn.Module:
         """A weight layer: linear, or a 3×3 convolution that keeps the resolution or halves it."""
@@ -129,9 +127,7 @@ def highway(depth: int, form: Literal["linear", "conv"] = "linear", **options: U
         raise UsageError(f"form={form!r}: choose 'linear' or 'conv'")
     other = "in_channels" if form == "linear" else "in_features"
     taken = set(Options.__annotations__) - {other}
-    if unknown := set(options) - taken:
-        raise UsageError(f"no option {sorted(unknown)}: the {form} form takes {sorted(taken)}")
-    choices: dict[str, Any] = dict(options)
+    choices = checked(options, taken, f"the {form} form")
     stages = 1 if form == "linear" else 3
     gated = depth - stages - 1
     if gated < 1:

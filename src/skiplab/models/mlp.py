@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ from skiplab.errors import UsageError
 from skiplab.models.placement import ends, order, run
 from skiplab.models.residual import PlainBlock, ResidualBlock
 from skiplab.models.skip import identity
-from skiplab.models.variants import BlockDesign, BlockOptions, checked, combination
+from skiplab.models.variants import BlockDesign, BlockOptions, combination
+from skiplab.options import checked, require_one_of, require_positive
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -55,10 +56,10 @@ class Design(BlockDesign):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("skip", ("identity", None))
-        self.require("norm", (*NORMS, None))
-        self.require("activation", tuple(ACTIVATIONS))
-        self.require_positive("width", "in_features", "out_features")
+        require_one_of("skip", self.skip, ("identity", None))
+        require_one_of("norm", self.norm, (*NORMS, None))
+        require_one_of("activation", self.activation, tuple(ACTIVATIONS))
+        require_positive(width=self.width, in_features=self.in_features, out_features=self.out_features)
 
 
 def linear(in_features: int, out_features: int, activation: str | None = None) -> nn.Linear:
@@ -116,10 +117,9 @@ def mlp(depth: int, width: int = 64, **options: Unpack[Options]) -> MLP:
     With `placement="pre", last="none"` the shortcuts are a linear map from input to output; with `skip=None` it
     is the plain twin of any residual one with `combine="add"`.
     """
-    choices: dict[str, Any] = checked(options, Options, "an MLP")
+    choices = checked(options, Options.__annotations__, "an MLP")
     span = choices.get("span", 2)
-    if span not in (1, 2, 3):
-        raise UsageError(f"span={span}: choose one of (1, 2, 3)")
+    require_one_of("span", span, (1, 2, 3))
     blocks, rest = divmod(depth - 2, span)
     if blocks < 1 or rest:
         below = max(2 + span, depth - rest)

@@ -1,13 +1,12 @@
 """From the steps of a sequence to what is asked about it."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from skiplab.errors import UsageError
+from skiplab.options import require_one_of
 
 Asked = Literal["last", "mean", "steps"]
-CHOICES = ("last", "mean", "steps")
 
 
 class Readout(nn.Linear):
@@ -17,8 +16,7 @@ class Readout(nn.Linear):
     """
 
     def __init__(self, width: int, outputs: int, asked: Asked = "last") -> None:
-        if asked not in CHOICES:
-            raise UsageError(f"readout={asked!r}: choose one of {CHOICES}")
+        require_one_of("readout", asked, get_args(Asked))
         super().__init__(width, outputs)
         self.asked = asked
 

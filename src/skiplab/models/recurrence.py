@@ -4,9 +4,9 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from torch import Tensor, nn
 
-from skiplab.errors import UsageError
 from skiplab.models.readout import Asked, Readout
 from skiplab.models.recurrent import GRU, LSTM, RNN, Highway, MinGRU, Recurrent
+from skiplab.options import checked, require_positive
 
 
 class Options(TypedDict, total=False):
@@ -69,10 +69,8 @@ def min_gru(skip: bool = True, **options: Unpack[Options]) -> RecurrentNet:
 
 
 def _net(kind: type[Recurrent], options: Options, **choices: Any) -> RecurrentNet:
-    if unknown := options.keys() - Options.__annotations__.keys():
-        raise UsageError(f"no option {sorted(unknown)}: a recurrent network takes {sorted(Options.__annotations__)}")
+    checked(options, Options.__annotations__, "a recurrent network")
     inputs, width, classes = options.get("inputs", 1), options.get("width", 64), options.get("num_classes", 10)
-    if classes < 1:
-        raise UsageError(f"num_classes={classes}: give a number of at least 1")
+    require_positive(num_classes=classes)
     recurrent = kind(inputs, width, options.get("layers", 1), **choices)
     return RecurrentNet(recurrent, inputs, Readout(width, classes, options.get("readout", "last")))

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skiplab.errors import UsageError
 from skiplab.models.skip import SkipConnection, identity
+from skiplab.options import require_one_of, require_positive
 
 State = tuple[Tensor, ...]  # what one layer hands from step to step, (N, hidden) each; the first is its output
 
@@ -64,9 +64,8 @@ class Recurrent(nn.Module):
         self, input_size: int, hidden_size: int, num_layers: int = 1, batch_first: bool = True, skip: bool = True
     ) -> None:
         super().__init__()
-        for name, value in (("inputs", input_size), ("width", hidden_size), ("layers", num_layers)):
-            if value < 1:
-                raise UsageError(f"{name}={value}: give a number of at least 1")
+        require_positive(inputs=input_size, width=hidden_size, layers=num_layers)
+        require_one_of("skip", skip, (True, False))
         self.hidden_size, self.batch_first = hidden_size, batch_first
         self.cells = nn.ModuleList(self.cell(skip) for _ in range(num_layers))
         rows = self.parts * hidden_size
@@ -132,8 +131,7 @@ class RNN(Recurrent):
         skip: bool = False,
         step: float = 1.0,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise UsageError(f"nonlinearity={nonlinearity!r}: choose 'tanh' or 'relu'")
+        require_one_of("nonlinearity", nonlinearity, ("tanh", "relu"))
         self.function = torch.tanh if nonlinearity == "tanh" else torch.relu
         self.step = step
         super().__init__(*sizes, batch_first=batch_first, skip=skip)

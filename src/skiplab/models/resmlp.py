@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import Scaled
 from skiplab.models.skip import SkipConnection
+from skiplab.options import require_positive
 
 
 class Affine(nn.Module):
@@ -74,10 +75,7 @@ def resmlp(
 
     `image` pixels squared in patches of `patch` pixels squared: input (N, in_channels, image, image).
     """
-    sizes = {"depth": depth, "width": width, "patch": patch, "in_channels": in_channels, "num_classes": num_classes}
-    for name, value in sizes.items():
-        if value < 1:
-            raise UsageError(f"{name}={value}: give a number of at least 1")
+    require_positive(depth=depth, width=width, patch=patch, in_channels=in_channels, num_classes=num_classes)
     if image < patch or image % patch:
         raise UsageError(f"image={image}: give a multiple of patch={patch}")
     return ResMLP(depth, width, image, patch, (in_channels, num_classes))

@@ -17,7 +17,8 @@ from skiplab.models.fixup import Bias, biased, scalars, shrink, with_scalars
 from skiplab.models.placement import Steps, ends, ends_in_norm, norm_first, order, run
 from skiplab.models.residual import PlainBlock, ResidualBlock
 from skiplab.models.shortcut import PadShortcut
-from skiplab.models.variants import BlockDesign, BlockOptions, checked, combination
+from skiplab.models.variants import BlockDesign, BlockOptions, combination
+from skiplab.options import checked, require_one_of, require_positive, require_share
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -66,11 +67,11 @@ class Design(BlockDesign):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("skip", ("A", "B", "C", None))
-        self.require("norm", ("batch", "fixup", None))
-        self.require_positive("width", "widening", "num_classes", "in_channels")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout={self.dropout}: give a number from 0 to below 1")
+        require_one_of("skip", self.skip, ("A", "B", "C", None))
+        require_one_of("norm", self.norm, ("batch", "fixup", None))
+        require_positive(width=self.width, widening=self.widening)
+        require_positive(num_classes=self.num_classes, in_channels=self.in_channels)
+        require_share("dropout", self.dropout)
         if self.skip is None and self.norm == "fixup":
             raise UsageError("norm='fixup' starts every branch at zero, so it needs shortcuts: give norm=None")
 
@@ -195,7 +196,7 @@ def resnet(depth: int, form: Literal["cifar", "imagenet"] = "cifar", **options: 
     """
     if form not in ("cifar", "imagenet"):
         raise UsageError(f"form={form!r}: choose 'cifar' or 'imagenet'")
-    choices = checked(options, Options, "a ResNet")
+    choices = checked(options, Options.__annotations__, "a ResNet")
     if form == "imagenet":
         if "span" in choices:
             raise UsageError("span: the ImageNet form's skips span 2 (18, 34) or 3 weight layers; leave it out")

@@ -11,6 +11,7 @@ from skiplab.errors import UsageError
 from skiplab.inputs import normal, typed
 from skiplab.models.readout import Asked, Readout
 from skiplab.models.transformer import DecoderLayer, Design, EncoderLayer, Placement, Stack
+from skiplab.options import checked, require_one_of, require_positive
 
 EXAMPLE = 8  # steps of an example input
 
@@ -46,7 +47,7 @@ class Options(TypedDict, total=False):
     skip: bool
     """False leaves out every shortcut, and nothing else: the twin."""
     causal: bool
-    """Whether a step sees the steps before it alone: no for the encoder, yes for the decoder."""
+    """Whether a step sees itself and the steps before it alone: no for the encoder, yes for the decoder."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,10 @@ class Task:
     readout: Asked = "mean"
 
     def __post_init__(self) -> None:
-        if self.positions not in ("learned", "sinusoidal"):
-            raise UsageError(f"positions={self.positions!r}: choose 'learned' or 'sinusoidal'")
-        for name in ("inputs", "vocabulary", "num_classes", "length"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: give a number of at least 1")
+        require_one_of("positions", self.positions, ("learned", "sinusoidal"))
+        require_positive(inputs=self.inputs, num_classes=self.num_classes, length=self.length)
+        if self.vocabulary is not None:
+            require_positive(vocabulary=self.vocabulary)
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -129,8 +129,7 @@ def transformer_decoder(depth: int = 2, **options: Unpack[Options]) -> SequenceT
 
 
 def _transformer(kind: type[EncoderLayer], depth: int, options: dict[str, Any]) -> SequenceTransformer:
-    if unknown := options.keys() - Options.__annotations__.keys():
-        raise UsageError(f"no option {sorted(unknown)}: a Transformer takes {sorted(Options.__annotations__)}")
+    options = checked(options, Options.__annotations__, "a Transformer")
     of_task = {field.name for field in fields(Task)}
     task = Task(**{name: value for name, value in options.items() if name in of_task})
     design = Design(**{name: value for name, value in options.items() if name not in of_task})

@@ -9,15 +9,15 @@ Parameters have the names that they have in `nn.TransformerEncoderLayer` and `nn
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skiplab.errors import UsageError
 from skiplab.models.attention import Attention
 from skiplab.models.skip import SkipConnection, identity
+from skiplab.options import require_one_of, require_positive, require_share
 
 Placement = Literal["pre", "post", "parallel"]
 
@@ -36,15 +36,14 @@ class Design:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        choices = {"placement": ("pre", "post", "parallel"), "activation": ("relu", "gelu")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name}={getattr(self, name)!r}: choose one of {known}")
-        for name in ("width", "heads", "hidden"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: give a number of at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout={self.dropout}: give a number from 0 to below 1")
+        require_one_of("placement", self.placement, get_args(Placement))
+        require_one_of("activation", self.activation, ("relu", "gelu"))
+        require_positive(width=self.width, heads=self.heads)
+        if self.hidden is not None:
+            require_positive(hidden=self.hidden)
+        require_share("dropout", self.dropout)
+        require_one_of("skip", self.skip, (True, False))
+        require_one_of("causal", self.causal, (True, False))
 
     @property
     def inner(self) -> int:
@@ -139,8 +138,7 @@ class Stack(nn.Module):
 
     def __init__(self, kind: type[Layer], depth: int, design: Design) -> None:
         super().__init__()
-        if depth < 1:
-            raise UsageError(f"depth={depth}: give a number of layers of at least 1")
+        require_positive(depth=depth)
         self.layers = nn.ModuleList(kind(design) for _ in range(depth))
         self.norm = nn.Identity() if design.placement == "post" else nn.LayerNorm(design.width)
 

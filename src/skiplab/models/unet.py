@@ -5,7 +5,7 @@ arXiv:1505.04597. Unlike there, convolutions are padded, so that the output has 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import concat
 from skiplab.models.skip import SkipConnection, identity
+from skiplab.options import checked, require_one_of, require_positive
 
 
 class Options(TypedDict, total=False):
@@ -55,12 +56,11 @@ class Design:
     norm: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "in_channels", "num_classes"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: give a number of at least 1")
-        for name, choices in (("combine", ("concat", "add")), ("residual", (True, False)), ("norm", (True, False))):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
+        require_positive(depth=self.depth, width=self.width)
+        require_positive(in_channels=self.in_channels, num_classes=self.num_classes)
+        require_one_of("combine", self.combine, ("concat", "add"))
+        require_one_of("residual", self.residual, (True, False))
+        require_one_of("norm", self.norm, (True, False))
         on = self.skips if isinstance(self.skips, (tuple, list)) else (self.skips,) * self.depth
         if len(on) != self.depth or not all(isinstance(each, bool) for each in on):
             raise UsageError(f"skips={self.skips!r}: give True, False, or {self.depth} of them, one for each level")
@@ -147,7 +147,4 @@ class UNet(nn.Module):
 
 def unet(**options: Unpack[Options]) -> UNet:
     """A U-Net; with no options the paper's, Fig. 1. Input (N, 1, H, W) of any size, output (N, 2, H, W)."""
-    if unknown := set(options) - set(Options.__annotations__):
-        raise UsageError(f"no option {sorted(unknown)}: a U-Net takes {sorted(Options.__annotations__)}")
-    choices: dict[str, Any] = dict(options)
-    return UNet(Design(**choices))
+    return UNet(Design(**checked(options, Options.__annotations__, "a U-Net")))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from skiplab.errors import UsageError
 from skiplab.models.combine import DropPath, Gated, Scaled, ShortcutDropout, ShortcutGated, Weighted
 from skiplab.models.placement import PLACEMENTS, Last, Placement
 from skiplab.models.skip import Combine
+from skiplab.options import require_one_of, require_share
 
 Combination = Literal["add", "half", "average", "gate", "shortcut-gate", "shortcut-dropout", "rezero"]
 
@@ -22,7 +23,8 @@ class BlockOptions(TypedDict, total=False):
     """Where norm and activation stand: v2 Table 2 and Fig. 4. "post": the original (default), "bn-after":
     the norm after the addition too, "relu-before": the activation before it, "relu-only": pre-activation
     without the norm, "pre": full pre-activation. The last two have one more activation ("pre" with its norm)
-    after the last block (v2 appendix); as many parameters as "post" where the shortcuts have none."""
+    after the last block (v2 appendix); as many parameters as "post" where the shortcuts have none. The first block
+    is like all others: its shortcut is the stem's raw output, where v2's appendix has the activated one."""
     last: Last
     """How much of that stays: "activation" (all, default), "norm", "none". Without the activation nothing
     nonlinear lies between input and output along the shortcuts, but for an ImageNet stem's max-pool."""
@@ -53,8 +55,9 @@ class BlockDesign:
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, choices in (("placement", PLACEMENTS), ("last", get_args(Last)), ("combine", get_args(Combination))):
-            self.require(name, tuple(choices))
+        require_one_of("placement", self.placement, tuple(PLACEMENTS))
+        require_one_of("last", self.last, get_args(Last))
+        require_one_of("combine", self.combine, get_args(Combination))
         if self.last != "activation" and PLACEMENTS[self.placement][0].startswith("weight"):
             raise UsageError(f"last={self.last!r}: only 'pre' and 'relu-only' have an activation after the last block")
         if self.combine != "add" and (self.drop_path or self.skip is None):
@@ -62,17 +65,7 @@ class BlockDesign:
             raise UsageError(f"combine={self.combine!r} and {other} exclude each other: leave one out")
         if self.drop_path and self.skip is None:
             raise UsageError("drop_path without shortcuts would cut the network: leave it out, or skip=None")
-        if not 0 <= self.drop_path < 1:
-            raise UsageError(f"drop_path={self.drop_path}: give a number from 0 to below 1")
-
-    def require(self, name: str, choices: tuple[Any, ...]) -> None:
-        if getattr(self, name) not in choices:
-            raise UsageError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
-
-    def require_positive(self, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: give a number of at least 1")
+        require_share("drop_path", self.drop_path)
 
 
 def combination(design: BlockDesign, gate: Callable[[], nn.Conv2d | nn.Linear], place: float) -> Combine:
@@ -98,10 +91,3 @@ def combination(design: BlockDesign, gate: Callable[[], nn.Conv2d | nn.Linear], 
         "rezero": Scaled,
     }
     return simple[design.combine]()
-
-
-def checked(options: Any, allowed: type, what: str) -> dict[str, Any]:
-    """Options as a dictionary of their own, each of which has to be one of a TypedDict's."""
-    if unknown := set(options) - set(allowed.__annotations__):
-        raise UsageError(f"no option {sorted(unknown)}: {what} takes {sorted(allowed.__annotations__)}")
-    return dict(options)

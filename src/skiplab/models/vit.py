@@ -6,7 +6,7 @@ Modules have torchvision's names, so that its weights load and give its outputs.
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.attention import Attention
 from skiplab.models.transformer import Design, Layer, Placement
+from skiplab.options import checked, require_positive
 
 
 class Options(TypedDict, total=False):
@@ -53,9 +54,8 @@ class Picture:
     num_classes: int
 
     def __post_init__(self) -> None:
-        for name in ("image", "patch", "in_channels", "num_classes"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: give a number of at least 1")
+        require_positive(image=self.image, patch=self.patch)
+        require_positive(in_channels=self.in_channels, num_classes=self.num_classes)
         if self.image % self.patch:
             raise UsageError(f"patch={self.patch} does not divide image={self.image}: choose sizes that fit")
 
@@ -113,8 +113,7 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, picture: Picture, depth: int, design: Design) -> None:
         super().__init__()
-        if depth < 1:
-            raise UsageError(f"depth={depth}: give a number of layers of at least 1")
+        require_positive(depth=depth)
         self.example_input_shape = (picture.in_channels, picture.image, picture.image)
         self.class_token = nn.Parameter(torch.zeros(1, 1, design.width))
         self.conv_proj = nn.Conv2d(picture.in_channels, design.width, picture.patch, picture.patch)
@@ -133,9 +132,7 @@ class VisionTransformer(nn.Module):
 
 def vit(**options: Unpack[Options]) -> VisionTransformer:
     """A Vision Transformer, by default for 8×8 digits: input (N, 1, 8, 8), sixteen patches, four layers."""
-    if unknown := options.keys() - Options.__annotations__.keys():
-        raise UsageError(f"no option {sorted(unknown)}: a ViT takes {sorted(Options.__annotations__)}")
-    chosen: dict[str, Any] = dict(options)
+    chosen = checked(options, Options.__annotations__, "a ViT")
     depth = chosen.pop("depth", 4)
     small = {"image": 8, "patch": 2, "in_channels": 1, "num_classes": 10}
     picture = Picture(**{name: chosen.pop(name, value) for name, value in small.items()})

@@ -11,6 +11,7 @@ from skiplab.errors import UsageError
 from skiplab.measure.batches import Batch, Loss, require_again
 from skiplab.measure.gauss_newton import Probe
 from skiplab.measure.lesions.reestimate import normalised
+from skiplab.options import checked
 from skiplab.program import Program
 from skiplab.pruner import ranking, units
 from skiplab.pruner.finetune import finetuned
@@ -167,8 +168,7 @@ def settled(program: Program, batches: Iterable[Batch]) -> Program:
 
 
 def _target(options: Options) -> tuple[str, float] | None:
-    if unknown := options.keys() - Options.__annotations__.keys():
-        raise UsageError(f"no option {sorted(unknown)}: prune takes {sorted(Options.__annotations__)}")
+    checked(options, Options.__annotations__, "prune")
     given = [(name, float(options.get(name, 0.0))) for name in TARGETS if name in options]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(name for name, _ in given)} exclude each other: give one target")
