@@ -34,7 +34,7 @@ def test_pre_activation_has_none() -> None:
 
 def test_the_source_is_the_users_line() -> None:
     sources = {finding.source for finding in linted(resnet(20, width=4), IMAGE, identity_path=True)}
-    assert all("skiplab/models/resnet.py:" in str(source) for source in sources)
+    assert all("skiplab/models/" in str(source) for source in sources)
 
 
 def test_post_norm_has_a_norm_between_its_sums_and_pre_norm_none() -> None:
