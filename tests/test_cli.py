@@ -214,8 +214,8 @@ def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(
         preexec_fn=heed,
     ) as stopped:
         _wait_for(tmp_path / "b", 1)
-        os.killpg(stopped.pid, signal.SIGINT)
-        assert stopped.wait(60) == 130
+        os.killpg(stopped.pid, how)
+        assert stopped.wait(60) == code
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("done.json")}
     monkeypatch.setenv("SKIPLAB_CACHE", str(tmp_path / "b"))
     again = CliRunner().invoke(cli.app, STUDY, catch_exceptions=False)
