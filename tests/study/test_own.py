@@ -152,5 +152,6 @@ def test_values_that_are_to_be_come_near_to(tmp_path: Path) -> None:
     lesion = study.compare(variants, values, seeds=2, recipe=RECIPE, store=tmp_path).tables["lesion"]
     variance = float(values.test.y.var(dim=0, correction=0).mean())
     assert lesion["error_change"].to_numpy() == pytest.approx(lesion["loss_change"].to_numpy() / variance)
-    flat = DataSet("v", *(Split(part.x.reshape(-1, 2, 3), part.y) for part in (values.train, values.test)), None)
-    assert _read(_kept(flat, tmp_path)).train.x.shape == (80, 2, 3)  # the same bytes in another form
+    train, test = (Split(part.x.reshape(-1, 2, 3), part.y) for part in (values.train, values.test))
+    folded = DataSet("v", train, test, None)
+    assert _read(_kept(folded, tmp_path)).train.x.shape == (80, 2, 3)  # the same bytes in another form
