@@ -1,5 +1,6 @@
 """Anyone's networks, compared: from a file by several processes, and from functions that only this one knows."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ def test_networks_of_a_file_on_the_command_line(tmp_path: Path, monkeypatch: pyt
     assert len(pictures) >= 4
     assert all((tmp_path / picture).read_text().startswith("<svg") for picture in pictures)
     assert f"command: skiplab {command}\n" in page  # which repeats it, wherever it is kept
+    beside = json.loads((tmp_path / "page" / "result.json").read_text())
+    assert [row["variant"] for row in beside["tables"]["summary"]] == ["nets.py:plain", "res"]
 
 
 @pytest.mark.parametrize("text", ["=resnet20", "a="])

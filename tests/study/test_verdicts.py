@@ -86,6 +86,7 @@ def test_all_diverged_gives_no_difference() -> None:
     ("ratio", "words"),
     [
         (Interval(9000, 5000, 20000, 3), "9,000 times larger (95 % interval 5,000 to 20,000) than"),
+        (Interval(3378491542, 1.2e9, 9.96e9, 8), "3.4·10⁹ times larger (95 % interval 1.2·10⁹ to 1.0·10¹⁰) than"),
         (Interval(0.5, 0.4, 0.6, 3), "2 times smaller (95 % interval 1.7 to 2.5) than"),
         (
             Interval(2.0, 0.5, 8.0, 3),

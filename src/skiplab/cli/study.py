@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 study_app = typer.Typer(help="Controlled comparisons, one a question.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
+MOST_ROWS = 1000  # of a table in the JSON beside a Markdown page
+
 Report = Annotated[Path | None, typer.Option(help="Where the page goes (default: skiplab-STUDY.html).")]
 Out = Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")]
 Runs = Annotated[Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")]
@@ -171,11 +173,14 @@ def _runs_folder() -> Path:
 
 def _write(result: "Result", command: str, path: Path, out: Path | None) -> None:
     """The page, and in the folder that was asked for every table and chart and the config."""
+    from skiplab.files import write_json
     from skiplab.report import study_page
 
     facts = {"command": command, "config": dict(result.config), "versions": dict(result.versions)}
     page = study_page(result.question, result.verdicts, result.overview(), result.tables, result.figures, facts)
     write_page(page, path, None)
+    if path.suffix == ".md":  # for documents, which hold what they say and not every step of it
+        write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MOST_ROWS)})
     if out is not None:
         result.save(out)
         write_page(page, None, out)

@@ -47,8 +47,9 @@ class Result:
     figures: tuple[Figure, ...]
     outcomes: tuple[Axis, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, with NaN and infinities as null."""
+    def to_json(self, most_rows: int | None = None) -> dict[str, Any]:
+        """Everything, with NaN and infinities as null; tables of more than `most_rows` are left out and named."""
+        left_out = [name for name, table in self.tables.items() if most_rows is not None and len(table) > most_rows]
         return {
             "schema": SCHEMA,
             "study": self.study,
@@ -56,7 +57,8 @@ class Result:
             "verdicts": list(self.verdicts),
             "config": dict(self.config),
             "versions": dict(self.versions),
-            "tables": {name: _records(table) for name, table in self.tables.items()},
+            "tables": {name: _records(table) for name, table in self.tables.items() if name not in left_out},
+            **({"left_out": left_out} if left_out else {}),
         }
 
     def overview(self) -> pd.DataFrame:

@@ -11,6 +11,8 @@ from skiplab.study.stats import Interval, paired, student
 
 Where = Mapping[Any, Any]
 
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def of(table: pd.DataFrame, column: str, where: Where) -> pd.Series:
     """A column of the rows that have these values, indexed by seed; several rows of a seed give their mean."""
@@ -162,5 +164,8 @@ def times(ratio: Interval) -> str:
 
 
 def short(number: float) -> str:
-    """Two significant digits below 100, whole numbers above."""
-    return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"
+    """Two significant digits below 100, whole numbers above, and from a million on powers of ten: "3.4·10⁹"."""
+    if not 1e6 <= number < math.inf:
+        return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"
+    digits, _, power = f"{number:.1e}".partition("e+")
+    return f"{digits}·10{str(int(power)).translate(_RAISED)}"
