@@ -12,10 +12,10 @@ from torch import nn
 from skiplab.data import digits
 from skiplab.models.resnet import resnet
 from skiplab.study.examine import load, wrong
+from skiplab.study.networks import RESIDUAL
 from skiplab.study.questions.ensemble import (
     CHANCE,
     PLAIN,
-    RESIDUAL,
     STUDY,
     VARIANTS,
     claims,

@@ -26,7 +26,7 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
         title = "" if value is None else f"{value} layers" if panel == "depth" else f"{panel} {value}".replace("_", " ")
         chart = (
             alt.Chart(inline(own), title=title)
-            .mark_line(opacity=0.75, strokeWidth=1.3, clip=True)  # errors of values may exceed 1
+            .mark_line(opacity=0.75, strokeWidth=1.3)
             .encode(
                 x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, grid=False)),
                 y=alt.Y("error:Q", title="error", axis=alt.Axis(format=_PERCENT), scale=alt.Scale(domain=[0, top])),

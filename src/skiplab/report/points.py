@@ -67,11 +67,7 @@ def _point_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataF
         cross = (
             alt.Chart(inline(lost[list(dict.fromkeys([*order, "seed", "status"]))]))
             .mark_point(shape="cross", angle=45, size=90, filled=True, color=ALARM)
-            .encode(
-                y=alt.value(4),
-                tooltip=_told([*order, "seed", "status"]),
-                **{k: v for k, v in base.items() if k != "color"},
-            )
+            .encode(x=x, y=alt.value(4), tooltip=_told([*order, "seed", "status"]), **offset)
         )
         layers.append(cross)
     return alt.layer(*layers)

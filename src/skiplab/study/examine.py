@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -24,6 +24,8 @@ from skiplab.train import Run, fit
 
 Tables = dict[str, pd.DataFrame]
 Report = Callable[[float, str], None]
+Found = tuple[Program, Skips]
+Built = TypeVar("Built", bound=nn.Module)
 
 SAMPLES = 256  # on which gradients are measured: one batch, so that training graphs see enough for batch norm
 STRUCTURE = ("skips", "spine", "census", "histogram", "witness")  # tables that are the same for every seed
@@ -48,14 +50,15 @@ def examine(model: nn.Module, data: DataSet, training: Training) -> Tables:
     Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
     not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.outline`.
     """
-    before = gradients(model, data, "initialisation")
+    before = gradients(model, data)
     training.report(0.05, "training")
     tables, trained = train(model, data, training)
     if trained is None:
         return {**tables, "gradient": before, **structure(model, data)}
     training.report(0.9, "measuring")
-    gradient = pd.concat([before, gradients(trained, data, "trained")])
-    return {**tables, "gradient": gradient, **structure(trained, data), **lesions(trained, data)}
+    network = found(trained, data)  # once, since capturing takes as long as much of what follows
+    gradient = pd.concat([before, _gradients(network, data, "trained")])
+    return {**tables, "gradient": gradient, **_structure(network), **_lesions(network, data)}
 
 
 def train(
@@ -80,17 +83,23 @@ def train(
     return {"runs": _outcome(run.model, run), "curves": _curves(log)}, run.model.cpu()
 
 
-def gradients(model: nn.Module, data: DataSet, when: str) -> pd.DataFrame:
-    """See `skiplab.measure.gradient`, on one batch; `when` is "initialisation", in the training graph, or "trained"."""
-    x, y = next(batches(data.train, SAMPLES))
-    program = capture(model, (x,), train=when == "initialisation")
-    return measure.gradient(program, find(program), [(x, y)], task_of(data.train).loss).assign(when=when)
+def gradients(model: nn.Module, data: DataSet) -> pd.DataFrame:
+    """See `skiplab.measure.gradient`, on one batch, at initialisation: in the training graph."""
+    return _gradients(found(model, data, train=True), data, "initialisation")
 
 
 def structure(model: nn.Module, data: DataSet) -> Tables:
     """What every seed has alike: skips, spine, census, histogram, witness."""
-    program = capture(model, (data.train.x[:2],))
-    skips, paths = find(program), census(program)
+    return _structure(found(model, data, samples=2))
+
+
+def _gradients(network: Found, data: DataSet, when: str) -> pd.DataFrame:
+    batch = next(batches(data.train, SAMPLES))
+    return measure.gradient(*network, [batch], task_of(data.train).loss).assign(when=when)
+
+
+def _structure(network: Found) -> Tables:
+    (program, skips), paths = network, census(network[0])
     return {
         "skips": outline.placed(program, skips).drop(columns=["branch", "program"]),
         "spine": outline.spine(program, skips),
@@ -100,9 +109,9 @@ def structure(model: nn.Module, data: DataSet) -> Tables:
     }
 
 
-def lesions(model: nn.Module, data: DataSet) -> Tables:
+def _lesions(network: Found, data: DataSet) -> Tables:
     """Tables contribution and lesion, on the test part."""
-    program, skips = found(model, data)
+    program, skips = network
     test, task = list(batches(data.test, SAMPLES)), task_of(data.test)
     lesion = measure.lesion(program, skips, test, task.loss, task.error)
     return {
@@ -119,10 +128,9 @@ def split_gradient(tables: Tables) -> Tables:
     return {**tables, "gradient": layers.drop(columns="what"), "merge_gradient": merges.drop(columns="what")}
 
 
-def found(model: nn.Module, data: DataSet) -> tuple[Program, Skips]:
-    """The network's program on a whole batch, and its skips."""
-    x, _ = next(batches(data.train, SAMPLES))
-    program = capture(model, (x,))
+def found(model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: bool = False) -> Found:
+    """The network's program, captured on so many samples, and its skips; `train` takes the training graph."""
+    program = capture(model, (data.train.x[:samples],), train=train)
     return program, find(program)
 
 
@@ -148,7 +156,7 @@ def load(folder: Path) -> Tables:
         ) from error
 
 
-def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def seeded(build: Callable[[], Built], seed: int) -> Built:
     """The network with the initial weights of that seed; torch's random state stays as it was."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)

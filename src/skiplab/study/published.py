@@ -79,7 +79,12 @@ def beside(published: Published, tables: Tables) -> Tables:
     """The tables, with `paper` (a row a network), `pairs` (a row a pair that the paper orders) and `ordering`."""
     runs = tables["runs"]
     ordered = pairs(published, runs)
-    return {**tables, "paper": _paper(published, runs), "pairs": ordered, "ordering": _ordering(published, runs)}
+    return {
+        **tables,
+        "paper": _paper(published, runs),
+        "pairs": ordered,
+        "ordering": _ordering(published, runs, ordered),
+    }
 
 
 def pairs(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
@@ -205,9 +210,9 @@ def _paper(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")
 
 
-def _ordering(published: Published, runs: pd.DataFrame) -> pd.DataFrame:
+def _ordering(published: Published, runs: pd.DataFrame, ordered: pd.DataFrame) -> pd.DataFrame:
     """One row a depth: the rank correlation with its interval, and how many pairs are in which order."""
-    ordered, rows = pairs(published, runs), []
+    rows = []
     for depth in _depths(runs):
         found = correlation(published, runs, depth)
         counts = ordered[ordered["depth"] == depth]["order"].value_counts()

@@ -6,17 +6,15 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
-import pandas as pd
-
 from skiplab.errors import UsageError
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.recipe import Recipe
 from skiplab.study import QUESTIONS
 from skiplab.study.claims import Claim
+from skiplab.study.examine import Tables
 from skiplab.study.grid import Cell, Work
 
 Settings = dict[str, Any]
-Tables = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)

@@ -39,24 +39,17 @@ from skiplab.errors import UsageError
 from skiplab.export import capture
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.finder import find
-from skiplab.models.resnet import resnet
+from skiplab.study import networks
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import SAMPLES, Training, found, save, seeded, train, wrong
+from skiplab.study.examine import SAMPLES, Training, found, save, train, wrong
 from skiplab.study.grid import Report
+from skiplab.study.networks import PLAIN, RESIDUAL, VARIANTS, cost, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.questions import depth as by_depth
 from skiplab.study.stats import paired, paired_ratio, student
 from skiplab.study.verdicts import compared, difference, named, of, percent, sided, times
 from skiplab.train import Recipe
 
-VARIANTS: dict[str, Any] = {  # options of `resnet`
-    "plain": {"skip": None},
-    "post-activation": {"placement": "post"},
-    "pre-activation": {"placement": "pre"},
-}
-PLAIN, *RESIDUAL = VARIANTS
-WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
 MOST = 1437  # samples of the training part
 NO_HARM, SMALL = 0.01, 0.1  # rise in test error, and size of a branch beside its signal: see above
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
@@ -69,8 +62,7 @@ GRIDS = {
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one variant and depth, trained on so many samples."""
-    options = VARIANTS[settings["variant"]]
-    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    model = for_digits(settings, **VARIANTS[settings["variant"]])
     data = fewer(digits(), settings["samples"], settings["seed"])
     tables, network = train(model, data, Training(settings, folder, report))
     tables["runs"]["gap"] = tables["runs"]["test_error"] - tables["runs"]["train_error"]
@@ -153,11 +145,7 @@ def _size(table: pd.DataFrame) -> pd.Series:
 def fits(settings: Settings) -> bool:
     if not 10 <= settings["samples"] <= MOST:
         raise UsageError(f"samples {settings['samples']}: give a number from 10, one a class, to {MOST}, all there are")
-    return by_depth.fits(settings)
-
-
-def cost(settings: Settings) -> float:
-    return settings["depth"] * settings["recipe"]["epochs"] + 60
+    return networks.fits(settings)
 
 
 def verdicts(tables: Tables) -> Iterator[str]:

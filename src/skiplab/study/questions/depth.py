@@ -12,30 +12,21 @@ this, cleaner ones more so (He et al. 2016, "Identity Mappings in Deep Residual 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from skiplab.data import digits
-from skiplab.errors import UsageError
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.models.resnet import resnet
 from skiplab.study.charts import CURVES, NETWORKS
 from skiplab.study.claims import Claim, agreement, denied
-from skiplab.study.examine import STRUCTURE, Training, examine, save, seeded, split_gradient
+from skiplab.study.examine import STRUCTURE, Training, examine, save, split_gradient
 from skiplab.study.grid import Report
+from skiplab.study.networks import PLAIN, VARIANTS, cost, fits, for_digits, network
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.stats import Interval, paired, paired_ratio
 from skiplab.study.verdicts import compared, difference, lesioned, lightest, of, times
 from skiplab.train import Recipe
 
-VARIANTS: dict[str, Any] = {  # options of `resnet`
-    "plain": {"skip": None},
-    "post-activation": {"placement": "post"},
-    "pre-activation": {"placement": "pre"},
-}
-PLAIN, *RESIDUAL = VARIANTS
-WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid({"depth": (8, 50)}, recipe=replace(RECIPE, epochs=6)),
@@ -46,22 +37,8 @@ GRIDS = {
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one variant, depth and seed."""
-    options = VARIANTS[settings["variant"]]
-    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    model = for_digits(settings, **VARIANTS[settings["variant"]])
     save(examine(model, digits(), Training(settings, folder, report)), folder)
-
-
-def fits(settings: Settings) -> bool:
-    depth = settings["depth"]
-    if depth < 8 or (depth - 2) % 6:
-        below = max(8, depth - (depth - 2) % 6)
-        raise UsageError(f"depth {depth}: these networks have 6n + 2 weight layers, such as {below}, {below + 6}")
-    return True
-
-
-def cost(settings: Settings) -> float:
-    """A lesion of each block costs half a forward pass: quadratic in depth, but small beside training."""
-    return settings["depth"] * settings["recipe"]["epochs"] + 60
 
 
 def verdicts(tables: Tables) -> Iterator[str]:
@@ -72,25 +49,25 @@ def verdicts(tables: Tables) -> Iterator[str]:
     others = [variant for variant in variants if variant != PLAIN]
     for column, what in (("test_error", "test error"), ("train_error", "training error")):
         for other in others if PLAIN in variants else ():
-            yield compared(runs, _network(PLAIN, deepest), _network(other, deepest), column, what)
+            yield compared(runs, network(PLAIN, deepest), network(other, deepest), column, what)
     if shallowest < deepest:
         for variant in variants:
-            deep, shallow = (of(runs, "train_error", _network(variant, each)) for each in (deepest, shallowest))
+            deep, shallow = (of(runs, "train_error", network(variant, each)) for each in (deepest, shallowest))
             change = difference(paired(deep, shallow))
             yield f"The training error of {variant}, {deepest} layers against {shallowest}: {change}"
     for when in ("initialisation", "trained"):
         for other in others if PLAIN in variants else ():
             yield _first_gradient(tables["gradient"], other, deepest, when)
-    yield lightest(tables["census"], [_network(variant, deepest) for variant in variants])
+    yield lightest(tables["census"], [network(variant, deepest) for variant in variants])
     for other in others:
-        yield from lesioned(tables, _network(other, deepest))
+        yield from lesioned(tables, network(other, deepest))
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
     runs = tables["runs"]
     variants, deepest, shallowest = set(runs["variant"]), int(runs["depth"].max()), int(runs["depth"].min())
     if PLAIN in variants and shallowest < deepest:
-        deep, shallow = (of(runs, "train_error", _network(PLAIN, depth)) for depth in (deepest, shallowest))
+        deep, shallow = (of(runs, "train_error", network(PLAIN, depth)) for depth in (deepest, shallowest))
         found = paired(deep, shallow)
         yield Claim(
             "A deeper plain network has a higher training error.",
@@ -107,7 +84,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
                 denied(agreement(found, "below", 1.0)),
             )
     if {"post-activation", "pre-activation"} <= variants:
-        post, pre = (of(runs, "test_error", _network(f"{name}-activation", deepest)) for name in ("post", "pre"))
+        post, pre = (of(runs, "test_error", network(f"{name}-activation", deepest)) for name in ("post", "pre"))
         found = paired(post, pre)
         yield Claim(
             "Full pre-activation has the lower test error, above all in very deep networks (1,001 layers: 4.92 % "
@@ -118,13 +95,9 @@ def claims(tables: Tables) -> Iterator[Claim]:
         )
 
 
-def _network(variant: str, depth: int) -> dict[str, Any]:
-    return {"variant": variant, "depth": depth}
-
-
 def _first_ratio(gradient: pd.DataFrame, other: str, depth: int, when: str) -> Interval:
     rows = gradient[(gradient["when"] == when) & (gradient["order"] == gradient["order"].min())]
-    plain, residual = (of(rows, "gradient_norm", _network(variant, depth)) for variant in (PLAIN, other))
+    plain, residual = (of(rows, "gradient_norm", network(variant, depth)) for variant in (PLAIN, other))
     return paired_ratio(plain, residual)
 
 

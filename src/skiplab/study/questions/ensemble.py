@@ -26,26 +26,18 @@ from skiplab import measure
 from skiplab.blocks import like
 from skiplab.data import DataSet, batches, digits
 from skiplab.figure import TEST_ERROR, Axis, Figure
-from skiplab.models.resnet import resnet
 from skiplab.program import Program
 from skiplab.skips import Skips
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import Training, found, save, seeded, train, wrong
+from skiplab.study.examine import Training, found, save, train, wrong
 from skiplab.study.grid import Report
+from skiplab.study.networks import PLAIN, VARIANTS, fits, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.questions.depth import fits
 from skiplab.study.stats import paired, student
 from skiplab.study.verdicts import chosen, difference, named, number, of, percent, points
 from skiplab.train import Recipe
 
-VARIANTS: dict[str, Any] = {  # options of `resnet`
-    "plain": {"skip": None},
-    "post-activation": {"placement": "post"},
-    "pre-activation": {"placement": "pre"},
-}
-PLAIN, *RESIDUAL = VARIANTS
-WIDTH = 8
 CHANCE = 0.9  # the error of a guess among ten classes
 HARMLESS = 0.01  # less than one point
 STAKE = 0.1  # a network that is hardly better than chance has nothing to lose, and no share of it
@@ -62,8 +54,7 @@ OUTCOMES = ("one", "harmless", "half", "swap", "mean_length", "relative_length")
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one variant, depth and seed: trained, then damaged."""
-    options, data = VARIANTS[settings["variant"]], digits()
-    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    data, model = digits(), for_digits(settings, **VARIANTS[settings["variant"]])
     tables, trained = train(model, data, Training(settings, folder, report))
     outcome = dict.fromkeys(OUTCOMES, float("nan"))
     if trained is not None:

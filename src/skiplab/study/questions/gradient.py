@@ -29,23 +29,17 @@ from skiplab.export import capture
 from skiplab.figure import Axis, Figure
 from skiplab.finder import find
 from skiplab.models.resnet import resnet
+from skiplab.study import networks
 from skiplab.study.charts import GRADIENT
 from skiplab.study.claims import Claim, agreement, denied
 from skiplab.study.examine import SAMPLES, save, seeded, split_gradient
 from skiplab.study.grid import Report
+from skiplab.study.networks import PLAIN, VARIANTS, WIDTH
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.questions import depth as by_depth
 from skiplab.study.stats import Interval, paired, paired_ratio, student
-from skiplab.study.verdicts import number, of, short, times
+from skiplab.study.verdicts import chosen, number, of, short, times
 
-VARIANTS: dict[str, Any] = {  # options of `resnet`
-    "plain": {"skip": None},
-    "post-activation": {"placement": "post"},
-    "pre-activation": {"placement": "pre"},
-}
-PLAIN, *RESIDUAL = VARIANTS
 NORMS = ("batch", "none")
-WIDTH = 8
 NEARBY = 0.01  # of the input's own norm: the distance at which correlations are compared
 SHATTERED, SPLIT = 128, 64  # samples on which correlations and path lengths are measured
 GRIDS = {
@@ -111,7 +105,7 @@ def measured(model: nn.Module, report: Report) -> tuple[dict[str, float], Tables
 def fits(settings: Settings) -> bool:
     if settings["norm"] not in NORMS:
         raise UsageError(f"norm {settings['norm']!r}: choose of {', '.join(NORMS)}")
-    return by_depth.fits(settings)
+    return networks.fits(settings)
 
 
 def cost(settings: Settings) -> float:
@@ -221,7 +215,7 @@ def _paths(tables: Tables, variant: str, depth: int, norm: str) -> Iterator[str]
     where = _network(variant, depth, norm)
     found = student(of(tables["runs"], "mean_length", where))
     lengths = tables["lengths"]
-    own = lengths[(lengths[list(where)] == pd.Series(where)).all(axis=1)]
+    own = chosen(lengths, where)
     if own.empty:
         return
     mean = own.groupby("length", as_index=False)[["weight"]].mean()

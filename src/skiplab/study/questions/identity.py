@@ -68,7 +68,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     variant, depth, seed = settings["variant"], settings["depth"], settings["seed"]
     data = samples(settings["target"], seed, images=variant == UNET)
     model = seeded(lambda: network(variant, depth), seed)
-    gradient = gradients(model, data, "initialisation")
+    gradient = gradients(model, data)
     first = gradient[gradient["what"] == "weight"].sort_values("order").iloc[0]
     tables, _ = train(model, data, Training(settings, folder, report))
     runs = tables["runs"].assign(first_gradient=float(first["gradient_norm"]))

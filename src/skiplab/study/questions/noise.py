@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -42,15 +41,14 @@ from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.examine import SAMPLES, Training, found, save, seeded, train, wrong
 from skiplab.study.grid import Report
+from skiplab.study.networks import WIDTH, cost, fits, network
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.questions.depth import fits
 from skiplab.study.stats import paired, student
 from skiplab.study.verdicts import chosen, compared, difference, of, points, sided
 from skiplab.train import Recipe, evaluate
 
 TRAINED, DEEP_FROZEN, FROZEN, EMPTY = VARIANTS = ("trained", "deep-frozen", "frozen", "empty")
 REPLACED: dict[Kind, str] = {"branch": "zeros", "mean": "mean", "noise": "noise", "shuffle": "another sample's"}
-WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
 ANOTHER = 1000  # added to a seed for random weights that are not the initial ones
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
@@ -150,10 +148,6 @@ def reset(model: nn.Module, other: nn.Module, data: DataSet, to: str) -> pd.Data
     return table.assign(reset_to=to, error_change=table["error"] - whole)
 
 
-def cost(settings: Settings) -> float:
-    return settings["depth"] * settings["recipe"]["epochs"] + 60
-
-
 def verdicts(tables: Tables) -> Iterator[str]:
     """Of the deepest networks of the grid: what the deeper blocks learn, what they carry, and where classes part."""
     runs, deepest = tables["runs"], int(tables["runs"]["depth"].max())
@@ -162,7 +156,7 @@ def verdicts(tables: Tables) -> Iterator[str]:
         yield from _carried(tables["lesion"], deepest)
     for variant in (FROZEN, EMPTY):  # of the deeper half alone the first sentence speaks
         if {TRAINED, variant} <= set(runs["variant"]):
-            yield compared(runs, _network(variant, deepest), _network(TRAINED, deepest), "test_error", "test error")
+            yield compared(runs, network(variant, deepest), network(TRAINED, deepest), "test_error", "test error")
     if "probe" in tables:
         for variant in (TRAINED, FROZEN):
             yield from _parted(tables["probe"], variant, deepest)
@@ -171,7 +165,7 @@ def verdicts(tables: Tables) -> Iterator[str]:
 
 
 def _learned(runs: pd.DataFrame, depth: int) -> Iterator[str]:
-    error = {name: of(runs, "test_error", _network(name, depth)) for name in runs["variant"].unique()}
+    error = {name: of(runs, "test_error", network(name, depth)) for name in runs["variant"].unique()}
     where = f"At {depth} layers"
     if {DEEP_FROZEN, TRAINED} <= error.keys():
         yield sided(
@@ -194,7 +188,7 @@ def _learned(runs: pd.DataFrame, depth: int) -> Iterator[str]:
 def _carried(lesion: pd.DataFrame, depth: int) -> Iterator[str]:
     """What stands in for a branch in the deeper half, on average over its blocks."""
     for variant in (TRAINED, FROZEN):
-        place = {**_network(variant, depth), "half": "deeper"}
+        place = {**network(variant, depth), "half": "deeper"}
         if chosen(lesion, place).empty:
             continue
         change = {kind: of(lesion, "error_change", {**place, "kind": kind}) for kind in REPLACED}
@@ -219,7 +213,7 @@ def _carried(lesion: pd.DataFrame, depth: int) -> Iterator[str]:
 
 def _parted(probe: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
     """What a linear classifier gains along the deeper half."""
-    own = chosen(probe, _network(variant, depth))
+    own = chosen(probe, network(variant, depth))
     if own.empty:
         return
     deep = own[own["half"] == "deeper"]["block"]
@@ -243,17 +237,13 @@ def _reset(table: pd.DataFrame, depth: int) -> Iterator[str]:
     )
 
 
-def _network(variant: str, depth: int) -> dict[str, Any]:
-    return {"variant": variant, "depth": depth}
-
-
 def claims(tables: Tables) -> Iterator[Claim]:
     runs, depths = tables["runs"], sorted(tables["runs"]["depth"].unique())
     deepest, shallowest = int(depths[-1]), int(depths[0])
     if "reset" in tables:
         yield from _reset_claims(tables["reset"][tables["reset"]["depth"] == deepest], deepest)
     if shallowest < deepest and FROZEN in set(runs["variant"]):
-        deep, shallow = (of(runs, "test_error", _network(FROZEN, depth)) for depth in (deepest, shallowest))
+        deep, shallow = (of(runs, "test_error", network(FROZEN, depth)) for depth in (deepest, shallowest))
         found = paired(deep, shallow)
         yield Claim(
             "With random convolutions and trained norms, deeper ResNets do better (on CIFAR-10 up to 82 % right at 866 "
@@ -263,7 +253,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
             f"{difference(found)}",
             agreement(found, "below"),
         )
-    own = chosen(tables["probe"], _network(TRAINED, deepest)) if "probe" in tables else pd.DataFrame()
+    own = chosen(tables["probe"], network(TRAINED, deepest)) if "probe" in tables else pd.DataFrame()
     if len(own):
         ranks = own.groupby("seed")[["block", "accuracy"]].apply(lambda t: t["block"].corr(t["accuracy"], "spearman"))
         found = student(ranks)

@@ -71,7 +71,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one variant, depth, learning rate, with or without warm-up, and seed."""
     data = digits()
     model = seeded(lambda: build(settings["variant"], settings["depth"]), settings["seed"])
-    gradient = gradients(model, data, "initialisation")
+    gradient = gradients(model, data)
     recipe = Recipe(**settings["recipe"])
     warmup = WARMUP * recipe.epochs if settings["warmup"] else 0.0
     recipe = replace(recipe, learning_rate=settings["learning_rate"], warmup_epochs=warmup)

@@ -19,19 +19,17 @@ from typing import Any, get_args
 from skiplab.data import digits
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.models.placement import Placement
-from skiplab.models.resnet import resnet
 from skiplab.study import published
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim
-from skiplab.study.examine import Training, save, seeded, structure, train
+from skiplab.study.examine import Training, save, structure, train
 from skiplab.study.grid import Report
+from skiplab.study.networks import fits, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.questions.depth import fits
 from skiplab.study.verdicts import lightest
 from skiplab.train import Recipe
 
 VARIANTS = get_args(Placement)  # the paper's order of rows
-WIDTH = 8
 RECIPE = Recipe(
     epochs=24, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
 )  # warm-up: the paper's appendix
@@ -44,9 +42,8 @@ GRIDS = {
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one variant, depth and seed; its census only once, since no seed changes it."""
-    depth, seed = settings["depth"], settings["seed"]
-    model = seeded(lambda: resnet(depth, width=WIDTH, in_channels=1, placement=settings["variant"]), seed)
-    tables: dict[str, Any] = {"census": structure(model, digits())["census"]} if seed == 0 else {}
+    model = for_digits(settings, placement=settings["variant"])
+    tables: dict[str, Any] = {"census": structure(model, digits())["census"]} if settings["seed"] == 0 else {}
     trained, _ = train(model, digits(), Training(settings, folder, report))
     save(tables | trained, folder)
 

@@ -18,13 +18,12 @@ from typing import Any
 
 from skiplab.data import digits
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.models.resnet import resnet
 from skiplab.study import published
 from skiplab.study.claims import Claim
-from skiplab.study.examine import Training, save, seeded, train
+from skiplab.study.examine import Training, save, train
 from skiplab.study.grid import Report
+from skiplab.study.networks import fits, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.questions.depth import fits
 from skiplab.train import Recipe
 
 VARIANTS: dict[str, Any] = {  # options of `resnet`
@@ -40,7 +39,6 @@ VARIANTS: dict[str, Any] = {  # options of `resnet`
     "plain": {"skip": None},
 }
 IDENTITY = "identity"
-WIDTH = 8
 RECIPE = Recipe(
     epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
 )  # warm-up: the paper's appendix
@@ -53,8 +51,7 @@ GRIDS = {
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one variant, depth and seed."""
-    options = VARIANTS[settings["variant"]]
-    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    model = for_digits(settings, **VARIANTS[settings["variant"]])
     tables, _ = train(model, digits(), Training(settings, folder, report))
     save(tables, folder)
 

@@ -25,13 +25,13 @@ from torch import nn
 
 from skiplab.data import DataSet, digits
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.models.resnet import resnet
+from skiplab.study import networks
 from skiplab.study.charts import CENSUS, CURVES, GRADIENT
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import STRUCTURE, Training, found, gradients, save, seeded, split_gradient, structure, train
+from skiplab.study.examine import STRUCTURE, Training, found, gradients, save, split_gradient, structure, train
 from skiplab.study.grid import Report
+from skiplab.study.networks import cost, for_digits, network
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.questions import depth as by_depth
 from skiplab.study.stats import paired, paired_ratio, student
 from skiplab.study.verdicts import chosen, difference, named, of, percent, sided, times
 from skiplab.train import Recipe
@@ -41,7 +41,6 @@ VARIANTS: dict[str, Any] = {  # options of `resnet`
     PLAIN: {"skip": None},
     **{f"span{n}-{where}": {"span": n, "placement": where} for where in ("post", "pre") for n in (1, 2, 3)},
 }
-WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid({"depth": (20, 38)}, recipe=replace(RECIPE, epochs=5)),
@@ -52,11 +51,10 @@ GRIDS = {
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one span, placement, depth and seed."""
-    options = VARIANTS[settings["variant"]]
-    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    model = for_digits(settings, **VARIANTS[settings["variant"]])
     data = digits()
     tables = {
-        "gradient": gradients(model, data, "initialisation"),
+        "gradient": gradients(model, data),
         **(shape(model, data) if not settings["seed"] else {}),
     }
     trained, _ = train(model, data, Training(settings, folder, report))
@@ -72,12 +70,8 @@ def shape(model: nn.Module, data: DataSet) -> Tables:
 
 def fits(settings: Settings) -> bool:
     """Whether a stage has a whole number of blocks; UsageError for a depth that no network has."""
-    by_depth.fits(settings)
+    networks.fits(settings)
     return (settings["depth"] - 2) // 3 % VARIANTS[settings["variant"]].get("span", 1) == 0
-
-
-def cost(settings: Settings) -> float:
-    return settings["depth"] * settings["recipe"]["epochs"] + 60
 
 
 def verdicts(tables: Tables) -> Iterator[str]:
@@ -99,7 +93,7 @@ def _spans(runs: pd.DataFrame, variants: list[str], depth: int) -> Iterator[str]
     """All pairs of spans of one placement."""
     if len(variants) < 2:
         return
-    errors = {name: of(runs, "test_error", _network(name, depth)) for name in variants}
+    errors = {name: of(runs, "test_error", network(name, depth)) for name in variants}
     reached = ", ".join(f"{percent(student(error))} with {_called(name)}" for name, error in errors.items())
     pairs = [(a, b) for i, a in enumerate(variants) for b in variants[i + 1 :]]
     changes = {pair: paired(errors[pair[0]], errors[pair[1]]) for pair in pairs}
@@ -117,7 +111,7 @@ def _linear(tables: Tables, there: list[str], depth: int) -> Iterator[str]:
     """What the special case shows: a network that is plain once it is folded."""
     if LINEAR not in there:
         return
-    census = chosen(tables["census"], _network(LINEAR, depth)).iloc[0]
+    census = chosen(tables["census"], network(LINEAR, depth)).iloc[0]
     text = (
         f"{LINEAR}-{depth} has {int(census['skips'])} skip connections: its {int(census['foldable'])} sums are linear "
         "before their ReLU, and each is a single layer in disguise"
@@ -125,13 +119,13 @@ def _linear(tables: Tables, there: list[str], depth: int) -> Iterator[str]:
     if PLAIN not in there:
         yield f"{text}."
         return
-    plain = chosen(tables["census"], _network(PLAIN, depth)).iloc[0]
+    plain = chosen(tables["census"], network(PLAIN, depth)).iloc[0]
     yield (
         f"{text}; its lightest path has {int(census['fewest'])} nonlinearities, {PLAIN}-{depth}'s "
         f"{int(plain['fewest'])}. So, once trained, {LINEAR} computes nothing that {PLAIN} could not."
     )
     for column, what in (("test_error", "test error"), ("train_error", "training error")):
-        own, other = (of(tables["runs"], column, _network(name, depth)) for name in (LINEAR, PLAIN))
+        own, other = (of(tables["runs"], column, network(name, depth)) for name in (LINEAR, PLAIN))
         reached = f"{what} {percent(student(own))} against {percent(student(other))}"
         yield sided(
             paired(own, other),
@@ -142,15 +136,15 @@ def _linear(tables: Tables, there: list[str], depth: int) -> Iterator[str]:
 
 
 def _against_plain(runs: pd.DataFrame, other: str, depth: int) -> str:
-    own, plain = (of(runs, "test_error", _network(name, depth)) for name in (other, PLAIN))
-    names = f"{named(_network(other, depth))} against {PLAIN}-{depth}, {percent(student(plain))}"
+    own, plain = (of(runs, "test_error", network(name, depth)) for name in (other, PLAIN))
+    names = f"{named(network(other, depth))} against {PLAIN}-{depth}, {percent(student(plain))}"
     return sided(paired(own, plain), f"{names}: worse", f"{names}: better", f"{names}: not shown to differ")
 
 
 def _first_gradient(gradient: pd.DataFrame, others: list[str], depth: int) -> str:
     rows = gradient[gradient["order"] == gradient["order"].min()]
-    plain = of(rows, "gradient_norm", _network(PLAIN, depth))
-    ratios = {name: paired_ratio(plain, of(rows, "gradient_norm", _network(name, depth))) for name in others}
+    plain = of(rows, "gradient_norm", network(PLAIN, depth))
+    ratios = {name: paired_ratio(plain, of(rows, "gradient_norm", network(name, depth))) for name in others}
     told = ", ".join(f"{times(ratio)} that in {name}" for name, ratio in ratios.items())
     return f"At initialisation, the first layer's gradient in {PLAIN}-{depth} is {told}."
 
@@ -160,16 +154,12 @@ def _called(variant: str) -> str:
     return f"span {variant[len('span')]}"
 
 
-def _network(variant: str, depth: int) -> dict[str, Any]:
-    return {"variant": variant, "depth": depth}
-
-
 def claims(tables: Tables) -> Iterator[Claim]:
     runs = tables["runs"]
     deepest = int(runs["depth"].max())
     there = set(runs[runs["depth"] == deepest]["variant"])
     if {PLAIN, LINEAR} <= there:
-        change = paired(*(of(runs, "test_error", _network(name, deepest)) for name in (LINEAR, PLAIN)))
+        change = paired(*(of(runs, "test_error", network(name, deepest)) for name in (LINEAR, PLAIN)))
         yield Claim(
             "A shortcut around a single layer, y = Wx + x, has no observed advantage.",
             "He et al. 2016, arXiv:1512.03385, §3.2",
@@ -178,7 +168,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
         )
     for span, theirs in ((1, "6.69"), (3, "5.65")):
         if {f"span{span}-pre", "span2-pre"} <= there:
-            errors = [of(runs, "test_error", _network(f"span{n}-pre", deepest)) for n in (span, 2)]
+            errors = [of(runs, "test_error", network(f"span{n}-pre", deepest)) for n in (span, 2)]
             change = paired(*errors)
             yield Claim(
                 f"Blocks of two 3×3 convolutions are better than of {span} (WRN-40-2 on CIFAR-10, median of five runs: "

@@ -30,20 +30,19 @@ from skiplab.data import DataSet, batches, digits
 from skiplab.edit import recalibrate
 from skiplab.figure import TEST_ERROR, Axis, Figure
 from skiplab.finder import find
-from skiplab.models.resnet import resnet
+from skiplab.study import networks
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import SAMPLES, Training, found, load, save, seeded, train, wrong
+from skiplab.study.examine import SAMPLES, Training, found, load, save, train, wrong
 from skiplab.study.grid import Report
+from skiplab.study.networks import fits, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.questions.depth import fits
 from skiplab.study.stats import paired_ratio, student
-from skiplab.study.verdicts import beside, named, number, of, points, short, times
+from skiplab.study.verdicts import beside, chosen, named, number, of, points, short, times
 from skiplab.train import Recipe
 
-VARIANTS: dict[str, Any] = {"post-activation": {"placement": "post"}, "pre-activation": {"placement": "pre"}}
+VARIANTS = {name: networks.VARIANTS[name] for name in networks.RESIDUAL}
 POST, PRE = VARIANTS
-WIDTH = 8
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid({"depth": (20,)}, seeds=5, recipe=replace(RECIPE, epochs=6)),
@@ -63,7 +62,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
             visits.mkdir(exist_ok=True)
             save({f"{epoch:06}": blocks(deepcopy(network).cpu(), data).assign(epoch=epoch)}, visits)
 
-    model = seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+    model = for_digits(settings, **options)
     tables, _ = train(model, data, training, visit)
     table = pd.concat(load(visits).values(), ignore_index=True)
     names = {0: "initialisation", training.recipe.epochs: "trained"}
@@ -209,10 +208,9 @@ def _placements(table: pd.DataFrame, a: dict[str, Any], b: dict[str, Any]) -> It
 
 def _third(table: pd.DataFrame, network: dict[str, Any], *, last: bool) -> pd.Series:
     """‖F‖ / ‖x‖ in the first or last third of the blocks of the trained network, by seed."""
-    own = table[(table["depth"] == network["depth"]) & (table["variant"] == network["variant"])]
+    own = chosen(table, {**network, "moment": "trained"})
     third = own["block"].max() // 3
-    chosen = own["block"] > own["block"].max() - third if last else own["block"] <= third
-    return of(own[chosen], "ratio", {"moment": "trained"})
+    return of(own[own["block"] > own["block"].max() - third if last else own["block"] <= third], "ratio", {})
 
 
 MEASURED = (

@@ -1,0 +1,40 @@
+"""The networks that most questions are asked of: narrow ResNets for 8×8 digits, and their plain twin."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from skiplab.errors import UsageError
+from skiplab.models.resnet import ResNet, resnet
+from skiplab.study.examine import seeded
+
+WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
+VARIANTS: dict[str, Any] = {  # options of `resnet`
+    "plain": {"skip": None},
+    "post-activation": {"placement": "post"},
+    "pre-activation": {"placement": "pre"},
+}
+PLAIN, *RESIDUAL = VARIANTS
+
+
+def for_digits(settings: Mapping[str, Any], **options: Any) -> ResNet:
+    """The network of a run's depth, with the initial weights of its seed."""
+    return seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+
+
+def fits(settings: Mapping[str, Any]) -> bool:
+    """Raises `UsageError` for a depth that none of these networks has."""
+    depth = settings["depth"]
+    if depth < 8 or (depth - 2) % 6:
+        below = max(8, depth - (depth - 2) % 6)
+        raise UsageError(f"depth {depth}: these networks have 6n + 2 weight layers, such as {below}, {below + 6}")
+    return True
+
+
+def cost(settings: Mapping[str, Any]) -> float:
+    """A lesion of each block costs half a forward pass: quadratic in depth, but small beside training."""
+    return settings["depth"] * settings["recipe"]["epochs"] + 60
+
+
+def network(variant: str, depth: int) -> dict[str, Any]:
+    """What says in a table which network a row is about."""
+    return {"variant": variant, "depth": depth}
