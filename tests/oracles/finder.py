@@ -190,13 +190,23 @@ def are_two_signals(program: Program, one: int, other: int) -> bool:
     first, second = slices(program, one), slices(program, other)
     if not first or not second or first & second or None in first | second:
         return False
-    return len({program.ops[i].inputs for i in first | second if i is not None}) == 1
+    return len({sliced(program, i) for i in first | second if i is not None}) == 1
+
+
+def sliced(program: Program, index: int) -> int:
+    """What a slice is taken of: of a function of each entry, as much as of the entries."""
+    op = program.ops[program.ops[index].inputs[0]]
+    return sliced(program, op.index) if is_whole(program, op) or op.target == "sigmoid" else op.index
+
+
+def is_whole(program: Program, op: Op) -> bool:
+    return op.target == "slice" and op.shape == program.ops[op.inputs[0]].shape
 
 
 def slices(program: Program, index: int) -> set[int | None]:
     """The slices from which an op is computed; None among them where a way leads around all slices."""
     op = program.ops[index]
-    if op.target == "slice":
+    if op.target == "slice" and not is_whole(program, op):
         return {index}
     if op.kind in ("weight", "recurrent", "input"):
         return {None}

@@ -1,5 +1,7 @@
 """Programs made of ops alone, without a network: for what reads the data flow and nothing else."""
 
+from typing import Any
+
 import torch
 from hypothesis import strategies as st
 from torch import nn
@@ -9,7 +11,7 @@ from torch.utils import _pytree as pytree
 from skiplab.ops import Kind
 from skiplab.program import Op, Program
 
-FULL, NARROW = (None, 4), (None, 1)
+FULL, HALF, NARROW = (None, 4), (None, 2), (None, 1)
 Plan = list[tuple[Kind, str, tuple[int, ...]]]  # kind, target, operands; the first is the input
 
 UNARY: tuple[tuple[Kind, str], ...] = (
@@ -19,6 +21,7 @@ UNARY: tuple[tuple[Kind, str], ...] = (
     ("activation", "softmax"),
     ("activation", "sigmoid"),
     ("view", "permute"),
+    ("resample", "pad"),
     ("resample", "slice"),
     ("resample", "mean"),
     ("batch_norm", "batch_norm"),
@@ -30,14 +33,21 @@ LIGHT = tuple(choice for choice in UNARY if choice[0] in ("weight", "view", "res
 JOINING: tuple[tuple[Kind, str], ...] = (("merge", "add"), ("merge", "cat"), ("product", "mul"))
 
 
+def shape_of(target: str, given: set[Any]) -> tuple[int | None, ...]:
+    """What an op makes of operands of these shapes; a slice of less than a full value takes all of it."""
+    if target == "mean":
+        return NARROW
+    if len(given) != 1 or target in ("cat", "expand", "pad"):
+        return FULL
+    shape = next(iter(given))
+    return HALF if target == "slice" and shape == FULL else shape
+
+
 def program(plan: Plan, outputs: tuple[int, ...] = (-1,)) -> Program:
     """The program of a plan, whose last op is its output."""
     ops: list[Op] = []
     for index, (kind, target, operands) in enumerate(plan):
-        widths = [ops[i].shape for i in operands]
-        shape = NARROW if target == "mean" else FULL
-        if widths and set(widths) == {NARROW} and target not in ("cat", "expand"):
-            shape = NARROW
+        shape = shape_of(target, {ops[i].shape for i in operands})
         ops.append(Op(index, f"op{index}", target, kind, operands, "", None, shape))
     spec = pytree.tree_structure(())
     return Program(
@@ -78,7 +88,8 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
             chain(draw(near), UNARY, 3)
         elif form == "joint":
             kind, target = draw(st.sampled_from(JOINING))
-            plan.append((kind, target, tuple(draw(st.lists(near, min_size=2, max_size=3)))))
+            most_operands = 2 if kind == "product" else 3
+            plan.append((kind, target, tuple(draw(st.lists(near, min_size=2, max_size=most_operands)))))
         elif form == "block":
             fork = draw(near)
             ways = [chain(fork, LIGHT, 3), *(chain(fork, UNARY, 4) for _ in range(draw(st.integers(1, 2))))]

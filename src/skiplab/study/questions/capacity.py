@@ -56,7 +56,7 @@ RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid({"depth": (8, 32), "samples": (50, MOST)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid({"depth": (8, 32), "samples": (50, 200, MOST)}, recipe=RECIPE),
-    "full": Grid({"depth": (8, 20, 56), "samples": (50, 200, MOST)}, seeds=5, recipe=replace(RECIPE, epochs=20)),
+    "full": Grid({"depth": (8, 20, 56), "samples": (50, 200, MOST)}, seeds=5, recipe=RECIPE),
 }
 
 

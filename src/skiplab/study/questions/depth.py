@@ -31,7 +31,7 @@ RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid({"depth": (8, 50)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid({"depth": (8, 20, 50)}, recipe=RECIPE),
-    "full": Grid({"depth": (8, 20, 32, 50, 110)}, seeds=5, recipe=replace(RECIPE, epochs=40)),
+    "full": Grid({"depth": (8, 20, 50, 110)}, seeds=5, recipe=replace(RECIPE, epochs=20)),
 }
 
 

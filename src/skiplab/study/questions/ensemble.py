@@ -47,7 +47,7 @@ RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid({"depth": (20, 56)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid({"depth": (20, 56)}, seeds=5, recipe=RECIPE),
-    "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=replace(RECIPE, epochs=30)),
+    "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=replace(RECIPE, epochs=15)),
 }
 OUTCOMES = ("one", "harmless", "half", "swap", "mean_length", "relative_length")
 

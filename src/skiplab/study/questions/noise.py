@@ -54,7 +54,7 @@ RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid({"depth": (14, 32)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid({"depth": (8, 20, 44)}, recipe=RECIPE),
-    "full": Grid({"depth": (8, 20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=30)),
+    "full": Grid({"depth": (8, 20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=20)),
 }
 
 

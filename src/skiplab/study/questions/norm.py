@@ -56,9 +56,7 @@ GRIDS = {
         variants=("pre", "post", "none"),
     ),
     "default": Grid({"depth": (2, 16), "learning_rate": (1e-3, 1e-2), "warmup": BOTH}, recipe=RECIPE),
-    "full": Grid(
-        {"depth": (2, 8, 16), "learning_rate": (1e-3, 3e-3, 1e-2, 3e-2), "warmup": BOTH}, seeds=5, recipe=RECIPE
-    ),
+    "full": Grid({"depth": (2, 16), "learning_rate": (1e-3, 3e-3, 1e-2), "warmup": BOTH}, seeds=5, recipe=RECIPE),
 }
 
 

@@ -36,7 +36,7 @@ RECIPE = Recipe(
 GRIDS = {
     "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=12)),
     "default": Grid({"depth": (20, 56)}, recipe=RECIPE),
-    "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=RECIPE),
+    "full": Grid({"depth": (20, 56)}, seeds=5, recipe=RECIPE),
 }
 
 

@@ -45,7 +45,7 @@ RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid({"depth": (20, 38)}, recipe=replace(RECIPE, epochs=5)),
     "default": Grid({"depth": (20, 38)}, recipe=RECIPE),
-    "full": Grid({"depth": (20, 38, 56)}, seeds=5, recipe=replace(RECIPE, epochs=25)),
+    "full": Grid({"depth": (20, 38, 56)}, seeds=5, recipe=RECIPE),
 }
 
 

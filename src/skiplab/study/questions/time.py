@@ -73,7 +73,7 @@ GRIDS = {
         variants=("rnn", "residual-rnn", "lstm", "lstm-forget-0", "gru", "highway-rnn", "min-gru", "transformer"),
     ),
     "default": Grid({"task": SHORT}, recipe=RECIPE),
-    "full": Grid({"task": ("pixels", "adding-30", "copying-20")}, seeds=5, recipe=replace(RECIPE, epochs=30)),
+    "full": Grid({"task": SHORT}, seeds=5, recipe=RECIPE),
 }
 
 

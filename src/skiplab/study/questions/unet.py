@@ -59,7 +59,7 @@ RECIPE = Recipe(epochs=12, batch_size=16, learning_rate=0.01, optimizer="adamw",
 GRIDS = {
     "quick": Grid({"depth": (2,), "canvases": (250,)}, recipe=replace(RECIPE, epochs=10)),
     "default": Grid({"depth": (2,), "canvases": (400,)}, recipe=RECIPE),
-    "full": Grid({"depth": (2, 3), "canvases": (1000,)}, seeds=5, recipe=RECIPE),
+    "full": Grid({"depth": (2, 3), "canvases": (400,)}, seeds=5, recipe=RECIPE),
 }
 
 
