@@ -2,12 +2,29 @@
 
 import math
 import random
+from dataclasses import dataclass
 
 import pandas as pd
+
+from skiplab.figure import Figure
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
 DEPTHS = (20, 56)
 SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `study_page` asks of a result."""
+
+    tables: dict[str, pd.DataFrame]
+    figures: tuple[Figure, ...]
+    question: str = "Does it train?"
+    method: str = ""
+    verdicts: tuple[str, ...] = ()
+
+    def overview(self) -> pd.DataFrame:
+        return self.tables["summary"]
 
 
 def study(depths=DEPTHS, seeds=SEEDS, names=VARIANTS) -> dict[str, pd.DataFrame]:

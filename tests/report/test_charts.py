@@ -97,4 +97,4 @@ def test_numbers_inside_charts_are_short_and_finite() -> None:
     text = json.dumps(chart("gradient").to_dict())
     assert "NaN" not in text
     assert "Infinity" not in text
-    assert len(study_page("q", [], TABLES["summary"], TABLES, OF_DEPTH, {}).html()) < 4e6
+    assert len(study_page(report_sample.Answer(TABLES, tuple(OF_DEPTH)), {}).html()) < 4e6

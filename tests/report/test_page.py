@@ -60,8 +60,13 @@ class Opened:
 
 @functools.cache
 def study_html() -> str:
-    verdicts, tables = ["plain is <worse> & deeper"], report_sample.study()
-    return study_page("Does it train?", verdicts, tables["summary"], tables, FIGURES, {"seeds": [0, 1]}).html()
+    answer = report_sample.Answer(
+        report_sample.study(),
+        tuple(FIGURES),
+        method="Compared:\n\n- `plain`: no <b>skip</b> & no sum.",
+        verdicts=("plain is <worse> & deeper",),
+    )
+    return study_page(answer, {"seeds": [0, 1]}).html()
 
 
 @pytest.fixture
@@ -80,6 +85,8 @@ def test_every_chart_has_marks_and_the_text_is_escaped(study: Opened) -> None:
     assert len(counts) == 5
     assert min(counts) > 10
     assert "plain is <worse> & deeper" in study.tab.inner_text(".verdicts")
+    assert study.tab.inner_text("section:first-of-type li") == "plain: no <b>skip</b> & no sum."
+    assert study.tab.inner_text("section:first-of-type li code") == "plain"
 
 
 def test_nothing_is_wider_than_the_window(study: Opened) -> None:

@@ -142,6 +142,8 @@ def test_every_study_of_ours_says_what_it_is() -> None:
         study: Study = named(name)
         assert study.name == name
         assert question.endswith("?")
+        assert (study.text or "").startswith(question)
+        assert "arXiv:" in study.method  # what was expected, and by whom
         assert set(study.grids) == {"quick", "default", "full"}
         assert all(grid.seeds >= 3 for grid in study.grids.values())
         assert all(len({cell.key for cell in study.cells(g)}) == len(study.cells(g)) for g in study.grids.values())

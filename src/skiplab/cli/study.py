@@ -177,7 +177,7 @@ def _write(result: "Result", command: str, path: Path, out: Path | None) -> None
     from skiplab.report import study_page
 
     facts = {"command": command, "config": dict(result.config), "versions": dict(result.versions)}
-    page = study_page(result.question, result.verdicts, result.overview(), result.tables, result.figures, facts)
+    page = study_page(result, facts)
     write_page(page, path, None)
     if path.suffix == ".md":  # for documents, which hold what they say and not every step of it
         write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MOST_ROWS)})

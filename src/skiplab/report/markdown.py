@@ -26,10 +26,11 @@ def _section(section: Section, folder: str) -> str:
     if section.folded or (isinstance(section.content, pd.DataFrame) and len(section.content) > MOST_ROWS):
         return ""
     content = section.content
-    shown = (
-        _table(content) if isinstance(content, pd.DataFrame) else f"![{section.heading}]({folder}/{section.name}.svg)"
-    )
-    return f"## {section.heading}\n\n{section.how}\n\n{shown}"
+    if isinstance(content, pd.DataFrame):
+        content = _table(content)
+    elif not isinstance(content, str):
+        content = f"![{section.heading}]({folder}/{section.name}.svg)"
+    return "\n\n".join(part for part in (f"## {section.heading}", section.how, content) if part)
 
 
 def _table(frame: pd.DataFrame) -> str:

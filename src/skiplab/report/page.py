@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import vl_convert
+from markdown_it import MarkdownIt
 
 from skiplab.report.rows import number
 from skiplab.report.theme import AnyChart
@@ -45,14 +46,14 @@ class Section:
     Attributes:
         heading: of the section.
         how: what one sees, and how to read it.
-        content: a chart or a table.
+        content: a chart, a table, or text in Markdown.
         name: of the chart's files when charts are exported.
         folded: shown only when asked for.
     """
 
     heading: str
     how: str
-    content: AnyChart | pd.DataFrame
+    content: AnyChart | pd.DataFrame | str
     name: str = ""
     folded: bool = False
 
@@ -94,7 +95,7 @@ class Page:
 
     def charts(self) -> dict[str, AnyChart]:
         """Every chart of the page by its name."""
-        return {s.name: s.content for s in self.sections if not isinstance(s.content, pd.DataFrame)}
+        return {s.name: s.content for s in self.sections if not isinstance(s.content, pd.DataFrame | str)}
 
 
 def png(chart: AnyChart) -> bytes:
@@ -119,17 +120,17 @@ def _verdicts(verdicts: Sequence[str]) -> str:
 
 
 def _section(section: Section, specs: list[dict[str, Any]]) -> str:
-    if isinstance(section.content, pd.DataFrame):
+    if isinstance(section.content, str):
+        content = MarkdownIt("commonmark", {"html": False}).render(section.content)
+    elif isinstance(section.content, pd.DataFrame):
         content = f'<div class="scroll">{_table(section.content)}</div>'
     else:
         content = f'<div class="chart"><div id="chart{len(specs)}"></div></div>'
         specs.append(section.content.to_dict())
     if section.folded:
         content = f"<details><summary>show</summary>{content}</details>"
-    return (
-        f"<section><h2>{html.escape(section.heading)}</h2>"
-        f'<p class="how">{html.escape(section.how)}</p>{content}</section>'
-    )
+    how = f'<p class="how">{html.escape(section.how)}</p>' if section.how else ""
+    return f"<section><h2>{html.escape(section.heading)}</h2>{how}{content}</section>"
 
 
 def _table(frame: pd.DataFrame) -> str:

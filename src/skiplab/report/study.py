@@ -1,7 +1,7 @@
 """The page of a study: its figures, drawn from its tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -15,29 +15,41 @@ from skiplab.report.theme import AnyChart
 Tables = Mapping[str, pd.DataFrame]
 
 
-def study_page(
-    title: str,
-    verdicts: Sequence[str],
-    overview: pd.DataFrame,
-    tables: Tables,
-    figures: Sequence[Figure],
-    facts: Mapping[str, Any],
-) -> Page:
-    """The page of networks compared: all but title and facts as `skiplab.study.result.Result` has them."""
+@runtime_checkable
+class Answer(Protocol):
+    """Of what a study gave (`skiplab.study.result.Result`), that which is shown."""
+
+    @property
+    def question(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def verdicts(self) -> Sequence[str]: ...
+    @property
+    def tables(self) -> Tables: ...
+    @property
+    def figures(self) -> Sequence[Figure]: ...
+    def overview(self) -> pd.DataFrame: ...
+
+
+def study_page(answer: Answer, facts: Mapping[str, Any]) -> Page:
+    """The page of networks compared; `facts` say how to get it again."""
+    tables = answer.tables
     return Page(
-        title=title,
+        title=answer.question,
         lead="Every sentence is computed from the runs below. Hover for the numbers; click on a skip connection to "
         "find it in all charts; click beside it to let it go.",
-        verdicts=verdicts,
+        verdicts=answer.verdicts,
         facts=facts,
         sections=[
+            *([Section("What was compared, and how", "", answer.method)] if answer.method else []),
             Section(
                 "Summary",
                 "Mean over seeds ± half of its 95 % interval (Student's t); geometric ones ×÷ its factor.",
-                overview,
+                answer.overview(),
             ),
             *_claims(tables),
-            *(section(figure, tables) for figure in figures if _rows(figure, tables)),
+            *(section(figure, tables) for figure in answer.figures if _rows(figure, tables)),
         ],
     )
 

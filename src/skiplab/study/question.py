@@ -1,5 +1,6 @@
 """What a study is: a question, what is compared to answer it, and what is said and shown of the runs."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,7 @@ class Study:
             that no network has.
         cost: expected work of a run, in any unit.
         about: what more than its settings makes a run this one and no other.
+        text: Markdown: the question, and then what is compared, why, and how.
     """
 
     name: str
@@ -96,10 +98,16 @@ class Study:
     fits: Callable[[Settings], bool] = _anything
     cost: Callable[[Settings], float] = _one
     about: Callable[[Settings], Settings] = _no_more
+    text: str | None = None
 
     @property
     def question(self) -> str:
         return QUESTIONS.get(self.name, "How do these networks differ?")
+
+    @property
+    def method(self) -> str:
+        """The text without the question that it begins with."""
+        return inspect.cleandoc(self.text or "").partition("\n\n")[2]
 
     def cells(self, grid: Grid) -> list[Cell]:
         """One for each run, in the order in which tables show them."""

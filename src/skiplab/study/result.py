@@ -29,6 +29,7 @@ class Result:
     Attributes:
         study: its name.
         question: what it asks.
+        method: what was compared, why, and how, as Markdown; empty where the user chose it.
         verdicts: sentences computed from the tables.
         tables: `runs` (one row a run), `summary` (one a network), `claims`, and the study's own; columns `variant`,
             `seed` and the names of the grid's axes say of which run.
@@ -40,6 +41,7 @@ class Result:
 
     study: str
     question: str
+    method: str
     verdicts: tuple[str, ...]
     tables: Tables
     config: Mapping[str, Any]
@@ -54,6 +56,7 @@ class Result:
             "schema": SCHEMA,
             "study": self.study,
             "question": self.question,
+            "method": self.method,
             "verdicts": list(self.verdicts),
             "config": dict(self.config),
             "versions": dict(self.versions),

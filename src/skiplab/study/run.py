@@ -38,7 +38,9 @@ def concluded(study: Study, grid: Grid, tables: Tables) -> Result:
     )
     tables["claims"] = claims.table(study.claims(tables))
     settings = {"variants": list(grid.variants or study.variants), **asdict(grid)}
-    return Result(study.name, study.question, said, tables, settings, versions(), study.figures, study.outcomes)
+    return Result(
+        study.name, study.question, study.method, said, tables, settings, versions(), study.figures, study.outcomes
+    )
 
 
 def _collected(cells: list[Cell], folders: dict[str, Path], axes: tuple[str, ...], once: tuple[str, ...]) -> Tables:

@@ -324,5 +324,15 @@ FIGURES = (
 )
 
 STUDY = Study(
-    "capacity", tuple(VARIANTS), GRIDS, work, verdicts, FIGURES, claims=claims, finish=used, fits=fits, cost=cost
+    "capacity",
+    tuple(VARIANTS),
+    GRIDS,
+    work,
+    verdicts,
+    FIGURES,
+    claims=claims,
+    finish=used,
+    fits=fits,
+    cost=cost,
+    text=__doc__,
 )

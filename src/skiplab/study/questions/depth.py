@@ -5,8 +5,8 @@ input back before the last ReLU of each block (ResNet v1), `pre-activation` afte
 the identity route (ResNet v2). Same layers, same initial weights for each seed, same data in the same order.
 
 Hypothesis: the deeper plain network is worse on the *training* set too, so it is harder to optimise and not
-over-fitted (He et al. 2016, "Deep Residual Learning for Image Recognition", §1 and §4.2); shortcuts remove
-this, cleaner ones more so (He et al. 2016, "Identity Mappings in Deep Residual Networks", §4).
+over-fitted (He et al. 2016, arXiv:1512.03385, §1 and §4.2); shortcuts remove
+this, cleaner ones more so (He et al. 2016, arXiv:1603.05027, §4).
 """
 
 from collections.abc import Iterator
@@ -138,4 +138,5 @@ STUDY = Study(
     finish=split_gradient,
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

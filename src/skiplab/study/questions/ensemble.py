@@ -375,4 +375,5 @@ STUDY = Study(
     ),
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

@@ -340,4 +340,5 @@ STUDY = Study(
     finish=split_gradient,
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

@@ -297,4 +297,5 @@ STUDY = Study(
     once=("census",),
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

@@ -344,4 +344,4 @@ FIGURES = (
     Figure("replaced-numbers", "Replaced branches in numbers", "One row a seed.", "table", "lesion", folded=True),
 )
 
-STUDY = Study("noise", VARIANTS, GRIDS, work, verdicts, FIGURES, claims=claims, fits=fits, cost=cost)
+STUDY = Study("noise", VARIANTS, GRIDS, work, verdicts, FIGURES, claims=claims, fits=fits, cost=cost, text=__doc__)

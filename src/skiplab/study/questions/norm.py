@@ -1,4 +1,4 @@
-"""Pre-LN or post-LN: which trains, at which depth and learning rate, and is warm-up needed?
+"""Does a Transformer train better with its norms before the branches or after the merges, and with warm-up?
 
 Small Vision Transformers on the digits that differ in where the norm stands about each skip connection: `pre` before
 the sublayer, off the shortcut; `post` after the merge, on every path, as first published; `parallel` as `pre`, with
@@ -347,4 +347,5 @@ STUDY = Study(
     finish=finish,
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

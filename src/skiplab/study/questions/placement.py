@@ -124,4 +124,5 @@ STUDY = Study(
     finish=finish,
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

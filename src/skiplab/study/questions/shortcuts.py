@@ -138,4 +138,5 @@ STUDY = Study(
     finish=finish,
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

@@ -207,4 +207,5 @@ STUDY = Study(
     finish=split_gradient,
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

@@ -1,4 +1,4 @@
-"""Why is adding not a mess?
+"""Why is adding the input back not a mess?
 
 A residual block adds its branch's output F to the signal x that the shortcut brings, so both lie in one tensor and
 nothing keeps them apart. `post-activation` (ResNet v1) and `pre-activation` (ResNet v2) networks, same layers and same
@@ -270,4 +270,5 @@ STUDY = Study(
     outcomes=(TEST_ERROR,),
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

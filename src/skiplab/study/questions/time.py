@@ -1,4 +1,4 @@
-"""Is an LSTM's gate the same idea as a skip connection?
+"""Is the gate of an LSTM the same idea as a skip connection?
 
 A recurrent network is a deep one along its time: each step is a layer. `rnn` (Elman 1990) has no shortcut past a
 step, `residual-rnn` an identity, which differs in nothing else; `lstm`, `gru`, `highway-rnn` and `min-gru` have a
@@ -453,4 +453,5 @@ STUDY = Study(
     once=("found",),
     fits=fits,
     cost=cost,
+    text=__doc__,
 )

@@ -367,4 +367,5 @@ STUDY = Study(
     finish=finish,
     fits=fits,
     cost=cost,
+    text=__doc__,
 )
