@@ -41,6 +41,7 @@ from skiplab.train import Recipe
 CHANCE = 0.9  # the error of a guess among ten classes
 HARMLESS = 0.01  # less than one point
 STAKE = 0.1  # a network that is hardly better than chance has nothing to lose, and no share of it
+RUINED, HARDLY = 0.5, 0.1  # of what there is to lose: what counts as ruin, and as next to nothing
 DRAWS = 5  # of blocks to delete, and of pairs to swap, for each k
 SWAPS = 10  # pairs at most
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
@@ -185,47 +186,60 @@ def claims(tables: Tables) -> Iterator[Claim]:
     if "lesions" not in tables:
         return
     variants, depths = list(dict.fromkeys(runs["variant"])), sorted(set(runs["depth"]))
-    if PLAIN in variants:
-        plain = {"variant": PLAIN, "depth": depths[0]}
-        lost = student(_lost(tables, plain))
-        yield Claim(
-            "Deleting any one layer of a plain network (VGG) brings it to chance.",
-            "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
-            f"one layer less costs {named(plain)} {percent(lost)} of what there is to lose, on average over its layers",
-            agreement(lost, "above", 0.5),
-        )
     for variant in variants:
         if variant == PLAIN:
+            yield _layer_claim(tables, {"variant": variant, "depth": depths[0]})
             continue
         network = {"variant": variant, "depth": depths[-1]}
-        lost, half = student(_lost(tables, network)), student(of(runs, "half", network))
-        yield Claim(
-            "Deleting one block of a residual network hardly changes its error (110 layers; those that change the "
-            "resolution excepted).",
-            "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
-            f"one block less costs {named(network)} {percent(lost)} of what there is to lose; "
-            f"{percent(student(of(runs, 'harmless', network)))} of the blocks cost less than a point",
-            agreement(lost, "below", 0.1),
-        )
-        for what, kind, section in (
-            ("deleted", "deletion", "§4.2 and Fig. 5a"),
-            ("swapped", "swap", "§4.3 and Fig. 5b"),
-        ):
-            rank = student(_ranks(tables, network, kind))
-            more = f"; half is lost with {number(half)} blocks" if kind == "deletion" else ""
-            yield Claim(
-                f"The error rises with the number of blocks that are {what}.",
-                f"Veit et al. 2016, arXiv:1605.06431, {section}",
-                f"rank correlation of error and number in {named(network)}: {number(rank)} (1: rises with each){more}",
-                agreement(rank, "above", 0.0),
-            )
-        found = student(of(runs, "relative_length", network))
-        yield Claim(
-            "The gradient of a trained residual network comes by short paths: of 54 blocks, through 5 to 17.",
-            "Veit et al. 2016, arXiv:1605.06431, §5 and Fig. 6",
-            f"it comes through {number(found)} of all branches of {named(network)} on average; all paths alike, 0.5",
-            agreement(found, "below", 0.5),
-        )
+        yield _block_claim(tables, network)
+        yield _rank_claim(tables, network, "deletion", "deleted", "§4.2 and Fig. 5a")
+        yield _rank_claim(tables, network, "swap", "swapped", "§4.3 and Fig. 5b")
+        yield _length_claim(tables, network)
+
+
+def _layer_claim(tables: Tables, network: dict[str, Any]) -> Claim:
+    lost = student(_lost(tables, network))
+    return Claim(
+        "Deleting any one layer of a plain network (VGG) brings it to chance.",
+        "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
+        f"one layer less costs {named(network)} {percent(lost)} of what there is to lose, on average over its layers "
+        f"(yes: more than {100 * RUINED:g} %)",
+        agreement(lost, "above", RUINED),
+    )
+
+
+def _block_claim(tables: Tables, network: dict[str, Any]) -> Claim:
+    lost = student(_lost(tables, network))
+    return Claim(
+        "Deleting one block of a residual network hardly changes its error (110 layers; those that change the "
+        "resolution excepted).",
+        "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
+        f"one block less costs {named(network)} {percent(lost)} of what there is to lose (yes: less than "
+        f"{100 * HARDLY:g} %); {percent(student(of(tables['runs'], 'harmless', network)))} of the blocks cost less "
+        "than a point",
+        agreement(lost, "below", HARDLY),
+    )
+
+
+def _rank_claim(tables: Tables, network: dict[str, Any], kind: str, what: str, section: str) -> Claim:
+    rank, half = student(_ranks(tables, network, kind)), student(of(tables["runs"], "half", network))
+    more = f"; half is lost with {number(half)} blocks" if kind == "deletion" else ""
+    return Claim(
+        f"The error rises with the number of blocks that are {what}.",
+        f"Veit et al. 2016, arXiv:1605.06431, {section}",
+        f"rank correlation of error and number in {named(network)}: {number(rank)} (1: rises with each){more}",
+        agreement(rank, "above", 0.0),
+    )
+
+
+def _length_claim(tables: Tables, network: dict[str, Any]) -> Claim:
+    length = student(of(tables["runs"], "relative_length", network))
+    return Claim(
+        "The gradient of a trained residual network comes by short paths: of 54 blocks, through 5 to 17.",
+        "Veit et al. 2016, arXiv:1605.06431, §5 and Fig. 6",
+        f"it comes through {number(length)} of all branches of {named(network)} on average; all paths alike, 0.5",
+        agreement(length, "below", 0.5),
+    )
 
 
 def _single(tables: Tables, network: dict[str, Any]) -> str:
