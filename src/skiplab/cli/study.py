@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 study_app = typer.Typer(help="Controlled comparisons, one a question.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
-MOST_ROWS = 1000  # of a table in the JSON beside a Markdown page
+MOST_ROWS = 500  # of a table in the JSON beside a Markdown page
 
 Report = Annotated[Path | None, typer.Option(help="Where the page goes (default: skiplab-STUDY.html).")]
 Out = Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")]

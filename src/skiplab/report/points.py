@@ -123,9 +123,12 @@ def _ticks(x: Axis, rows: pd.DataFrame) -> alt.Axis:
         return alt.Axis(grid=False, format="%")
     if x.kind == "log":
         return alt.Axis(grid=False, tickCount=4, labelOverlap=True)
-    return (
-        alt.Axis(grid=False, tickMinStep=1) if pd.api.types.is_integer_dtype(rows[x.column]) else alt.Axis(grid=False)
-    )
+    if not pd.api.types.is_integer_dtype(rows[x.column]):
+        return alt.Axis(grid=False)
+    values = sorted(rows[x.column].unique().tolist())
+    if len(values) <= 4:  # where a least step of 1 does not keep halves away
+        return alt.Axis(grid=False, values=values, format=",d")
+    return alt.Axis(grid=False, tickMinStep=1)
 
 
 def _by_seed(rows: pd.DataFrame, places: list[str], axis: Axis) -> pd.DataFrame:
