@@ -135,6 +135,24 @@ def verdicts(tables: Tables) -> Iterator[str]:
     yield from _census(tables)
 
 
+HARDER = (  # than which to optimise, as which paper claims
+    (
+        "plain",
+        "post",
+        "Solvers may have difficulties in approximating identity mappings by multiple nonlinear layers, and with "
+        "shortcuts need only drive weights to zero.",
+        "He et al. 2016, arXiv:1512.03385, §3.1",
+    ),
+    (
+        "linear",
+        "linear-skip",
+        "Linear residual networks of any depth have no spurious local optima (near the identity), which for linear "
+        "networks without shortcuts is more delicate.",
+        "Hardt and Ma 2017, arXiv:1611.04231, §2",
+    ),
+)
+
+
 def claims(tables: Tables) -> Iterator[Claim]:
     runs = tables["runs"]
     runs = runs[runs["target"] == "identity"]
@@ -151,22 +169,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
             f"plain-{shallowest} does",
             agreement(deeper, "above", 1.0),
         )
-    for a, b, claim, source in (
-        (
-            "plain",
-            "post",
-            "Solvers may have difficulties in approximating identity mappings by multiple nonlinear layers, and with "
-            "shortcuts need only drive weights to zero.",
-            "He et al. 2016, arXiv:1512.03385, §3.1",
-        ),
-        (
-            "linear",
-            "linear-skip",
-            "Linear residual networks of any depth have no spurious local optima (near the identity), which for linear "
-            "networks without shortcuts is more delicate.",
-            "Hardt and Ma 2017, arXiv:1611.04231, §2",
-        ),
-    ):
+    for a, b, claim, source in HARDER:
         ratio = _ratio(runs, (a, deepest), (b, deepest), "train_error")
         if ratio.count:
             left = f"what {a}-{deepest} leaves unexplained of the training samples"

@@ -231,9 +231,14 @@ def _norm(gradient: pd.DataFrame, variant: str, depth: int, which: str) -> pd.Se
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    yield from _gradient_claims(tables)
+    yield from _warmup_claims(tables["runs"])
+
+
+def _gradient_claims(tables: Tables) -> Iterator[Claim]:
     runs, gradient = tables["runs"], tables["gradient"]
     variants, depths = set(runs["variant"]), sorted(runs["depth"].unique().tolist())
-    deep, shallow, rate = depths[-1], depths[0], float(runs["learning_rate"].max())
+    deep, shallow = depths[-1], depths[0]
     theorem = "Xiong et al. 2020, arXiv:2002.04745, Theorem 1"
     grown = {
         name: paired_ratio(_norm(gradient, name, deep, "last"), _norm(gradient, name, shallow, "last"))
@@ -262,13 +267,18 @@ def claims(tables: Tables) -> Iterator[Claim]:
             f"the last MLP's gradient in {POST} is {times(ratio)} that in {PRE}, {deep} layers",
             agreement(ratio, "above", 1.0),
         )
+
+
+def _warmup_claims(runs: pd.DataFrame) -> Iterator[Claim]:
+    """At the greatest depth and learning rate, where it is needed most."""
+    deep, rate = int(runs["depth"].max()), float(runs["learning_rate"].max())
     said = {
         PRE: f"Without warm-up, pre-LN trains as well as with it (here: within {100 * CLOSE:g} points).",
         POST: "Without warm-up, post-LN trains much worse, or not at all.",
     }
     for name, claim in said.items():
         found, *_ = _warmup_change(runs, name, deep, rate)
-        if name in variants and set(BOTH) <= set(runs["warmup"]):
+        if name in set(runs["variant"]) and set(BOTH) <= set(runs["warmup"]):
             yield Claim(
                 claim,
                 "Xiong et al. 2020, arXiv:2002.04745, §3.1 and §4",
