@@ -93,16 +93,6 @@ def test_blocks_are_pushed_to_the_identity_only_where_they_did_not_begin_there()
     assert agreed(0.6) == {"yes"}
 
 
-def test_a_network_that_has_not_learned_is_named_before_anything_is_made_of_it() -> None:
-    tables = synthetic()
-    assert not said(tables, "hardly trained")
-    runs = tables["runs"]
-    stuck = (runs["variant"] == "plain") & (runs["depth"] == 32) & (runs["samples"] == 50)
-    tables["runs"] = runs.assign(train_error=runs["train_error"].where(~stuck, 0.7))
-    (line,) = said(tables, "hardly trained")
-    assert line.startswith("plain (depth 32, samples 50) has hardly trained, 70.0 % ± 0.0 training error")
-
-
 def test_no_effect_says_that_the_interval_includes_zero() -> None:
     tables = synthetic(deep=0.0, idle_few=4, idle_many=4)
     assert "includes zero" in said(tables, "post-activation", "not shown to change the test error")[0]

@@ -9,7 +9,7 @@ import pytest
 from skiplab.study.claims import alike
 from skiplab.study.questions.depth import verdicts
 from skiplab.study.stats import Interval, student
-from skiplab.study.verdicts import difference, diverged, lesioned, parameters, percent, points, times
+from skiplab.study.verdicts import difference, diverged, lesioned, parameters, percent, points, times, unlearned
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
 
@@ -135,6 +135,19 @@ def test_networks_that_differ_in_size_are_named_by_what_changes_their_size() -> 
     runs["parameters"] = 100 * runs["depth"] + (runs["variant"] == "b") * 10
     (sentence,) = parameters(runs, ["depth", "warmup"])
     assert sentence.endswith("at most 5 % more (b-2 210, a-2 200).")
+
+
+def test_networks_that_have_not_learned_are_named() -> None:
+    runs = pd.DataFrame(
+        [(variant, seed, error) for variant, error in (("a", 0.02), ("b", 0.7), ("c", np.nan)) for seed in range(3)],
+        columns=["variant", "seed", "train_error"],
+    )
+    (sentence,) = unlearned(runs, [])
+    assert sentence.startswith("Not learned, with a training error above 50 %: b (70.0 % ± 0.0). What")
+    assert not list(unlearned(runs[runs["variant"] != "b"], []))
+    assert not list(unlearned(runs.drop(columns="train_error"), []))
+    many = pd.DataFrame({"variant": [f"v{i}" for i in range(9)], "seed": 0, "train_error": 0.9})
+    assert "v5 (90.0 %) and 3 more. What" in next(unlearned(many, []))
 
 
 @pytest.mark.parametrize("blocks", [1, 2])

@@ -34,6 +34,7 @@ def concluded(study: Study, grid: Grid, tables: Tables) -> Result:
     said = (
         *verdicts.diverged(tables["runs"], axes),
         *study.verdicts(tables),
+        *verdicts.unlearned(tables["runs"], axes),
         *verdicts.parameters(tables["runs"], axes),
     )
     tables["claims"] = claims.table(study.claims(tables))

@@ -10,6 +10,8 @@ from skiplab.study.question import label
 from skiplab.study.stats import Interval, paired, student
 
 Where = Mapping[Any, Any]
+MOSTLY = 0.5  # of the training part
+MOST_NAMED = 6  # networks in one sentence
 
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -33,6 +35,23 @@ def diverged(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
         if lost:
             name = label(group.to_dict("records")[0], axes)
             yield f"{name} diverged in {lost} of {len(group)} runs; its other numbers are of the runs that did not."
+
+
+def unlearned(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
+    """A sentence that names the networks that err on most of their own training part, if there are any."""
+    if "train_error" not in runs:
+        return
+    stuck = []
+    for _, group in runs.groupby(["variant", *axes], sort=False):
+        error = student(group["train_error"])
+        if error.mean > MOSTLY:
+            stuck.append(f"{label(group.to_dict('records')[0], axes)} ({percent(error)})")
+    if stuck:
+        more = f" and {len(stuck) - MOST_NAMED} more" if len(stuck) > MOST_NAMED else ""
+        yield (
+            f"Not learned, with a training error above {100 * MOSTLY:g} %: {', '.join(stuck[:MOST_NAMED])}{more}. What "
+            "is measured in such a network says nothing of one that has learned."
+        )
 
 
 def parameters(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:

@@ -51,7 +51,6 @@ from skiplab.study.verdicts import compared, difference, named, of, percent, sid
 from skiplab.train import Recipe
 
 MOST = 1437  # samples of the training part
-MOSTLY = 0.5  # of the training part
 NO_HARM, SMALL = 0.01, 0.1  # rise in test error, and size of a branch beside its signal: see above
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
@@ -156,9 +155,6 @@ def verdicts(tables: Tables) -> Iterator[str]:
     deep, shallow, few, many = max(depths), min(depths), min(samples), max(samples)
     for variant in sorted(variants, key=PLAIN.__eq__):  # the question is about the others
         yield _in_use(runs, variant, deep, many)
-    for variant in variants:
-        for number in dict.fromkeys((few, many)):
-            yield from _untrained(runs, _network(variant, deep, number))
     if shallow < deep:
         for variant in variants:
             yield _deeper(runs, variant, (deep, shallow), few)
@@ -189,16 +185,6 @@ def _in_use(runs: pd.DataFrame, variant: str, depth: int, samples: int) -> str:
         f"{named(place)}: {answer} of {part} can be deleted, one at a time, for less than {100 * NO_HARM:g} point of "
         f"test error{identity}."
     )
-
-
-def _untrained(runs: pd.DataFrame, place: Settings) -> Iterator[str]:
-    """What has to be known of a network that errs on most of its own training part."""
-    error = student(of(runs, "train_error", place))
-    if error.mean > MOSTLY:
-        yield (
-            f"{named(place)} has hardly trained, {percent(error)} training error: what deleting parts of it changes, "
-            "and its gap of test to training error, say little."
-        )
 
 
 def _deeper(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
