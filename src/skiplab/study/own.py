@@ -78,7 +78,7 @@ def compare(
         listener: is told of progress, such as `skiplab.study.progress.Bars`.
         fresh: train again what has finished.
 
-    A network whose batch size `capture` cannot leave free is measured on whole batches alone, without the last examples.
+    A network whose batch size `capture` cannot leave free is measured on whole batches alone.
 
     Returns the result as of any study: `tables`, `verdicts`, `save(folder)`.
     """
