@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 import skiplab
 from cases import CASES, NUMERIC, TRAINED, WRONG, by_kind, captured
+from cases_ours import OURS
 from skiplab.edges import branch_edges
 from skiplab.execute import Execution, run
 
@@ -65,6 +66,12 @@ def test_model_comes_back_as_it_was(name: str) -> None:
 def test_model_comes_back_as_it_was_from_training(name: str) -> None:
     found = captured(name, train=True)
     assert found.after == found.before
+
+
+@pytest.mark.parametrize("name", [case.name for case in OURS])
+def test_our_networks_take_any_batch(name: str) -> None:
+    assert captured(name).program.dynamic_batch
+    assert name not in TRAINED or captured(name, train=True).program.dynamic_batch
 
 
 @pytest.mark.parametrize("name", NUMERIC)

@@ -1,6 +1,7 @@
 """What keyword options may be: each check raises a `UsageError` that names the option and what it takes."""
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 from skiplab.errors import UsageError
@@ -18,10 +19,18 @@ def require_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
         raise UsageError(f"{name}={value!r}: choose one of {choices}")
 
 
-def require_positive(**numbers: int) -> None:
+def require_whole(**numbers: Any) -> None:
+    """For what has checks of its own beside this, such as a depth."""
     for name, number in numbers.items():
-        if number < 1:
-            raise UsageError(f"{name}={number}: give a number of at least 1")
+        if not isinstance(number, Integral):
+            raise UsageError(f"{name}={number!r}: give a whole number")
+
+
+def require_positive(**numbers: Any) -> None:
+    """Whole numbers, as all sizes are."""
+    for name, number in numbers.items():
+        if not isinstance(number, Integral) or number < 1:
+            raise UsageError(f"{name}={number!r}: give a whole number of at least 1")
 
 
 def require_share(name: str, value: float) -> None:

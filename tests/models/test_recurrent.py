@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from skiplab import capture, find
 from skiplab.errors import UsageError
+from skiplab.execute import run
+from skiplab.measure import lesion
 from skiplab.models import gru, highway_rnn, lstm, min_gru, residual_rnn, rnn
 from skiplab.models.recurrent import GRU, LSTM, RNN, Highway, MinGRU
 
@@ -150,6 +153,28 @@ def test_networks_answer_as_tasks_ask(name: str, layers: int) -> None:
     assert build(inputs=3, num_classes=1)(x).shape == (4, 1)
 
 
+@pytest.mark.parametrize("name", BUILD)
+def test_measures_take_another_batch_than_was_captured(name: str) -> None:
+    """One lesion a step but the first, whose state is zero."""
+    net = BUILD[name](width=4)
+    program = capture(net, (torch.randn(2, 3, 1),))
+    assert program.dynamic_batch
+    x = torch.randn(8, 3, 1)
+    torch.testing.assert_close(run(program, x), net(x))
+    table = lesion(program, find(program), [(x, torch.zeros(8).long())], F.cross_entropy)
+    assert len(table) == (0 if name == "rnn" else 3 - 1)
+    assert table["loss"].notna().all()
+
+
+@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_sequence_without_steps_is_told(name: str, batch_first: bool) -> None:
+    net = BUILD[name](width=4)
+    net.recurrent.batch_first = batch_first
+    with pytest.raises(UsageError, match="a sequence of 0 steps"):
+        net(torch.randn((2, 0, 1) if batch_first else (0, 2, 1)))
+
+
 @pytest.mark.parametrize("name", [name for name in BUILD if name != "rnn"])
 def test_the_twin_has_the_same_weights(name: str) -> None:
     twin = rnn() if name == "residual_rnn" else BUILD[name](skip=False)  # type: ignore[call-arg]
@@ -162,6 +187,7 @@ def test_the_twin_has_the_same_weights(name: str) -> None:
         (lambda: gru(width=0), "width=0"),
         (lambda: gru(inputs=0), "inputs=0"),
         (lambda: gru(layers=0), "layers=0"),
+        (lambda: gru(layers=1.5), "layers=1.5: give a whole number"),  # type: ignore[arg-type]
         (lambda: gru(num_classes=0), "num_classes=0"),
         (lambda: gru(readout="first"), "readout='first'"),  # type: ignore[arg-type]
         (lambda: gru(heads=2), r"\['heads'\].*layers"),  # type: ignore[call-arg]

@@ -252,6 +252,8 @@ def test_depths_that_are_not_6n_plus_2_name_ones_that_are(depth: int) -> None:
         ((20,), {"drop": 0.1}, r"\['drop'\].*in_channels"),
         ((18, "imagenet"), {"widening": 2}, "leave it out"),
         ((20,), {"widening": 0}, "widening=0"),
+        ((20,), {"widening": 1.5}, "widening=1.5: give a whole number"),
+        ((20,), {"span": 2.0}, "span=2.0: give a whole number"),
         ((20,), {"norm": "layer"}, "norm='layer'.*'batch', 'fixup', None"),
         ((20,), {"dropout": 1.0}, "dropout=1.0"),
         ((20,), {"drop_path": -0.1}, "drop_path=-0.1"),

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from skiplab import cli, study
 from skiplab.data import DataSet, Split
 from skiplab.errors import DataError, UsageError
+from skiplab.export import capture
 from skiplab.recipe import Recipe
 from skiplab.study.own import _about, _kept, _read
 from skiplab.study.result import Result
@@ -178,6 +179,43 @@ class Doubled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.branch(x).relu()
+
+
+class Fixed(Doubled):
+    """The same, of a batch size that no capture can leave free."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.reshape(int(x.shape[0]), 2, 3).flatten(1))
+
+
+@pytest.mark.parametrize(("tests", "measured"), [(600, 2 * 256), (100, 100)])
+def test_a_batch_size_that_is_not_free_is_that_of_every_batch(tests: int, measured: int, tmp_path: Path) -> None:
+    """Measured is then what a free network gives on the whole batches alone."""
+    x = torch.randn(300 + tests, 6, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] + x[:, 1] > 0).long()
+
+    def lesion(kind: type[Doubled], last: int) -> Any:
+        assert capture(kind(), (x[:256],)).dynamic_batch == (kind is Doubled)
+        data = DataSet("points", Split(x[:300], y[:300]), Split(x[300:last], y[300:last]), classes=2)
+        variants = {"plain": lambda: nn.Linear(6, 2), "residual": lambda: nn.Sequential(kind(), nn.Linear(6, 2))}
+        result = study.compare(variants, data, seeds=1, recipe=RECIPE, store=tmp_path / kind.__name__)
+        return result.tables["lesion"][["loss_change", "error_change", "loss", "error"]]
+
+    found, expected = lesion(Fixed, 300 + tests), lesion(Doubled, 300 + measured)
+    assert len(found) == 1
+    assert found.to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("overlap", ["same", "slice", "targets"])
+def test_parts_that_share_memory(overlap: str, tmp_path: Path) -> None:
+    whole = points().train
+    if overlap == "targets":  # values that are the inputs themselves
+        whole = Split(whole.x, whole.x)
+    test = whole if overlap == "same" else Split(whole.x[10:40], whole.y[10:40])
+    read = _read(_kept(DataSet("d", whole, test, None if overlap == "targets" else 2), tmp_path))
+    for got, want in ((read.train, whole), (read.test, test)):
+        assert torch.equal(got.x, want.x)
+        assert torch.equal(got.y, want.y)
 
 
 def test_values_that_are_to_be_come_near_to(tmp_path: Path) -> None:

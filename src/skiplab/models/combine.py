@@ -112,7 +112,7 @@ class DropPath(nn.Module):
     def dropped(self, branch: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return branch
-        kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= self.rate
+        kept = torch.rand(branch.shape[0], *[1] * (branch.ndim - 1), device=branch.device) >= self.rate
         return branch * kept / (1 - self.rate)
 
     def extra_repr(self) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skiplab.errors import UsageError
 from skiplab.models.skip import SkipConnection
-from skiplab.options import checked, require_positive
+from skiplab.options import checked, require_positive, require_whole
 
 # Depth: layers in each block, growth rate, channels of the first convolution (Table 1; 161 is wider, k = 48).
 IMAGENET = {
@@ -194,6 +194,7 @@ def densenet(
     if form not in ("cifar", "imagenet"):
         raise UsageError(f"form={form!r}: choose 'cifar' or 'imagenet'")
     choices = checked(options, Options.__annotations__, "a DenseNet")
+    require_whole(depth=depth)
     if form == "imagenet":
         if depth not in IMAGENET:
             raise UsageError(f"depth={depth}: the ImageNet form has {', '.join(map(str, IMAGENET))} (Table 1)")

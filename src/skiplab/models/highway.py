@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import Gated
 from skiplab.models.skip import SkipConnection, identity
-from skiplab.options import checked, require_one_of, require_positive
+from skiplab.options import checked, require_one_of, require_positive, require_whole
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -128,6 +128,7 @@ def highway(depth: int, form: Literal["linear", "conv"] = "linear", **options: U
     other = "in_channels" if form == "linear" else "in_features"
     taken = set(Options.__annotations__) - {other}
     choices = checked(options, taken, f"the {form} form")
+    require_whole(depth=depth)
     stages = 1 if form == "linear" else 3
     gated = depth - stages - 1
     if gated < 1:

@@ -13,7 +13,7 @@ from skiplab.models.placement import ends, order, run
 from skiplab.models.residual import PlainBlock, ResidualBlock
 from skiplab.models.skip import identity
 from skiplab.models.variants import BlockDesign, BlockOptions, combination
-from skiplab.options import checked, require_one_of, require_positive
+from skiplab.options import checked, require_one_of, require_positive, require_whole
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -120,6 +120,7 @@ def mlp(depth: int, width: int = 64, **options: Unpack[Options]) -> MLP:
     choices = checked(options, Options.__annotations__, "an MLP")
     span = choices.get("span", 2)
     require_one_of("span", span, (1, 2, 3))
+    require_whole(depth=depth, span=span)
     blocks, rest = divmod(depth - 2, span)
     if blocks < 1 or rest:
         below = max(2 + span, depth - rest)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skiplab.errors import UsageError
 from skiplab.models.skip import SkipConnection, identity
 from skiplab.options import require_one_of, require_positive
 
@@ -92,6 +93,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         x = x if self.batch_first else x.transpose(0, 1)
+        if x.shape[1] == 0:
+            raise UsageError("a sequence of 0 steps: give sequences of at least one")
         ends = []
         for layer, cell in enumerate(self.cells):
             now, outputs = self._start(x, state, layer), []
@@ -107,7 +110,8 @@ class Recurrent(nn.Module):
 
     def _start(self, x: Tensor, state: Any, layer: int) -> State:
         if state is None:
-            return (x.new_zeros(len(x), self.hidden_size),) * self.states
+            # not `len(x)`, an int by Python's rules, by which a capture would fix the batch size
+            return (x.new_zeros(x.shape[0], self.hidden_size),) * self.states
         return tuple(each[layer] for each in (state if self.states > 1 else (state,)))
 
     def extra_repr(self) -> str:

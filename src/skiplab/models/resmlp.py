@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import Scaled
 from skiplab.models.skip import SkipConnection
-from skiplab.options import require_positive
+from skiplab.options import require_positive, require_whole
 
 
 class Affine(nn.Module):
@@ -76,6 +76,7 @@ def resmlp(
     `image` pixels squared in patches of `patch` pixels squared: input (N, in_channels, image, image).
     """
     require_positive(depth=depth, width=width, patch=patch, in_channels=in_channels, num_classes=num_classes)
+    require_whole(image=image)
     if image < patch or image % patch:
         raise UsageError(f"image={image}: give a multiple of patch={patch}")
     return ResMLP(depth, width, image, patch, (in_channels, num_classes))

@@ -126,7 +126,7 @@ class VisionTransformer(nn.Module):
         if x.shape[1:] != self.example_input_shape:
             raise UsageError(f"pictures of {tuple(x.shape[1:])}, where this network takes {self.example_input_shape}")
         patches = self.conv_proj(x).flatten(2).transpose(1, 2)
-        x = torch.cat((self.class_token.expand(len(x), -1, -1), patches), dim=1)
+        x = torch.cat((self.class_token.expand(x.shape[0], -1, -1), patches), dim=1)
         return self.heads(self.encoder(x)[:, 0])
 
 

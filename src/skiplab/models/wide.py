@@ -4,6 +4,7 @@ from typing import Unpack
 
 from skiplab.errors import UsageError
 from skiplab.models.resnet import Options, ResNet, resnet
+from skiplab.options import require_whole
 
 
 def wide_resnet(depth: int, **options: Unpack[Options]) -> ResNet:
@@ -14,6 +15,7 @@ def wide_resnet(depth: int, **options: Unpack[Options]) -> ResNet:
     Projections take the raw input, as in all of this package's pre-activation networks; the authors' code gives
     them the activated one. Of `dropout`, their §3 takes 0.3.
     """
+    require_whole(depth=depth)
     if depth < 10 or (depth - 4) % 6:
         below = max(10, depth - (depth - 4) % 6)
         raise UsageError(f"depth={depth}: a wide ResNet has 6n + 4 weight layers, such as {below} or {below + 6}")

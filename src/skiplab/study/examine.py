@@ -1,6 +1,6 @@
 """What a run of a study does with its network: train it, and measure it before and after. Each gives tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from skiplab import measure, outline
-from skiplab.data import DataSet, batches
+from skiplab.data import DataSet, Split, batches
 from skiplab.errors import DataError, DivergedError
 from skiplab.export import capture
 from skiplab.files import replacing
 from skiplab.finder import find
+from skiplab.measure.liveness import samples as captured_for
 from skiplab.paths import Census, census
 from skiplab.program import Program
 from skiplab.recipe import Recipe
@@ -94,7 +95,7 @@ def structure(model: nn.Module, data: DataSet) -> Tables:
 
 
 def _gradients(network: Found, data: DataSet, when: str) -> pd.DataFrame:
-    batch = next(batches(data.train, SAMPLES))
+    batch = next(_fitting(network[0], data.train))
     return measure.gradient(*network, [batch], task_of(data.train).loss).assign(when=when)
 
 
@@ -112,7 +113,7 @@ def _structure(network: Found) -> Tables:
 def _lesions(network: Found, data: DataSet) -> Tables:
     """Tables contribution and lesion, on the test part."""
     program, skips = network
-    test, task = list(batches(data.test, SAMPLES)), task_of(data.test)
+    test, task = list(_fitting(program, data.test)), task_of(data.test)
     lesion = measure.lesion(program, skips, test, task.loss, task.error)
     return {
         "contribution": measure.contribution(program, skips, test),
@@ -129,9 +130,22 @@ def split_gradient(tables: Tables) -> Tables:
 
 
 def found(model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: bool = False) -> Found:
-    """The network's program, captured on so many samples, and its skips; `train` takes the training graph."""
+    """The network's program, captured on so many samples, and its skips; `train` takes the training graph.
+
+    On fewer where its batch size cannot be free and the test part has fewer.
+    """
     program = capture(model, (data.train.x[:samples],), train=train)
+    if not program.dynamic_batch and len(data.test) < captured_for(program):
+        program = capture(model, (data.train.x[: len(data.test)],), train=train)
     return program, find(program)
+
+
+def _fitting(program: Program, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches that the program takes: where its batch size is not free, of that size, without the last ragged one."""
+    if program.dynamic_batch:
+        return batches(split, SAMPLES)
+    size = captured_for(program)
+    return (batch for batch in batches(split, size) if len(batch[0]) == size)
 
 
 def wrong(output: Tensor, target: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from skiplab.data import DataSet, Split, batches
 from skiplab.errors import DataError, UsageError
@@ -78,6 +78,8 @@ def compare(
             can import (lambdas, those of a notebook) are trained one after the other in this one.
         listener: is told of progress, such as `skiplab.study.progress.Bars`.
         fresh: train again what has finished.
+
+    A network whose batch size `capture` cannot leave free is measured on whole batches alone.
 
     Returns the result as of any study: `tables`, `verdicts`, `save(folder)`.
     """
@@ -174,12 +176,23 @@ def _kept(data: DataSet, store: Path) -> Path:
     known_by = json.dumps([data.fingerprint(), list(data.train.y.shape), list(data.test.y.shape)])
     file = store / f"data-{hashlib.sha256(known_by.encode()).hexdigest()[:16]}.safetensors"
     if not file.exists():
-        parts = {"train": data.train, "test": data.test}
-        tensors = {f"{part}.{name}": getattr(s, name).contiguous() for part, s in parts.items() for name in ("x", "y")}
+        store.mkdir(parents=True, exist_ok=True)
         about = {"name": data.name, "classes": str(data.classes or "")}
         with replacing(file) as path:
-            safetensors.torch.save_file(tensors, path, about)
+            safetensors.torch.save_file(_apart(data), path, about)
     return file
+
+
+def _apart(data: DataSet) -> dict[str, Tensor]:
+    """Its tensors by name, none in memory that another has too, as safetensors demands: parts may be views of one."""
+    tensors, seen = {}, set()
+    for part, split in (("train", data.train), ("test", data.test)):
+        for name in ("x", "y"):
+            tensor = getattr(split, name).contiguous()
+            memory = tensor.untyped_storage().data_ptr()
+            tensors[f"{part}.{name}"] = tensor.clone() if memory in seen else tensor
+            seen.add(memory)
+    return tensors
 
 
 def _read(file: Path) -> DataSet:
