@@ -108,15 +108,15 @@ def test_options_of_networks_and_of_the_training_on_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = [*"study compare wide=mlp deep=mlp --data digits --seeds 1 --samples 60 --batch 30 --workers 1".split()]
-    shared = '{"depth": 2, "width": 8, "in_features": 64, "out_features": 10}'
-    command += ["--kwargs", 'deep={"depth": 4}', "--kwargs", shared]
+    shared = '{"depth": 4, "width": 8, "in_features": 64, "out_features": 10}'
+    command += ["--kwargs", 'deep={"depth": 6}', "--kwargs", shared]
     command += "--epochs 1 --optimizer adamw --clip 0.5 --momentum 0.8 --precision fast --judged 30".split()
     command += "--augment crop --padding 1 --runs runs --report page.html --json".split()
     done = CliRunner().invoke(cli.app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     sizes = {row["variant"]: row["parameters"] for row in found["tables"]["summary"]}
-    builds = {"wide": mlp(2, 8, in_features=64, out_features=10), "deep": mlp(4, 8, in_features=64, out_features=10)}
+    builds = {"wide": mlp(4, 8, in_features=64, out_features=10), "deep": mlp(6, 8, in_features=64, out_features=10)}
     assert sizes == {name: sum(each.numel() for each in model.parameters()) for name, model in builds.items()}
     said = done.stderr.splitlines()
     assert re.search(r"finished \(1 of 2 runs, about \d:\d\d:\d\d left\)$", said[-4])

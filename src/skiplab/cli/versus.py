@@ -27,8 +27,9 @@ def compare(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more; NAME=MODEL names one.")],
     data: Data,
-    recipe: Recipe,
+    *,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
+    recipe: Recipe,
     kwargs: Annotated[
         list[str] | None,
         typer.Option(help="JSON for what builds a network: for all of Skiplab and of libraries, or NAME={…} for one."),
