@@ -625,7 +625,7 @@ def test_the_broken_step_is_named_wherever_the_losses_are_read(tmp_path: Path, s
         (nn.Linear(5, 3), r"cannot take an example of points, shape \(6,\),.*mat1 and mat2"),
         (nn.Linear(6, 2), r"into \(2,\), and 3 classes need \(3,\): build it with num_classes=3"),
         (nn.Unflatten(1, (2, 3)), r"into \(2, 3\)"),
-        (nn.RNN(6, 3), r"into tuple"),
+        (nn.RNN(6, 3), r"into a tuple, .* wrap it"),
         (nn.Bilinear(6, 6, 3), "missing 1 required positional argument"),
     ],
 )

@@ -53,9 +53,15 @@ def must_fit(model: nn.Module, split: Split, data: DataSet) -> None:
             output = model.eval()(x)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        example = f"an example of {data.name}, shape {tuple(x.shape[1:])},"
+        example = f"an example of {data.name}, shape {tuple(x.shape[1:])}, {x.dtype}"
         raise DataError(f"the model cannot take {example}: {why}") from error
     must_answer(output, split, data)
+
+
+def must_learn(model: nn.Module) -> None:
+    """`UsageError` for a model of which nothing can be trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError("the model has no weights to train: give it some, or set requires_grad on some that it has")
 
 
 class Loop:
@@ -72,9 +78,8 @@ class Loop:
         if recipe.precision == "fast":
             lay_channels_last(self.model)
         self.module = fabric.setup_module(self.model)
+        must_learn(self.model)
         self.weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        if not self.weights:
-            raise UsageError("the model has no weights to train: set requires_grad on some")
         for split in (self.train_split, self.test_split):
             must_fit(self.module, split, data)
         self.optimizer = optimizer_of(recipe, self.weights)

@@ -91,7 +91,12 @@ def chance(split: Split) -> float:
 def must_answer(output: object, split: Split, data: DataSet) -> None:
     """`DataError` for what a model says to the first example, if it is no answer to what is asked."""
     example = f"an example of {data.name}, shape {tuple(split.x.shape[1:])},"
-    shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(output, Tensor):
+        raise DataError(
+            f"the model turns {example} into a {type(output).__name__}, and one tensor can be learned from: wrap it in "
+            "a module that returns the one that answers"
+        )
+    shape = tuple(output.shape[1:])
     wanted = tuple(split.y.shape[1:])
     if data.classes is None:
         if shape != wanted:
@@ -99,7 +104,7 @@ def must_answer(output: object, split: Split, data: DataSet) -> None:
                 f"the model turns {example} into {shape}, and its target has the shape {wanted}: build a model whose "
                 "output is the target's shape, or give targets of the output's"
             )
-    elif not (isinstance(shape, tuple) and len(shape) and shape[0] >= data.classes and shape[1:] == wanted):
+    elif not (len(shape) and shape[0] >= data.classes and shape[1:] == wanted):
         places = " for each place" if wanted else ""
         raise DataError(
             f"the model turns {example} into {shape}, and {data.classes} classes{places} need "

@@ -70,6 +70,39 @@ def test_one_network_has_nothing_to_be_compared_with() -> None:
         study.compare({"a": lambda: network(2)}, points())
 
 
+class Two(nn.Linear):
+    def forward(self, x: torch.Tensor) -> Any:
+        return {"features": x, "logits": super().forward(x)}
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "why"),
+    [
+        (lambda: Two(6, 2), DataError, "into a dict, .* wrap it in a module that returns the one that answers"),
+        (lambda: nn.Linear(6, 2).requires_grad_(False), UsageError, "no weights to train"),
+    ],
+)
+def test_a_network_that_cannot_learn_from_the_data_is_named(bad: Any, kind: type[Exception], why: str) -> None:
+    with pytest.raises(kind, match=f"^bad: .*{why}"):
+        study.compare({"good": lambda: nn.Linear(6, 2), "bad": bad}, points(), recipe=RECIPE)
+
+
+def test_a_result_says_what_was_compared(tmp_path: Path) -> None:
+    data = points()
+    values = DataSet("sums", *(Split(s.x, s.x.sum(1, keepdim=True)) for s in (data.train, data.test)), classes=None)
+
+    def narrow() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 2), nn.ReLU(), nn.Linear(2, 1))
+
+    found = study.compare({"a": narrow, "b": lambda: nn.Linear(6, 1)}, values, seeds=2, recipe=RECIPE, store=tmp_path)
+    assert found.config["variants"] == ["a", "b"]
+    assert found.config["networks"]["a"].endswith("narrow")
+    told = {"name": "sums", "train": 80, "test": 40, "classes": None, "fingerprint": values.fingerprint()}
+    assert found.config["data"] == told
+    assert "unexplained variance of the test part %" in found.overview().columns
+    assert "unexplained variance of the test part where" in found.verdicts[0]
+
+
 @pytest.mark.parametrize(("inputs", "outputs", "why"), [(6, 1, "2 classes need"), (5, 2, "cannot take an example")])
 def test_a_network_that_does_not_fit_the_data_is_named_before_any_is_trained(
     inputs: int, outputs: int, why: str, tmp_path: Path

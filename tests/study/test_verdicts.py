@@ -9,7 +9,7 @@ import pytest
 from skiplab.study.claims import alike
 from skiplab.study.questions.depth import verdicts
 from skiplab.study.stats import Interval, student
-from skiplab.study.verdicts import difference, diverged, parameters, percent, points, times
+from skiplab.study.verdicts import difference, diverged, lesioned, parameters, percent, points, times
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
 
@@ -87,6 +87,7 @@ def test_all_diverged_gives_no_difference() -> None:
     [
         (Interval(9000, 5000, 20000, 3), "9,000 times larger (95 % interval 5,000 to 20,000) than"),
         (Interval(3378491542, 1.2e9, 9.96e9, 8), "3.4·10⁹ times larger (95 % interval 1.2·10⁹ to 1.0·10¹⁰) than"),
+        (Interval(1.04, 1.01, 1.07, 3), "1.04 times larger (95 % interval 1 to 1.1) than"),
         (Interval(0.5, 0.4, 0.6, 3), "2 times smaller (95 % interval 1.7 to 2.5) than"),
         (
             Interval(2.0, 0.5, 8.0, 3),
@@ -119,12 +120,30 @@ def test_alike_needs_a_narrow_interval(found: Interval, agrees: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "words"), [(100, "equally many"), (107, "at most 7 % more"), (1800, "at most 1,700 %")]
+    ("more", "words"),
+    [(100, "equally many"), (107, "at most 7 % more"), (1800, "at most 18 times as many (b 1,800, a 100)")],
 )
 def test_parameters_are_compared_between_variants(more: int, words: str) -> None:
     runs = pd.DataFrame({"variant": ["a", "b"], "depth": 8, "parameters": [100, more]})
     sentence = next(iter(parameters(runs, ["depth"])))
     assert words in sentence
+
+
+def test_networks_that_differ_in_size_are_named_by_what_changes_their_size() -> None:
+    places = [(v, d, w) for v in "ab" for d in (2, 4) for w in (False, True)]
+    runs = pd.DataFrame(places, columns=["variant", "depth", "warmup"])
+    runs["parameters"] = 100 * runs["depth"] + (runs["variant"] == "b") * 10
+    (sentence,) = parameters(runs, ["depth", "warmup"])
+    assert sentence.endswith("at most 5 % more (b-2 210, a-2 200).")
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_lesions_of_one_block_are_not_averaged(blocks: int) -> None:
+    rows = [(f"block{i}", seed, 0.02 * i + 0.001 * seed) for i in range(1, blocks + 1) for seed in range(3)]
+    lesion = pd.DataFrame(rows, columns=["id", "seed", "error_change"]).assign(variant="a")
+    (sentence,) = lesioned({"lesion": lesion}, {"variant": "a"})
+    where = "at `block1`, its only one." if blocks == 1 else "on average over its 2 blocks, most at `block2` (+4.1)."
+    assert sentence.endswith(where)
 
 
 def test_points_of_few_runs_or_none() -> None:

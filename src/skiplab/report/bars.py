@@ -60,7 +60,9 @@ def _dots(linked: Linked, record: pd.DataFrame, seeds: pd.DataFrame, column: str
     own = own.loc[own["value"].notna(), ["depth", "id", "rank", "seed", "value"]]
     opacity = alt.when(linked.pick).then(alt.value(0.75)).otherwise(alt.value(0.08))
     tooltip = [alt.Tooltip("id:N", title="skip"), "seed:N", alt.Tooltip("value:Q", title=MEASURED[column])]
-    base = alt.Chart(inline(own)).transform_filter(CHOSEN).mark_circle(size=9, color=INK)
+    # The rim keeps a dot visible on the darkest bars.
+    dots = alt.Chart(inline(own)).transform_filter(CHOSEN)
+    base = dots.mark_circle(size=14, color=INK, stroke="white", strokeWidth=0.6)
     return base.encode(x="rank:O", y=y, opacity=opacity, tooltip=tooltip)
 
 

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from skiplab.errors import DataError, UsageError
 from skiplab.export import capture
 from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.files import replacing
-from skiplab.loop import must_fit
+from skiplab.loop import must_fit, must_learn
 from skiplab.recipe import Recipe
 from skiplab.resolve import resolve
 from skiplab.study.charts import CURVES, NETWORKS
@@ -34,19 +35,19 @@ from skiplab.weights import checksum
 Build = Callable[[], nn.Module]
 Variant = Build | str
 
-FIGURES = (
-    Figure(
-        "errors",
-        "Errors",
-        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-        "diverged.",
-        "points",
-        "runs",
-        Axis("variant", "network", "steps"),
-        (TRAIN_ERROR, TEST_ERROR),
-    ),
-    CURVES,
-    *NETWORKS,
+ERRORS = Figure(
+    "errors",
+    "Errors",
+    "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
+    "diverged.",
+    "points",
+    "runs",
+    Axis("variant", "network", "steps"),
+    (TRAIN_ERROR, TEST_ERROR),
+)
+OF_VALUES = (  # what is an error where no classes are told apart
+    Axis("train_error", "unexplained variance of the training part", "share"),
+    Axis("test_error", "unexplained variance of the test part", "share"),
 )
 
 
@@ -84,29 +85,45 @@ def compare(
         raise UsageError(f"{len(variants)} network: give two or more, so that there is something to compare")
     grid = Grid({}, seeds, recipe or Recipe(), device)
     with TemporaryDirectory() if store is None else nullcontext(str(store)) as folder:
-        task = partial(work, builds=dict(variants), data=_kept(data, Path(folder)))
-        study = Study(
-            "compare",
-            tuple(variants),
-            {"default": grid},
-            task,
-            verdicts,
-            FIGURES,
-            once=STRUCTURE,
-            finish=split_gradient,
-            about=partial(_about, variants, data),
-        )
-        at_once = (workers or available_workers()) if _importable(task) else 0
-        return run(study, grid, Path(folder), at_once, listener or Silent(), fresh=fresh)
+        study = _study(variants, data, grid, Path(folder))
+        at_once = (workers or available_workers()) if _importable(study.work) else 0
+        result = run(study, grid, Path(folder), at_once, listener or Silent(), fresh=fresh)
+    return replace(result, config={**result.config, **_compared(variants, data)})
 
 
-def verdicts(tables: Tables) -> Any:
+def _study(variants: Mapping[str, Variant], data: DataSet, grid: Grid, folder: Path) -> Study:
+    errors = (TRAIN_ERROR, TEST_ERROR) if data.classes is not None else OF_VALUES
+    return Study(
+        "compare",
+        tuple(variants),
+        {"default": grid},
+        partial(work, builds=dict(variants), data=_kept(data, folder)),
+        partial(verdicts, errors=errors),
+        (replace(ERRORS, y=errors), CURVES, *NETWORKS),
+        outcomes=errors,
+        once=STRUCTURE,
+        finish=split_gradient,
+        about=partial(_about, variants, data),
+    )
+
+
+def _compared(variants: Mapping[str, Variant], data: DataSet) -> dict[str, Any]:
+    """What else a result has to tell to be known again: what the names stand for, and which data."""
+    called = {
+        name: getattr(each, "__qualname__", type(each).__name__) if callable(each) else each
+        for name, each in variants.items()
+    }
+    sizes = {"train": len(data.train), "test": len(data.test), "classes": data.classes}
+    return {"networks": called, "data": {"name": data.name, **sizes, "fingerprint": data.fingerprint()}}
+
+
+def verdicts(tables: Tables, errors: tuple[Axis, Axis] = (TRAIN_ERROR, TEST_ERROR)) -> Iterator[str]:
     """Each network against the first."""
     runs = tables["runs"]
     first, *others = dict.fromkeys(runs["variant"])
-    for column, what in (("test_error", "test error"), ("train_error", "training error")):
+    for axis in reversed(errors):
         for other in others:
-            yield compared(runs, {"variant": first}, {"variant": other}, column, what)
+            yield compared(runs, {"variant": first}, {"variant": other}, axis.column, axis.title)
     yield lightest(tables["census"], [{"variant": variant} for variant in (first, *others)])
     for variant in (first, *others):
         yield from lesioned(tables, {"variant": variant})
@@ -132,8 +149,9 @@ def _about(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -
     model = built(variants[settings["variant"]], settings["seed"])
     try:
         must_fit(deepcopy(model), data.train, data)
-    except DataError as error:
-        raise DataError(f"{settings['variant']}: {error}") from error
+        must_learn(model)
+    except (DataError, UsageError) as error:
+        raise type(error)(f"{settings['variant']}: {error}") from error
     x, _ = next(batches(data.train, 2))
     programs = [capture(model, (x,), train=learning) for learning in (True, False)]
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]

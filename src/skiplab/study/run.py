@@ -37,7 +37,7 @@ def concluded(study: Study, grid: Grid, tables: Tables) -> Result:
         *verdicts.parameters(tables["runs"], axes),
     )
     tables["claims"] = claims.table(study.claims(tables))
-    settings = {"variants": list(grid.variants or study.variants), **asdict(grid)}
+    settings = {**asdict(grid), "variants": list(grid.variants or study.variants)}
     return Result(
         study.name, study.question, study.method, said, tables, settings, versions(), study.figures, study.outcomes
     )

@@ -40,6 +40,7 @@ def parameters(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     counts = runs.groupby(["variant", *axes], sort=False)["parameters"].first().reset_index()
     if counts["variant"].nunique() < 2:
         return
+    matter = [name for name in axes if _matters(counts, name, axes)]
     groups = [group for _, group in counts.groupby(list(axes), sort=False)] if axes else [counts]
     pairs = []
     for group in groups:
@@ -49,10 +50,17 @@ def parameters(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:
     if share == 0:
         yield "The variants compared have equally many parameters."
         return
+    told = f"{short(100 * share)} % more" if share < 1 else f"{short(1 + share)} times as many"
     yield (
-        f"The variants compared do not have equally many parameters: at most {short(100 * share)} % more "
-        f"({label(most, axes)} {most['parameters']:,}, {label(least, axes)} {least['parameters']:,})."
+        f"The variants compared do not have equally many parameters: at most {told} "
+        f"({label(most, matter)} {most['parameters']:,}, {label(least, matter)} {least['parameters']:,})."
     )
+
+
+def _matters(counts: pd.DataFrame, name: str, axes: Sequence[str]) -> bool:
+    """Whether networks that differ in this axis alone have other numbers of parameters."""
+    alike = ["variant", *(axis for axis in axes if axis != name)]
+    return bool((counts.groupby(alike, sort=False)["parameters"].nunique() > 1).any())
 
 
 def compared(runs: pd.DataFrame, a: Where, b: Where, column: str, what: str) -> str:
@@ -76,11 +84,12 @@ def lesioned(tables: Mapping[str, pd.DataFrame], network: Where) -> Iterator[str
     by_block = own.groupby("id", sort=False)["error_change"].mean()
     mean = student(own.groupby("seed")["error_change"].mean())
     doing = f"Deleting one branch of the trained {named(network)}"
-    where = f"on average over its {len(by_block)} blocks, most at `{by_block.idxmax()}` ({100 * by_block.max():+.1f})."
+    most = f"on average over its {len(by_block)} blocks, most at `{by_block.idxmax()}` ({100 * by_block.max():+z.1f})"
+    where = most if len(by_block) > 1 else f"at `{by_block.idxmax()}`, its only one"
     if mean.known and not mean.excludes(0):
-        yield f"{doing} is not shown to change its test error ({points(mean)}, includes zero) {where}"
+        yield f"{doing} is not shown to change its test error: {points(mean)}, includes zero, {where}."
     else:
-        yield f"{doing} changes its test error by {points(mean)} {where}"
+        yield f"{doing} changes its test error by {points(mean)} {where}."
 
 
 def named(where: Where) -> str:
@@ -118,10 +127,10 @@ def points(value: Interval) -> str:
     """A difference of shares in percentage points, with its interval."""
     if math.isnan(value.mean):
         return "no number"
-    text = f"{100 * value.mean:+.1f} points"
+    text = f"{100 * value.mean:+z.1f} points"
     if not value.known:
         return f"{text} on a single seed"
-    return f"{text} (95 % interval {100 * value.low:+.1f} to {100 * value.high:+.1f})"
+    return f"{text} (95 % interval {100 * value.low:+z.1f} to {100 * value.high:+z.1f})"
 
 
 def difference(change: Interval) -> str:
@@ -129,14 +138,14 @@ def difference(change: Interval) -> str:
     if math.isnan(change.mean):
         return "no difference can be computed, since no seed gave both."
     if not change.known:
-        return f"{100 * change.mean:+.1f} points on a single seed, which gives no interval."
-    interval = f"95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f}, paired over {change.count} seeds"
+        return f"{100 * change.mean:+z.1f} points on a single seed, which gives no interval."
+    interval = f"95 % interval {100 * change.low:+z.1f} to {100 * change.high:+z.1f}, paired over {change.count} seeds"
     if change.low == change.high == 0:
         return f"no difference in any of {change.count} seeds."
     if not change.excludes(0):
-        return f"no difference is shown ({100 * change.mean:+.1f} points; {interval}, includes zero)."
+        return f"no difference is shown ({100 * change.mean:+z.1f} points; {interval}, includes zero)."
     size = f"; effect size {short(abs(change.effect))}" if math.isfinite(change.effect) else ""
-    return f"a difference of {100 * change.mean:+.1f} points ({interval}{size})."
+    return f"a difference of {100 * change.mean:+z.1f} points ({interval}{size})."
 
 
 def sided(change: Interval, above: str, below: str, neither: str) -> str:
@@ -153,7 +162,7 @@ def times(ratio: Interval) -> str:
         return "not comparable to"
     factor = ratio.mean if ratio.mean >= 1 else 1 / ratio.mean
     word = "larger" if ratio.mean >= 1 else "smaller"
-    number = short(factor)
+    number = short(factor) if factor >= 1.05 else f"{factor:.3g}"
     if not ratio.known:
         return f"{number} times {word} (on a single seed) than"
     low, high = sorted((ratio.low, ratio.high)) if ratio.mean >= 1 else sorted((1 / ratio.low, 1 / ratio.high))

@@ -30,18 +30,18 @@ from skiplab.data import DataSet, batches, digits
 from skiplab.edit import recalibrate
 from skiplab.figure import TEST_ERROR, Axis, Figure
 from skiplab.finder import find
-from skiplab.study import networks
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.examine import SAMPLES, Training, found, load, save, train, wrong
 from skiplab.study.grid import Report
-from skiplab.study.networks import fits, for_digits
+from skiplab.study.networks import RESIDUAL, fits, for_digits
+from skiplab.study.networks import VARIANTS as NETWORKS
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.stats import paired_ratio, student
 from skiplab.study.verdicts import beside, chosen, named, number, of, points, short, times
 from skiplab.train import Recipe
 
-VARIANTS = {name: networks.VARIANTS[name] for name in networks.RESIDUAL}
+VARIANTS = {name: NETWORKS[name] for name in RESIDUAL}
 POST, PRE = VARIANTS
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
