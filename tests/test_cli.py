@@ -125,12 +125,28 @@ def test_study_list() -> None:
     assert "depth: Does a deep network train" in run("study", "list")
 
 
+def test_help_of_a_study_names_what_it_varies(monkeypatch: pytest.MonkeyPatch) -> None:
+    from skiplab.study.question import named
+
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run("study", "norm", "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    told = [line.split() for line in text.partition("What is varied:")[2].splitlines() if line]
+    study = named("norm")
+    quick, full = study.grids["quick"], study.grids["full"]
+    assert ["--grid", "warmup=", "false,true"] in told
+    deep = (",".join(map(str, grid.axes["depth"])) for grid in (study.grids["default"], quick))
+    assert ["--grid", "depth=", "{} (--quick {})".format(*deep)] in [[*line[:2], " ".join(line[2:])] for line in told]
+    assert [*study.variants] == next(line[1] for line in told if line[0] == "--variants").split(",")
+    assert ["--seeds", "3", "(--full", f"{full.seeds})"] in told
+
+
 def test_help_and_version_need_no_torch() -> None:
-    code = "import sys; sys.argv = ['skiplab', {!r}]; import skiplab.cli as c, atexit; " + (
+    code = "import sys; sys.argv = ['skiplab', *{!r}]; import skiplab.cli as c, atexit; " + (
         "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'LIGHT')); c.main()"
     )
-    for flag in ("--help", "--version"):
-        done = subprocess.run([sys.executable, "-c", code.format(flag)], capture_output=True, text=True, check=False)
+    for flags in (["--help"], ["--version"], ["study", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code.format(flags)], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert done.stdout.strip().endswith("LIGHT")
 
@@ -161,6 +177,18 @@ def test_help_and_version_need_no_torch() -> None:
         (["study", "depth", "--epochs", "0"], 2, "epochs"),
         (["study", "depth", "--out", "/dev/null/x"], 4, "cannot write"),
         (["find"], 2, "MODEL"),
+        *(
+            ([*words.split(), "--report", "x.pdf"], 2, "--report x.pdf: a page is HTML or Markdown: call it x.html")
+            for words in (
+                "study depth",
+                "study compare a b --data digits",
+                "find a",
+                "census a",
+                "measure a --data digits",
+                "train a --data digits",
+                "prune a --data digits",
+            )
+        ),
     ],
 )
 def test_one_clear_error_and_its_exit_code(

@@ -14,6 +14,7 @@ from skiplab import cli, study
 from skiplab.data import DataSet, Split
 from skiplab.errors import DataError, UsageError
 from skiplab.export import capture
+from skiplab.models import mlp
 from skiplab.recipe import Recipe
 from skiplab.study.own import _about, _kept, _read
 from skiplab.study.result import Result
@@ -134,6 +135,43 @@ def test_networks_of_a_file_on_the_command_line(tmp_path: Path, monkeypatch: pyt
     assert f"command: skiplab {command}\n" in page  # which repeats it, wherever it is kept
     beside = json.loads((tmp_path / "page" / "result.json").read_text())
     assert [row["variant"] for row in beside["tables"]["summary"]] == ["nets.py:plain", "res"]
+
+
+def test_options_of_networks_and_of_the_training_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [*"study compare wide=mlp deep=mlp --data digits --seeds 1 --samples 60 --batch 30 --workers 1".split()]
+    shared = '{"depth": 4, "width": 8, "in_features": 64, "out_features": 10}'
+    command += ["--kwargs", 'deep={"depth": 6}', "--kwargs", shared]
+    command += "--epochs 1 --optimizer adamw --clip 0.5 --momentum 0.8 --precision fast --judged 30".split()
+    command += "--augment crop --padding 1 --runs runs --report page.html --json".split()
+    done = CliRunner().invoke(cli.app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    sizes = {row["variant"]: row["parameters"] for row in found["tables"]["summary"]}
+    builds = {"wide": mlp(4, 8, in_features=64, out_features=10), "deep": mlp(6, 8, in_features=64, out_features=10)}
+    assert sizes == {name: sum(each.numel() for each in model.parameters()) for name, model in builds.items()}
+    said = done.stderr.splitlines()
+    assert re.search(r"finished \(1 of 2 runs, about \d:\d\d:\d\d left\)$", said[-4])
+    assert said[-3].endswith("finished (2 of 2 runs, putting their tables together)")
+    assert said[-2:] == ["writing the page", "wrote page.html"]
+    asked = {"optimizer": "adamw", "clip": 0.5, "momentum": 0.8, "precision": "fast", "judged": 30}
+    recipes = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob("runs/*/done.json")]
+    assert all(recipe.items() >= {**asked, "augment": "crop", "padding": 1, "epochs": 1}.items() for recipe in recipes)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "why"),
+    [
+        ('{"depth": 2}', "no network here is one of Skiplab or of a library"),
+        ('c={"depth": 2}', "with NAME one of a, b"),
+        ("a={depth}", "no JSON"),
+    ],
+)
+def test_options_that_go_to_no_network(kwargs: str, why: str) -> None:
+    command = ["study", "compare", "a=nets.py:plain", "b=nets.py:Residual", "--data", "digits", "--kwargs", kwargs]
+    assert why in str(CliRunner().invoke(cli.app, command).exception)
 
 
 @pytest.mark.parametrize("text", ["=resnet20", "a="])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from skiplab import __version__
-from skiplab.errors import OutputError, SkiplabError
+from skiplab.errors import OutputError, SkiplabError, UsageError
 
 if TYPE_CHECKING:
     from skiplab import report
@@ -28,10 +28,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def page_name(path: Path | None) -> Path | None:
+    """What `--report` names: its ending says what is written."""
+    if path is not None and not path.is_dir() and path.suffix not in (".html", ".htm", ".md"):
+        raise UsageError(
+            f"--report {path}: a page is HTML or Markdown: call it {path.stem}.html or {path.stem}.md (for PDF, print "
+            "the HTML from a browser)"
+        )
+    return path
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Page = Annotated[
     Path | None,
-    typer.Option("--report", help="Write a page there: self-contained HTML, or Markdown for a name in .md."),
+    typer.Option(
+        "--report", callback=page_name, help="Write a page there: self-contained HTML, or Markdown for a name in .md."
+    ),
 ]
 
 

@@ -18,6 +18,9 @@ Column = Annotated[str | None, typer.Option(help="Which columns or arrays: x=ima
 Normalise = Annotated[
     str | None, typer.Option(help="Of pictures: imagenet, data or none (default: imagenet for 3 channels).")
 ]
+Samples = Annotated[int, typer.Option(min=0, help="Examples of each part, drawn at random; 0 for all.")]
+Split = Annotated[str | None, typer.Option(help="The part to judge by (default: test, else validation).")]
+DataSeed = Annotated[int, typer.Option(help="Seed of what is drawn, and of what is held out.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 

@@ -32,10 +32,10 @@ def plan_of(request: Request, asked: Asked, recipe: Recipe, device: str, out: Pa
             f"{request.model} is a graph for inference, which does not train: name the code of the network"
         )
     fabric_on(device, recipe.precision)
-    return Plan(partial(_built, request), dataset(asked, lambda: _shape(request)), recipe, device, out)
+    return Plan(partial(_built, request), dataset(asked, lambda: shape_of(request)), recipe, device, out)
 
 
-def _shape(request: Request) -> tuple[int, ...]:
+def shape_of(request: Request) -> tuple[int, ...]:
     """To which pictures are brought: what the model's example, or --input, has."""
     made = resolve(request.model, request.inputs or (), keywords(request.kwargs))
     first = next((leaf for leaf in pytree.tree_leaves((made.args, made.kwargs)) if isinstance(leaf, Tensor)), None)

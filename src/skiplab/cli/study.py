@@ -2,15 +2,19 @@
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, app, check_page, print_json, print_lines, say, write_page
+from skiplab.cli.app import Json, app, check_page, page_name, print_json, print_lines, say, write_page
 from skiplab.cli.options import Device
+from skiplab.cli.varied import StudyCommand
 from skiplab.errors import UsageError
 from skiplab.study import QUESTIONS
 
@@ -22,9 +26,13 @@ if TYPE_CHECKING:
 study_app = typer.Typer(help="Controlled comparisons, one a question.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
+PREPARING = "loading torch and building the networks"  # which take seconds before there is a bar
 MOST_ROWS = 500  # of a table in the JSON beside a Markdown page
 
-Report = Annotated[Path | None, typer.Option(help="Where the page goes (default: skiplab-STUDY.html).")]
+Report = Annotated[
+    Path | None,
+    typer.Option(callback=page_name, help="Where the page goes, .html or .md (default: skiplab-STUDY.html)."),
+]
 Out = Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")]
 Runs = Annotated[Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Networks trained at once (default: one a core).")]
@@ -44,13 +52,13 @@ def study_list(as_json: Json = False) -> None:
 def _add(name: str, question: str) -> None:
     """The command of one study."""
 
-    @study_app.command(name, help=question)
+    @study_app.command(name, cls=StudyCommand, help=question)
     def ask(
         context: typer.Context,
         quick: Annotated[bool, typer.Option("--quick", help="At most two minutes on two cores.")] = False,
         full: Annotated[bool, typer.Option("--full", help="More sizes, seeds and epochs.")] = False,
-        grid: Annotated[list[str] | None, typer.Option(help="Values of an axis, such as depth=8,20.")] = None,
-        variants: Annotated[str | None, typer.Option(help="Only these, with commas.")] = None,
+        grid: Annotated[list[str] | None, typer.Option(help="Values of an axis, such as AXIS=8,20: see below.")] = None,
+        variants: Annotated[str | None, typer.Option(help="Only these, with commas: see below.")] = None,
         seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
         epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
         report: Report = None,
@@ -61,11 +69,12 @@ def _add(name: str, question: str) -> None:
         fresh: Fresh = False,
         as_json: Json = False,
     ) -> None:
+        if quick and full:
+            raise UsageError("--quick and --full exclude each other")
+        say(PREPARING)
         from skiplab.study.question import named
         from skiplab.study.run import run
 
-        if quick and full:
-            raise UsageError("--quick and --full exclude each other")
         study = named(name)
         asked = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
         asked = _narrowed(asked, grid or [], variants, seeds, epochs)
@@ -118,11 +127,12 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         writable_folder(to.out)
     store = writable_folder(to.runs or _runs_folder())
     try:
-        with Bars(terminal.stderr()) as bars:
+        with _telling_of_a_stop(), Bars(terminal.stderr()) as bars:
             result = run(store, to.workers or grid.available_workers(), bars)
     except (KeyboardInterrupt, SystemExit):
         say("stopped; the same command goes on from here")
         raise
+    say("writing the page")
     _write(result, command, page, to.out)
     if to.as_json:
         print_json(result.to_json())
@@ -131,6 +141,26 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         terminal.stdout().print(terminal.plain_table(list(map(str, overview)), overview.to_numpy().tolist()))
         print_lines(["", *(f"– {sentence}" for sentence in result.verdicts)])
         print_lines(_claims(result))
+
+
+@contextmanager
+def _telling_of_a_stop() -> Iterator[None]:
+    """The first Ctrl-C says that it was heard: the runs at work have some seconds to come to an end of their step."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        with suppress(RuntimeError):  # it came in the middle of another line
+            say("stopping: finishing the running step")
+        signal.default_int_handler(number, frame)
+
+    if before is signal.default_int_handler:  # and not ignored, as of a command in the background
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, before)
 
 
 def _narrowed(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
-from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
+from skiplab.cli.options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
 from skiplab.cli.request import Request, on_a_model
+from skiplab.cli.training import that_trains
 from skiplab.errors import UsageError
 from skiplab.recipe import Recipe
 
@@ -19,28 +20,17 @@ if TYPE_CHECKING:
 
 @app.command()
 @partial(on_a_model, without=("train", "meta", "trust", "seed"))
+@that_trains
 def train(
     request: Request,
     data: Data,
-    epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = Recipe.epochs,
-    batch: Annotated[int, typer.Option(help="Examples a step.")] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = Recipe.learning_rate,
-    momentum: Annotated[float, typer.Option(help="Of SGD; AdamW's β₁.")] = Recipe.momentum,
-    weight_decay: Annotated[float, typer.Option(help="On all weights.")] = Recipe.weight_decay,
-    schedule: Annotated[str, typer.Option(help="Of the learning rate: cosine or step.")] = Recipe.schedule,
-    warmup: Annotated[float, typer.Option(help="Epochs in which the rate climbs.")] = Recipe.warmup_epochs,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = Recipe.optimizer,
-    clip: Annotated[float | None, typer.Option(help="Norm to which longer gradients are shortened.")] = Recipe.clip,
-    augment: Annotated[str, typer.Option(help="Of pictures: none, crop or crop-flip.")] = Recipe.augment,
-    padding: Annotated[int, typer.Option(help="Pixels on each side of what is cropped.")] = Recipe.padding,
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or fast.")] = Recipe.precision,
-    judged: Annotated[int, typer.Option(help="Training examples to judge by before the end; 0 for all.")] = 0,
+    recipe: Recipe,
     seeds: Annotated[str, typer.Option(help="A run each, of initial weights and order: 0,1,2.")] = "0",
-    samples: Annotated[int, typer.Option(min=0, help="Examples of each part, drawn at random; 0 for all.")] = 0,
-    split: Annotated[str | None, typer.Option(help="The part to judge by (default: test, else validation).")] = None,
+    samples: Samples = 0,
+    split: Split = None,
     column: Column = None,
     normalise: Normalise = None,
-    data_seed: Annotated[int, typer.Option(help="Seed of what is drawn, and of what is held out.")] = 0,
+    data_seed: DataSeed = 0,
     out: Annotated[Path | None, typer.Option(help="Keep each run there, in seed-N, and go on from it.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the folder of --out.")] = False,
     device: Device = "auto",
@@ -50,17 +40,13 @@ def train(
     """Train a network on labelled data, and say how well it did; exits with 1 if a run diverged."""
     if report is not None:
         check_page(report)
-    rates = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
-    kinds: dict[str, Any] = {"schedule": schedule, "precision": precision, "optimizer": optimizer, "augment": augment}
-    sizes = {"epochs": epochs, "batch_size": batch, "padding": padding, "judged": judged}
-    recipe = Recipe(warmup_epochs=warmup, clip=clip, **sizes, **rates, **kinds)  # which checks them
     chosen = _seeds(seeds, recipe)
     if fresh and out is None:
         raise UsageError("--fresh starts over in the folder of --out: give both, or none")
     from skiplab.cli.planned import config_of, plan_of
     from skiplab.sources import Asked
 
-    asked = Asked(data, batch, samples, split, normalise, columns(column), data_seed)
+    asked = Asked(data, recipe.batch_size, samples, split, normalise, columns(column), data_seed)
     with notes():
         plan = plan_of(request, asked, recipe, device, out)
         config = config_of(request, plan, chosen[0], fresh=fresh)

@@ -1,32 +1,44 @@
 """`skiplab study compare`: anyone's networks, compared as those of a study are."""
 
-from typing import Annotated, Any
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json
-from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
-from skiplab.cli.study import Destination, Fresh, Out, Report, Runs, Workers, answer, repeating, study_app
+from skiplab.cli.app import Json, say
+from skiplab.cli.options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
+from skiplab.cli.request import Request, keywords
+from skiplab.cli.study import PREPARING, Destination, Fresh, Out, Report, Runs, Workers, answer, repeating, study_app
+from skiplab.cli.training import that_trains
 from skiplab.errors import UsageError
 from skiplab.recipe import Recipe
 
+if TYPE_CHECKING:
+    from torch import nn
+
+_LIBRARIES = ("timm", "torchvision", "transformers")
+
 
 @study_app.command("compare")
+@that_trains
 def compare(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more; NAME=MODEL names one.")],
     data: Data,
+    *,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
-    epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = Recipe.epochs,
-    batch: Annotated[int, typer.Option(help="Examples a step.")] = Recipe.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = Recipe.learning_rate,
-    weight_decay: Annotated[float, typer.Option(help="On all weights.")] = Recipe.weight_decay,
-    warmup: Annotated[float, typer.Option(help="Epochs in which the rate climbs.")] = Recipe.warmup_epochs,
-    schedule: Annotated[str, typer.Option(help="Of the learning rate: cosine or step.")] = Recipe.schedule,
-    samples: Annotated[int, typer.Option(min=0, help="Examples of each part, drawn at random; 0 for all.")] = 0,
-    split: Annotated[str | None, typer.Option(help="The part to judge by (default: test, else validation).")] = None,
+    recipe: Recipe,
+    kwargs: Annotated[
+        list[str] | None,
+        typer.Option(help="JSON for what builds a network: for all of Skiplab and of libraries, or NAME={…} for one."),
+    ] = None,
+    samples: Samples = 0,
+    split: Split = None,
     column: Column = None,
     normalise: Normalise = None,
+    data_seed: DataSeed = 0,
     report: Report = None,
     out: Out = None,
     runs: Runs = None,
@@ -36,17 +48,16 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Train your own networks on your own data, side by side: errors, gradients, paths and lesions of each."""
+    say(PREPARING)
     from skiplab import study
-    from skiplab.resolve import resolve
+    from skiplab.cli.planned import shape_of
     from skiplab.sources import Asked, dataset
 
-    variants = _named(models)
-    kinds: dict[str, Any] = {"schedule": schedule}  # which the recipe checks
-    rates = {"learning_rate": learning_rate, "weight_decay": weight_decay, "warmup_epochs": warmup}
-    recipe = Recipe(epochs=epochs, batch_size=batch, **rates, **kinds)
-    asked = Asked(data, samples=samples, split=split, normalise=normalise, columns=columns(column))
+    requests = _requests(_named(models), kwargs or [])
+    asked = Asked(data, samples=samples, split=split, normalise=normalise, columns=columns(column), seed=data_seed)
     with notes():
-        learned = dataset(asked, lambda: tuple(resolve(next(iter(variants.values()))).args[0].shape[1:]))
+        learned = dataset(asked, lambda: shape_of(next(iter(requests.values()))))
+    variants = {name: _variant(request) for name, request in requests.items()}
     answer(
         repeating(context),
         "compare",
@@ -77,3 +88,39 @@ def _named(models: list[str]) -> dict[str, str]:
             raise UsageError(f"two networks are called {name}: write NAME=MODEL to tell them apart")
         found[name] = spec
     return found
+
+
+def _requests(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, Request]:
+    """Each network with its options: those for all that Skiplab or a library builds, then those for it alone."""
+    options: dict[str, dict[str, Any]] = {name: {} for name in models}
+    for text in sorted(kwargs, key=lambda text: not text.lstrip().startswith("{")):  # those for all come first
+        name, sign, given = text.partition("=")
+        alone = bool(sign) and name in models
+        if not alone and not text.lstrip().startswith("{"):
+            raise UsageError(f"--kwargs {text}: write '{{…}}', or NAME='{{…}}' with NAME one of {', '.join(models)}")
+        names = [name] if alone else [each for each, model in models.items() if _has_known_options(model)]
+        if not names:
+            first = next(iter(models))
+            raise UsageError(
+                f"--kwargs {text}: no network here is one of Skiplab or of a library; for one of yours write its name "
+                f"before the options: --kwargs '{first}={{…}}'"
+            )
+        for each in names:
+            options[each] |= keywords(given if alone else text)
+    return {name: Request(model, kwargs=json.dumps(options[name])) for name, model in models.items()}
+
+
+def _has_known_options(model: str) -> bool:
+    return ":" not in model or model.partition(":")[0] in _LIBRARIES
+
+
+def _variant(request: Request) -> "str | Callable[[], nn.Module]":
+    options = keywords(request.kwargs)
+    return partial(_built, request.model, options) if options else request.model
+
+
+def _built(model: str, options: dict[str, Any]) -> "nn.Module":
+    """At the top level, since other processes call it."""
+    from skiplab.resolve import resolve
+
+    return resolve(model, ("1",), options).model  # the data say what goes in

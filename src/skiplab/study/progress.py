@@ -1,6 +1,8 @@
 """Progress of a grid on stderr: bars and an estimate of the time left, or plain lines without a terminal."""
 
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import TaskID, TextColumn
@@ -19,7 +21,7 @@ class Bars(Timed):
         self.shares: dict[str, float] = {}
 
     def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None:
-        self.cells, self.done = len(cells), len(finished)
+        self.cells, self.done, self.began = len(cells), len(finished), time.monotonic()
         if finished:
             self.console.print(f"{len(finished)} of {len(cells)} runs are finished already and are not repeated")
         # Only work that is left counts, so that the estimate is not led astray by what was loaded.
@@ -39,7 +41,7 @@ class Bars(Timed):
         if cell.label in self.tasks:
             self.progress.remove_task(self.tasks.pop(cell.label))
         if not self.console.is_terminal:
-            self.line(f"{cell.label} finished ({self._count()})")
+            self.line(f"{cell.label} finished ({self._count()}{self._left()})")
 
     def _grow(self, cell: Cell, share: float) -> None:
         before = self.shares.get(cell.label, 0.0)
@@ -47,4 +49,13 @@ class Bars(Timed):
         self.progress.advance(self.whole, cell.cost * (self.shares[cell.label] - before))
 
     def _count(self) -> str:
-        return f"{self.done} of {self.cells} runs"
+        collecting = ", putting their tables together" if self.done == self.cells else ""
+        return f"{self.done} of {self.cells} runs{collecting}"
+
+    def _left(self) -> str:
+        """For plain lines: the time so far, times what is left over what is done of this command's work."""
+        task = self.progress.tasks[self.whole]
+        if not task.completed or not task.total or self.done == self.cells:
+            return ""
+        seconds = (time.monotonic() - self.began) * (task.total - task.completed) / task.completed
+        return f", about {timedelta(seconds=round(seconds))} left"
