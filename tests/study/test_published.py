@@ -87,6 +87,16 @@ def test_no_effect_shows_no_order() -> None:
     assert "includes zero" in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "held"),
+    [(0.8, 1.0, "it holds on the whole"), (0.2, 0.4, "it holds in part"), (-0.6, -0.2, "it is turned around")],
+)
+def test_an_order_that_holds_weakly_is_not_said_to_hold(low: float, high: float, held: str) -> None:
+    counts = {"as in the paper": 5, "opposite": 2, "not shown": 2, "depth": 20, "seeds": 3}
+    sentence = published._order_holds({**counts, "rank_correlation": (low + high) / 2, "low": low, "high": high})
+    assert held in sentence
+
+
 def test_one_seed_claims_nothing() -> None:
     frame = runs(TABLE, as_published(TABLE), seeds=1)
     assert set(published.pairs(TABLE, frame)["order"]) == {"not shown"}

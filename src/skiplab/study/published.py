@@ -18,6 +18,7 @@ from skiplab.study.question import Tables
 from skiplab.study.stats import Interval, paired, student
 from skiplab.study.verdicts import difference, of, percent, points
 
+STRONG = 0.5  # a rank correlation, from which on an order is said to hold
 FAILED = math.inf  # what a paper gives no figure for, since it was that bad
 Order = Literal["as in the paper", "opposite", "not shown"]
 FIGURES = (
@@ -262,9 +263,10 @@ def _order_holds(row: Mapping[Any, Any]) -> str:
     if not known.known:
         return f"{start} nothing can be said of it, since this takes at least two seeds and three variants."
     interval = f"{known.mean:.2f}, 95 % interval {known.low:.2f} to {known.high:.2f}"
-    held = "is not shown to hold on the whole" if not known.excludes(0) else "holds on the whole"
-    if known.excludes(0) and known.mean < 0:
-        held = "is turned around on the whole"
+    held = "is not shown to hold on the whole"
+    if known.excludes(0):
+        held = "holds on the whole" if known.mean >= STRONG else "holds in part"
+        held = held if known.mean > 0 else "is turned around on the whole"
     zero = "" if known.excludes(0) else ", includes zero"
     total = same + opposite + unclear
     return (
