@@ -72,8 +72,8 @@ def test_one_network_has_nothing_to_be_compared_with() -> None:
 
 
 class Two(nn.Linear):
-    def forward(self, x: torch.Tensor) -> Any:
-        return {"features": x, "logits": super().forward(x)}
+    def forward(self, input: torch.Tensor) -> Any:
+        return {"features": input, "logits": super().forward(input)}
 
 
 @pytest.mark.parametrize(
