@@ -24,8 +24,8 @@ import torchvision_shim  # noqa: E402, F401
 
 torch.set_num_threads(1)  # test cases are small, and more threads only wait for each other
 
-# `pytest tests/test_planted.py --hypothesis-profile=thorough` for two thousand random networks instead of two hundred
-settings.register_profile("default", deadline=None)
+# `pytest tests/test_planted.py --hypothesis-profile=thorough` for two thousand random networks instead of a hundred
+settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("default")
 

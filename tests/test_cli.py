@@ -220,38 +220,41 @@ def test_a_traceback_only_when_asked_for() -> None:
 STUDY = ("study", "depth", "--grid", "depth=8", "--seeds", "1", "--epochs", "2", "--workers", "1", "--json")
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(
-    how: signal.Signals, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped or killed in the middle it leaves whole runs; the same command then goes on from there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SKIPLAB_CACHE", str(tmp_path / "a"))
+    monkeypatch.setenv("SKIPLAB_CACHE", str(tmp_path / "whole"))
     whole = run(*STUDY, "--out", "out")
-    command = [sys.executable, "-m", "skiplab.cli", *STUDY]
-    environment = {**os.environ, "SKIPLAB_CACHE": str(tmp_path / "b")}
+    _check_kept(tmp_path)
+    for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        store = tmp_path / how.name
+        assert _ended_by(how, store) == code
+        before = {path: path.stat().st_mtime_ns for path in store.rglob("done.json")}
+        monkeypatch.setenv("SKIPLAB_CACHE", str(store))
+        again = CliRunner().invoke(cli.app, STUDY, catch_exceptions=False)
+        assert again.exit_code == 0, again.output
+        assert f"{len(before)} of 3 runs are finished already" in again.stderr
+        assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
+        assert _without_seconds(again.stdout) == _without_seconds(whole)
+
+
+def _ended_by(how: signal.Signals, store: Path) -> int:
+    """The exit code of the study that gets this signal when its first run has finished."""
     # A runner that is itself in the background hands on that it ignores Ctrl-C.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment,
+        [sys.executable, "-m", "skiplab.cli", *STUDY],
+        env={**os.environ, "SKIPLAB_CACHE": str(store)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=heed,
     ) as stopped:
-        _wait_for(tmp_path / "b", 1)
+        _wait_for(store, 1)
         os.killpg(stopped.pid, how)
-        assert stopped.wait(60) == code
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("done.json")}
-    monkeypatch.setenv("SKIPLAB_CACHE", str(tmp_path / "b"))
-    again = CliRunner().invoke(cli.app, STUDY, catch_exceptions=False)
-    assert again.exit_code == 0, again.output
-    assert f"{len(before)} of 3 runs are finished already" in again.stderr
-    assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
-    assert _without_seconds(again.stdout) == _without_seconds(whole)
-    _check_kept(tmp_path)
+        return stopped.wait(60)
 
 
 def _wait_for(store: Path, count: int) -> None:

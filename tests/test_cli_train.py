@@ -186,7 +186,7 @@ def test_given_weights_are_where_every_seed_starts(net: Path, tmp_path: Path) ->
 def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = [f"{net}:Net", "--kwargs", '{"sleep": 0.01}', "--data", "digits", "--device", "cpu", "--seeds", "0,1"]
-    options += ["--epochs", "40", "--out", str(out)]
+    options += ["--epochs", "15", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "skiplab.cli", "train", *options],
         stdout=subprocess.PIPE,

@@ -110,7 +110,7 @@ def check(module: nn.Module, *inputs: Tensor) -> Program:
     return program
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(st.lists(STEPS, min_size=2, max_size=8), st.sampled_from([(2, 3), (4, 3, 2)]))
 def test_random_programs(steps: list[tuple[str, int, int]], shape: tuple[int, ...]) -> None:
     program = check(Script(steps), torch.randn(shape), torch.randn(shape))

@@ -175,7 +175,7 @@ def test_a_step_that_asks_nothing_is_no_divergence() -> None:
         (nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), dense(), r"into \(2,\), and 2 classes for each place need"),
         (nn.Linear(4, 1), numbers(), r"shape \(4,\), into \(1,\), and its target has the shape \(2,\)"),
         (nn.Unflatten(1, (2, 2)), numbers(), r"into \(2, 2\), and its target has the shape \(2,\)"),
-        (nn.Linear(5, 2), numbers(), r"cannot take an example of numbers, shape \(4,\),: mat1"),
+        (nn.Linear(5, 2), numbers(), r"cannot take an example of numbers, shape \(4,\), torch.float32: mat1"),
     ],
 )
 def test_outputs_that_are_no_answers(net: nn.Module, data: DataSet, message: str) -> None:
@@ -188,7 +188,7 @@ def test_the_test_part_has_to_fit_as_well() -> None:
     x, y = drawn(0, 5, 4), drawn(1, 5, 1)
     for test, message in (
         (Split(x, y[:, 0]), r"into \(1,\), and its target has the shape \(\)"),
-        (Split(x[:, :3], y), r"cannot take an example of parts, shape \(3,\),: mat1"),
+        (Split(x[:, :3], y), r"cannot take an example of parts, shape \(3,\), torch.float32: mat1"),
     ):
         with pytest.raises(DataError, match=message):
             fit(nn.Linear(4, 1), DataSet("parts", Split(x, y), test, classes=None), RECIPE, device="cpu")
