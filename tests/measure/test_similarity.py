@@ -96,12 +96,12 @@ def test_alike_up_to_rotation_shift_and_scale() -> None:
 
 def test_unrelated_features_are_near_zero_whatever_the_batch_size() -> None:
     """Half the input passes one block, half the other; without the unbiased estimate five samples give 0.6."""
+    torch.manual_seed(0)  # before the weights are drawn
     model = Net(
         lambda net, x: torch.cat(((a := x[:, :8]) + net.f(a), (b := x[:, 8:]) + net.g(b)), -1), f=heavy(), g=heavy()
     )
     program = skiplab.capture(model, (torch.randn(4, 16),))
-    torch.manual_seed(0)
-    table = similarity(program, skiplab.find(program).expect(2), [(torch.randn(5, 16), None) for _ in range(100)])
+    table = similarity(program, skiplab.find(program).expect(2), [(torch.randn(5, 16), None) for _ in range(400)])
     assert abs(table["cka"][1]) < 0.1
 
 
