@@ -1,9 +1,9 @@
 """`skiplab study compare`: anyone's networks, compared as those of a study are."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,6 @@ from skiplab.cli.study import PREPARING, Destination, Fresh, Out, Report, Runs, 
 from skiplab.cli.training import that_trains
 from skiplab.errors import UsageError
 from skiplab.recipe import Recipe
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _LIBRARIES = ("timm", "torchvision", "transformers")
 
@@ -52,12 +49,18 @@ def compare(
     from skiplab import study
     from skiplab.cli.planned import shape_of
     from skiplab.sources import Asked, dataset
+    from skiplab.study.own import resolved
 
-    requests = _requests(_named(models), kwargs or [])
+    named = _named(models)
+    options = _options(named, kwargs or [])
+    first = next(iter(named))
+    example = Request(named[first], kwargs=json.dumps(options[first]))
     asked = Asked(data, samples=samples, split=split, normalise=normalise, columns=columns(column), seed=data_seed)
     with notes():
-        learned = dataset(asked, lambda: shape_of(next(iter(requests.values()))))
-    variants = {name: _variant(request) for name, request in requests.items()}
+        learned = dataset(asked, lambda: shape_of(example))
+    variants = {
+        name: partial(resolved, model, options[name]) if options[name] else model for name, model in named.items()
+    }
     answer(
         repeating(context),
         "compare",
@@ -90,8 +93,8 @@ def _named(models: list[str]) -> dict[str, str]:
     return found
 
 
-def _requests(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, Request]:
-    """Each network with its options: those for all that Skiplab or a library builds, then those for it alone."""
+def _options(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Each network's options: those for all that Skiplab or a library builds, then those for it alone."""
     options: dict[str, dict[str, Any]] = {name: {} for name in models}
     for text in sorted(kwargs, key=lambda text: not text.lstrip().startswith("{")):  # those for all come first
         name, sign, given = text.partition("=")
@@ -107,20 +110,8 @@ def _requests(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, Req
             )
         for each in names:
             options[each] |= keywords(given if alone else text)
-    return {name: Request(model, kwargs=json.dumps(options[name])) for name, model in models.items()}
+    return options
 
 
 def _has_known_options(model: str) -> bool:
     return ":" not in model or model.partition(":")[0] in _LIBRARIES
-
-
-def _variant(request: Request) -> "str | Callable[[], nn.Module]":
-    options = keywords(request.kwargs)
-    return partial(_built, request.model, options) if options else request.model
-
-
-def _built(model: str, options: dict[str, Any]) -> "nn.Module":
-    """At the top level, since other processes call it."""
-    from skiplab.resolve import resolve
-
-    return resolve(model, ("1",), options).model  # the data say what goes in

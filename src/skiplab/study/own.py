@@ -131,10 +131,14 @@ def verdicts(tables: Tables, errors: tuple[Axis, Axis] = (TRAIN_ERROR, TEST_ERRO
         yield from lesioned(tables, {"variant": variant})
 
 
+def resolved(model: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """What the command line calls a MODEL, with options for what builds it."""
+    return resolve(model, ("1",), options).model  # the data say what goes in
+
+
 def built(variant: Variant, seed: int) -> nn.Module:
     """The network with the initial weights of a seed."""
-    build = variant if callable(variant) else lambda: resolve(variant, ("1",)).model  # the data say what goes in
-    model = seeded(build, seed)
+    model = seeded(variant if callable(variant) else partial(resolved, variant), seed)
     if not isinstance(model, nn.Module):
         raise UsageError(f"{variant} gives a {type(model).__name__}: it should build a network")
     return model

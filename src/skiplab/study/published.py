@@ -263,11 +263,13 @@ def _order_holds(row: Mapping[Any, Any]) -> str:
     if not known.known:
         return f"{start} nothing can be said of it, since this takes at least two seeds and three variants."
     interval = f"{known.mean:.2f}, 95 % interval {known.low:.2f} to {known.high:.2f}"
-    held = "is not shown to hold on the whole"
-    if known.excludes(0):
+    zero = ""
+    if not known.excludes(0):
+        held, zero = "is not shown to hold on the whole", ", includes zero"
+    elif known.mean < 0:
+        held = "is turned around on the whole"
+    else:
         held = "holds on the whole" if known.mean >= STRONG else "holds in part"
-        held = held if known.mean > 0 else "is turned around on the whole"
-    zero = "" if known.excludes(0) else ", includes zero"
     total = same + opposite + unclear
     return (
         f"{start} it {held} (rank correlation {interval}{zero}); of the {total} pairs that the paper orders {same} are "

@@ -114,12 +114,13 @@ class Study:
         chosen = grid.variants or self.variants
         if unknown := [name for name in chosen if name not in self.variants]:
             raise UsageError(f"{self.name} has no variant {unknown[0]!r}: choose from {', '.join(self.variants)}")
-        if not any(self.fits(settings) for settings in self._settings(grid, chosen)):
+        # Each is made once: `about` may build and capture a network.
+        fitting = [settings for settings in self._settings(grid, chosen) if self.fits(settings)]
+        if not fitting:
             raise UsageError(f"no run of {self.name} is left: none of these variants goes with these values")
         return [
             Cell(f"{label(settings, grid.axes)} seed {settings['seed']}", settings, self.cost(settings))
-            for settings in self._settings(grid, chosen)
-            if self.fits(settings)
+            for settings in fitting
         ]
 
     def _settings(self, grid: Grid, variants: tuple[str, ...]) -> Iterator[Settings]:

@@ -1,8 +1,8 @@
 """Sentences about runs, computed from their tables. Where an interval includes zero, they say so."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -10,6 +10,7 @@ from skiplab.study.question import label
 from skiplab.study.stats import Interval, paired, student
 
 Where = Mapping[Any, Any]
+Side = Literal["below", "above", "neither"]
 MOSTLY = 0.5  # of the training part
 MOST_NAMED = 6  # networks in one sentence
 
@@ -173,6 +174,15 @@ def sided(change: Interval, above: str, below: str, neither: str) -> str:
         includes = change.known and change.low < change.high
         return f"{neither}: {f'{points(change)}, includes zero.' if includes else difference(change)}"
     return f"{above if change.mean > 0 else below}: {difference(change)}"
+
+
+def by_side(found: Iterable[tuple[Interval, str]], words: Mapping[Side, str], value: float = 0.0) -> str:
+    """What intervals are of, by the side of `value` on which they lie: "lower in a, b; higher in c"."""
+    parts: dict[str, list[str]] = {word: [] for word in words.values()}
+    for interval, what in found:
+        side: Side = "neither" if not interval.excludes(value) else "above" if interval.low > value else "below"
+        parts[words[side]].append(what)
+    return "; ".join(f"{word} {', '.join(each)}" for word, each in parts.items() if each)
 
 
 def times(ratio: Interval) -> str:

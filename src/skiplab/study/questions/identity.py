@@ -37,7 +37,7 @@ from skiplab.study.examine import Training, gradients, save, seeded, structure, 
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.stats import Interval, paired_ratio, student
-from skiplab.study.verdicts import chosen, lightest, of, percent, times
+from skiplab.study.verdicts import Side, by_side, chosen, lightest, of, percent, times
 from skiplab.train import Recipe
 
 UNET = "unet"
@@ -207,15 +207,10 @@ def _who_learns(runs: pd.DataFrame, target: str, depth: int) -> str:
 
 
 def _by_depth(runs: pd.DataFrame, target: str, deepest: int, shallowest: int) -> Iterator[str]:
-    told: dict[str, list[str]] = {"more": [], "less": [], "not shown to differ": []}
-    for name in dict.fromkeys(runs["variant"]):
-        ratio = _ratio(runs, (name, deepest), (name, shallowest))
-        if ratio.known:
-            side = "not shown to differ" if not ratio.excludes(1) else "more" if ratio.low > 1 else "less"
-            told[side].append(name)
-    parts = [f"{side}: {', '.join(names)}" for side, names in told.items() if names]
-    if parts:
-        yield f"With {deepest} layers against {shallowest} ({target}), what is left unexplained is {'; '.join(parts)}."
+    ratios = ((_ratio(runs, (name, deepest), (name, shallowest)), name) for name in dict.fromkeys(runs["variant"]))
+    words: dict[Side, str] = {"above": "more:", "below": "less:", "neither": "not shown to differ:"}
+    if told := by_side((each for each in ratios if each[0].known), words, value=1.0):
+        yield f"With {deepest} layers against {shallowest} ({target}), what is left unexplained is {told}."
 
 
 def _unets(runs: pd.DataFrame, target: str) -> Iterator[str]:

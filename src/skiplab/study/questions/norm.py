@@ -33,7 +33,7 @@ from skiplab.study.examine import Training, gradients, save, seeded, split_gradi
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.stats import Interval, paired, paired_ratio, student
-from skiplab.study.verdicts import chosen, difference, of, percent, times
+from skiplab.study.verdicts import by_side, chosen, difference, of, percent, times
 from skiplab.tasks import chance
 
 VARIANTS: dict[str, Any] = {  # options of `vit`
@@ -168,19 +168,17 @@ def _largest(runs: pd.DataFrame, variant: str, depth: int) -> str:
 
 def _post_and_pre(runs: pd.DataFrame, depth: int) -> Iterator[str]:
     """Test errors of post-LN against pre-LN, at every learning rate, by what the interval of the difference says."""
-    parts: dict[str, list[str]] = {"higher": [], "lower": [], "not shown to differ": []}
+    found = []
     own = runs[runs["depth"] == depth]
     for rate in sorted(own["learning_rate"].unique().tolist()):
         for warmup in sorted(own["warmup"].unique().tolist()):
             where = {"depth": depth, "learning_rate": rate, "warmup": warmup}
             post, pre = (of(own, "test_error", {"variant": name, **where}) for name in (POST, PRE))
             change = paired(post, pre)
-            if not change.known:
-                continue
-            word = "not shown to differ" if not change.excludes(0) else "higher" if change.mean > 0 else "lower"
-            errors = f"{percent(student(post))} against {percent(student(pre))}"
-            parts[word].append(f"at {rate:g} {'with' if warmup else 'without'} warm-up ({errors})")
-    if told := "; ".join(f"{word} {', '.join(each)}" for word, each in parts.items() if each):
+            if change.known:
+                errors = f"{percent(student(post))} against {percent(student(pre))}"
+                found.append((change, f"at {rate:g} {'with' if warmup else 'without'} warm-up ({errors})"))
+    if told := by_side(found, {"above": "higher", "below": "lower", "neither": "not shown to differ"}):
         yield f"Test error of {POST} beside {PRE}, {depth} layers, paired by seed: {told}."
 
 

@@ -42,7 +42,7 @@ from skiplab.study.examine import Training, save, seeded, train
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.stats import paired, student
-from skiplab.study.verdicts import compared, difference, of, percent
+from skiplab.study.verdicts import Side, by_side, compared, difference, of, percent
 from skiplab.tasks import chance, task_of
 
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {  # what builds it, and its options
@@ -201,7 +201,7 @@ def verdicts(tables: Tables) -> Iterator[str]:
     """What the numbers say, of the task with the most steps unless the sentence says otherwise."""
     runs = tables["runs"]
     variants, tasks = (list(dict.fromkeys(runs[name])) for name in ("variant", "task"))
-    longest = str(tables["lag"].groupby("task", sort=False)["lag"].max().idxmax())
+    longest = _longest(tables)
     yield from _answer(tables, longest)
     for when, moment in (("initialisation", "At initialisation"), ("trained", "After training")):
         parts = [
@@ -220,6 +220,11 @@ def verdicts(tables: Tables) -> Iterator[str]:
         for task in tasks if {GATE, other} <= set(variants) else ():
             first, second = ({"variant": name, "task": task} for name in (other, GATE))
             yield compared(runs, first, second, "test_error", "test error")
+
+
+def _longest(tables: Tables) -> str:
+    """The task with the most steps."""
+    return str(tables["lag"].groupby("task", sort=False)["lag"].max().idxmax())
 
 
 def _answer(tables: Tables, task: str) -> Iterator[str]:
@@ -252,15 +257,14 @@ def _answer(tables: Tables, task: str) -> Iterator[str]:
 
 def _twins(decay: pd.DataFrame, variants: list[str], task: str, when: str) -> Iterator[str]:
     """What taking the shortcuts out, and nothing else, does to the gradient's decay."""
-    parts: dict[str, list[str]] = {"less": [], "more": [], "not shown to be another share": []}
+    found = []
     for variant in variants:
         own, twin = (_kept(decay, variant, task, when, network) for network in ("as it is", "twin"))
         change = paired(twin, own)
-        if not change.known:
-            continue
-        word = "not shown to be another share" if not change.excludes(0) else "less" if change.mean < 0 else "more"
-        parts[word].append(f"{variant} ({percent(student(twin))} for {percent(student(own))})")
-    if told := "; ".join(f"{word} in {', '.join(names)}" for word, names in parts.items() if names):
+        if change.known:
+            found.append((change, f"{variant} ({percent(student(twin))} for {percent(student(own))})"))
+    words: dict[Side, str] = {"below": "less in", "above": "more in", "neither": "not shown to be another share in"}
+    if told := by_side(found, words):
         moment = "at initialisation" if when == "initialisation" else "after training"
         yield f"With the same weights and every shortcut taken out, {moment}, a step keeps {told}."
 
@@ -288,14 +292,12 @@ def _errors(runs: pd.DataFrame, variants: list[str], task: str) -> Iterator[str]
         told = ", ".join(f"{percent(student(each))} in {name}" for name, each in errors.items())
         yield f"Test error on {task} (chance {baseline}): {told}."
         return
-    parts: dict[str, list[str]] = {"lower in": [], "higher in": [], "not shown to differ in": []}
-    for name, each in errors.items():
-        change = paired(each, errors[PLAIN])
-        if name == PLAIN:
-            continue
-        word = "not shown to differ in" if not change.excludes(0) else "lower in" if change.mean < 0 else "higher in"
-        parts[word].append(f"{name} ({percent(student(each))})")
-    told = "; ".join(f"{word} {', '.join(names)}" for word, names in parts.items() if names)
+    found = [
+        (paired(each, errors[PLAIN]), f"{name} ({percent(student(each))})")
+        for name, each in errors.items()
+        if name != PLAIN
+    ]
+    told = by_side(found, {"below": "lower in", "above": "higher in", "neither": "not shown to differ in"})
     yield f"Test error on {task} (chance {baseline}), beside {PLAIN} ({percent(student(errors[PLAIN]))}): {told}."
 
 
@@ -306,7 +308,7 @@ def _kept(decay: pd.DataFrame, variant: str, task: str, when: str, network: str)
 def claims(tables: Tables) -> Iterator[Claim]:
     runs, decay = tables["runs"], tables["decay"]
     variants, tasks = set(runs["variant"]), list(dict.fromkeys(runs["task"]))
-    task = str(tables["lag"].groupby("task", sort=False)["lag"].max().idxmax())
+    task = _longest(tables)
     own = {name: _kept(decay, name, task, "initialisation", "as it is") for name in variants}
     if PLAIN in variants:
         yield from _vanishing(runs, own[PLAIN], task)
