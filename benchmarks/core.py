@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import skiplab
-from skiplab.edges import branch_edges
-from skiplab.execute import Execution
+from skiplab.analysis.edges import branch_edges
+from skiplab.graph.interpreter import Execution
 from skiplab.models import resnet
 
 

@@ -28,11 +28,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 import skiplab
+from skiplab.io.weights import load_weights
 from skiplab.measure import lesion
+from skiplab.measure.accelerate import deviation, faster
 from skiplab.measure.estimate import estimate
-from skiplab.measure.fast import deviation, faster
 from skiplab.models import resnet
-from skiplab.weights import load_weights
 
 Sides = dict[str, Callable[[], Any]]
 PARTS = ("blocks", "resnet50", "tools")

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 import skiplab
 from skiplab import measure
-from skiplab.edges import branch_edges
-from skiplab.execute import Execution
+from skiplab.analysis.edges import branch_edges
+from skiplab.graph.interpreter import Execution
 from skiplab.models import resnet
 
 NAMES = """torchvision:resnet18 torchvision:mobilenet_v2 torchvision:densenet121 torchvision:googlenet
@@ -91,7 +91,7 @@ def _hooks(_depth: int, _batch: int, _repeats: int) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     # torchvision's wheel wants the operators of its CUDA build.
     import torchvision_shim  # noqa: F401  # type: ignore[import-not-found]
-    from skiplab.resolve import resolve
+    from skiplab.loading.resolve import resolve
 
     print(f"\nNorms in a backward hook on every leaf module, and measure.together, on {len(NAMES)} architectures")
     worked: dict[str, int] = dict.fromkeys(("module hooks", "measure.together"), 0)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 import skiplab
 from skiplab.data import DataSet, Split, batches, digits
 from skiplab.models import resnet
-from skiplab.pruner import Judge, finetuned
-from skiplab.study.stats import student
+from skiplab.pruning import Judge, finetuned
+from skiplab.stats.intervals import student
 
 ORDERS = ("lesion", "influence", "random", "first", "last")
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import torchvision_shim  # noqa: F401  # type: ignore[import-not-found]  # or torchvision wants CUDA
-from skiplab import builders
-from skiplab.arguments import parts
-from skiplab.resolve import Resolved, quiet, resolve
+from skiplab.loading import libraries
+from skiplab.loading.resolve import Resolved, quiet, resolve
+from skiplab.loading.transformers_inputs import parts
 
 LAYERS = 2  # to which a transformers model is cut
 REAL_BYTES = 4e9  # of weights, above which a model is not built for real
@@ -74,7 +74,7 @@ def attempts(source: str, name: str) -> Iterator[Attempt]:
 
 def _weight_bytes(build: Callable[[], Resolved]) -> float:
     try:
-        return builders.weight_bytes(build().model)
+        return libraries.weight_bytes(build().model)
     except Exception:  # unknown: the real build may tell why
         return 0.0
 
@@ -83,12 +83,12 @@ def _transformers(name: str, *, meta: bool, cut: bool) -> Resolved:
     import transformers
 
     with quiet():
-        config = builders.config_of(name, {})
+        config = libraries.config_of(name, {})
         if getattr(config, "prediction_length", 0) is None:  # what time series models have no default for
-            config = builders.config_of(name, {"prediction_length": 24})
+            config = libraries.config_of(name, {"prediction_length": 24})
         if cut:
             shorten(config)
-        model, declared = builders.of_config(f"transformers:{name}", config, meta)
+        model, declared = libraries.of_config(f"transformers:{name}", config, meta)
         args, kwargs = declared()
     if meta:
         args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))

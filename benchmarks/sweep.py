@@ -178,7 +178,7 @@ def _try(build: Any) -> dict[str, Any]:
     """One model through all stages: what came of it, and the seconds of each stage."""
     import skiplab
     from skiplab.errors import SkiplabError, UsageError
-    from skiplab.resolve import quiet
+    from skiplab.loading.resolve import quiet
 
     row: dict[str, Any] = {"status": "captured", "stage": "build"}
     seconds = row["stages"] = {}

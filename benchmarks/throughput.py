@@ -32,12 +32,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from skiplab import Recipe
 from skiplab.data import DataSet, Split
-from skiplab.loop import Loop, evaluate
 from skiplab.models import resnet
-from skiplab.precision import resolved
-from skiplab.recipe import learning_rate_at
-from skiplab.study.stats import student
-from skiplab.train import fabric_on
+from skiplab.stats.intervals import student
+from skiplab.training.fit import fabric_on
+from skiplab.training.loop import Loop, evaluate
+from skiplab.training.precision import resolved
+from skiplab.training.recipe import learning_rate_at
 
 Pair = tuple[Tensor, Tensor]
 PADDING = 4

@@ -57,8 +57,8 @@ from networks import (
     masked,
     tanh_gelu,
 )
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.analysis.skips import Skips
+from skiplab.graph.program import Program
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from beartype.claw import beartype_package
 
 # The command line names types that it imports only once a command runs; recipes and models
 # check their own options, with errors that say how to mend them.
-CONF = BeartypeConf(is_pep484_tower=True, claw_skip_package_names=("skiplab.cli", "skiplab.recipe", "skiplab.models"))
+SKIPPED = ("skiplab.cli", "skiplab.training.recipe", "skiplab.models")
+CONF = BeartypeConf(is_pep484_tower=True, claw_skip_package_names=SKIPPED)
 beartype_package("skiplab", conf=CONF)  # checks the package's annotations in every call; before anything imports it
 
 import torch  # noqa: E402

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import skiplab
-from skiplab.program import Program
+from skiplab.graph.program import Program
 
 
 def values(output: Any) -> list[Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from skiplab.figure import Figure
+from skiplab.report.figure_spec import Figure
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
 DEPTHS = (20, 56)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.figure import Axis, Figure
-from skiplab.study.examine import save
+from skiplab.report.figure_spec import Axis, Figure
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.run_cell import save
 
 BASE = {"a": 1.0, "b": 3.0}
 

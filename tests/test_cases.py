@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 import skiplab
 from cases import CASES, NUMERIC, TRAINED, WRONG, by_kind, captured
 from cases_ours import OURS
-from skiplab.edges import branch_edges
-from skiplab.execute import Execution, run
+from skiplab.analysis.edges import branch_edges
+from skiplab.graph.interpreter import Execution, run
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -13,38 +13,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skiplab import edit, errors, measure, models, report, study
-    from skiplab.differ import diff
-    from skiplab.export import capture
-    from skiplab.finder import find
+    from skiplab.analysis.differ import diff
+    from skiplab.analysis.finder import find
+    from skiplab.analysis.path_census import Census, census
+    from skiplab.analysis.skips import Skip, Skips
+    from skiplab.graph.capture import capture
+    from skiplab.graph.program import Op, Program
     from skiplab.linter import lint
-    from skiplab.paths import Census, census
-    from skiplab.program import Op, Program
-    from skiplab.prover import prove
-    from skiplab.pruner import Pruned, prune
-    from skiplab.saved import save
-    from skiplab.skips import Skip, Skips
-    from skiplab.train import Recipe, Run, fit
+    from skiplab.pruning import Pruned, prune
+    from skiplab.serialization import save
+    from skiplab.training.fit import Recipe, Run, fit
+    from skiplab.verification import prove
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "capture": "export",
-    "Census": "paths",
-    "census": "paths",
-    "Op": "program",
-    "Program": "program",
-    "Skip": "skips",
-    "Skips": "skips",
-    "diff": "differ",
-    "find": "finder",
+    "capture": "graph.capture",
+    "Census": "analysis.path_census",
+    "census": "analysis.path_census",
+    "Op": "graph.program",
+    "Program": "graph.program",
+    "Skip": "analysis.skips",
+    "Skips": "analysis.skips",
+    "diff": "analysis.differ",
+    "find": "analysis.finder",
     "lint": "linter",
-    "prove": "prover",
-    "Pruned": "pruner",
-    "prune": "pruner",
-    "save": "saved",
-    "Recipe": "train",
-    "Run": "train",
-    "fit": "train",
+    "prove": "verification",
+    "Pruned": "pruning",
+    "prune": "pruning",
+    "save": "serialization",
+    "Recipe": "training.recipe",
+    "Run": "training.fit",
+    "fit": "training.fit",
 }
 
 __all__ = [

@@ -15,10 +15,10 @@ import skiplab
 from oracles.edited import found
 from planted import FORMS, network, plans
 from skiplab import edit
-from skiplab.blocks import like
+from skiplab.analysis.blocks import like
+from skiplab.analysis.skips import Skips
 from skiplab.errors import UsageError
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.graph.program import Program
 
 Edit = Callable[[Program, Skips], Program]
 

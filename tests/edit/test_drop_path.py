@@ -7,9 +7,9 @@ from networks import Net, heavy, linear
 from oracles.edited import SHAPES, blocks, found
 from skiplab.edit import drop_path
 from skiplab.errors import UsageError
-from skiplab.execute import run
+from skiplab.graph.interpreter import run
+from skiplab.graph.module import Network
 from skiplab.models import SkipConnection
-from skiplab.network import Network
 
 
 def masks(module: Network, block: nn.Module, x: Tensor) -> Tensor:

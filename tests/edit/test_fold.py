@@ -13,8 +13,8 @@ from edits import Untouched, assert_sound, captured_with_statistics, deviation
 from networks import Net, RepVgg
 from skiplab.edit import fold
 from skiplab.errors import UsageError
+from skiplab.graph.program import Program
 from skiplab.models import resnet
-from skiplab.program import Program
 
 IMAGE = torch.randn(2, 4, 8, 8)
 

@@ -14,7 +14,7 @@ from networks import Net, conv, heavy, linear
 from oracles.edited import SHAPES, assert_same_network, branch, found, layer
 from skiplab.edit import Place, insert, place, places, remove_shortcut
 from skiplab.errors import UsageError
-from skiplab.execute import run
+from skiplab.graph.interpreter import run
 from skiplab.models import PadShortcut, SkipConnection, resnet
 
 

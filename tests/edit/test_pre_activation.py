@@ -12,9 +12,9 @@ from edits import Untouched, assert_sound, captured_with_statistics, deviation
 from networks import BasicBlock, Net, around
 from skiplab.edit import to_pre_activation
 from skiplab.errors import UsageError
+from skiplab.graph.program import Program
 from skiplab.models import resnet
 from skiplab.models.resnet import ResidualBlock, ResNet
-from skiplab.program import Program
 
 IMAGE = torch.randn(2, 3, 16, 16)
 

@@ -10,7 +10,7 @@ from networks import WIDTH, Net, around, conv, heavy, linear
 from oracles.edited import SHAPES, assert_same_network, blocks, branch, found
 from skiplab.edit import remove_branch, remove_shortcut
 from skiplab.errors import StaleSkip, UsageError
-from skiplab.execute import run
+from skiplab.graph.interpreter import run
 from skiplab.models import SkipConnection, resnet
 
 

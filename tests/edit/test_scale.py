@@ -11,7 +11,7 @@ from networks import Net, around, heavy
 from oracles.edited import SHAPES, assert_same_network, blocks, found, written
 from skiplab.edit import average, layer_scale, rezero, scale, skip_init
 from skiplab.errors import UsageError
-from skiplab.execute import run
+from skiplab.graph.interpreter import run
 
 
 def vector(form: str) -> tuple[int, ...]:

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from cases import CASES, NUMERIC, Captured, captured
-from skiplab.edges import branch_edges, shortcut_edges
+from skiplab.analysis.edges import branch_edges, shortcut_edges
+from skiplab.analysis.skips import Skip, Skips
 from skiplab.edit import remove_branch, remove_shortcut, scale
-from skiplab.execute import Edge, Execution, run
-from skiplab.program import Program
-from skiplab.skips import Skip, Skips
+from skiplab.graph.interpreter import Edge, Execution, run
+from skiplab.graph.program import Program
 
 Edit = Callable[[Program, Skips], Program]
 Edges = Callable[[Program, Skip], tuple[Edge, ...]]

@@ -10,13 +10,13 @@ import skiplab
 from networks import Net, around, heavy
 from oracles.edited import blocks, found
 from skiplab import edit
-from skiplab.edges import branch_edges, shortcut_edges
+from skiplab.analysis.edges import branch_edges, shortcut_edges
+from skiplab.analysis.skips import Skips
 from skiplab.edit import insert, remove_branch, scale
-from skiplab.edit.draft import Draft
+from skiplab.edit.graph_editor import Draft
 from skiplab.errors import StaleSkip, UsageError
-from skiplab.execute import run
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.graph.interpreter import run
+from skiplab.graph.program import Program
 
 EDITS: dict[str, Callable[[Program, Skips], Program]] = {
     "remove_shortcut": edit.remove_shortcut,

@@ -5,10 +5,11 @@ from torch import Tensor, nn
 import skiplab
 from cases import captured
 from networks import around
+from skiplab.data.bound_batches import Given, checked
 from skiplab.errors import DataError
+from skiplab.graph.program import Program
 from skiplab.measure import contribution, lengths
-from skiplab.measure.batches import Given, checked, each, finite
-from skiplab.program import Program
+from skiplab.measure.batches import each, finite
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import skiplab
 from cases import captured
 from oracles.tower import Tower, contributions, samples
 from skiplab.errors import DataError, StaleSkip
-from skiplab.execute import run
+from skiplab.graph.interpreter import run
 from skiplab.measure import contribution
 
 QUANTITIES = ("ratio", "cosine", "growth", "influence")

@@ -18,13 +18,13 @@ from torch.utils import _pytree as pytree
 import skiplab
 from cases import captured, state
 from oracles.tower import Tower, samples
-from skiplab.edges import branch_edges
+from skiplab.analysis.edges import branch_edges
+from skiplab.analysis.skips import Skips
 from skiplab.errors import DataError, UsageError
-from skiplab.execute import Edge, Execution
-from skiplab.measure import gauss_newton, lesion
+from skiplab.graph.interpreter import Edge, Execution
+from skiplab.graph.program import Program
+from skiplab.measure import ggn_probe, lesion
 from skiplab.measure.estimate import estimate
-from skiplab.program import Program
-from skiplab.skips import Skips
 
 Captured = tuple[Tower, Program, Skips]
 TERMS = ["loss_change", "first_order", "curvature"]
@@ -99,7 +99,7 @@ def over_all_signs(
     patterns = [torch.tensor(s, dtype=torch.double) for s in itertools.product((-1, 1), repeat=outputs)]
     tables = []
     for signs in patterns:
-        monkeypatch.setattr(gauss_newton, "_signs", lambda like, _, signs=signs: signs.expand_as(like))
+        monkeypatch.setattr(ggn_probe, "_signs", lambda like, _, signs=signs: signs.expand_as(like))
         tables.append(measure()[TERMS].to_numpy())
     return dict(zip(TERMS, np.mean(tables, axis=0).T.tolist(), strict=True))
 
@@ -206,7 +206,7 @@ def test_loss_change_scales_with_the_loss(tower: Captured) -> None:
         return 10 * F.cross_entropy(output, target)
 
     def probe(output: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-        return 10**0.5 * gauss_newton.cross_entropy(output, target, generator)
+        return 10**0.5 * ggn_probe.cross_entropy(output, target, generator)
 
     one = estimate(program, skips, batches, F.cross_entropy, exact=0)
     other = estimate(program, skips, batches, ten, probe, exact=0)
@@ -265,7 +265,7 @@ def test_what_cannot_be_estimated(tower: Captured) -> None:
     with pytest.raises(UsageError, match="no probe is built in for the loss errors"):
         estimate(program, skips, batches, errors)
     with pytest.raises(UsageError, match="the loss has no gradient"):
-        estimate(program, skips, batches, errors, gauss_newton.cross_entropy)
+        estimate(program, skips, batches, errors, ggn_probe.cross_entropy)
     with pytest.raises(UsageError, match="exact=-1"):
         estimate(program, skips, batches, F.cross_entropy, exact=-1)
     training = skiplab.capture(model, (batches[0][0],), train=True)
@@ -287,4 +287,4 @@ def test_gradients_that_are_not_finite_raise(tower: Captured) -> None:
         return (output - output.detach()).sqrt().mean()
 
     with pytest.raises(DataError, match="the gradient of the whole network holds NaN or infinity"):
-        estimate(program, skips, samples(4), cornered, gauss_newton.mse)
+        estimate(program, skips, samples(4), cornered, ggn_probe.mse)

@@ -7,7 +7,7 @@ import skiplab
 from cases import captured
 from networks import Net, linear
 from oracles.drawn import drawn
-from skiplab.execute import Execution
+from skiplab.graph.interpreter import Execution
 from skiplab.measure.jacobian import Jacobian
 
 

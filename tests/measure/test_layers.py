@@ -11,8 +11,8 @@ from networks import Net, linear
 from oracles.lesioned import Normed, images, mean_loss
 from oracles.tower import Tower, samples
 from skiplab.errors import UsageError
+from skiplab.graph.program import Program
 from skiplab.measure.layers import layers, units
-from skiplab.program import Program
 
 
 def plain() -> tuple[nn.Sequential, Program]:

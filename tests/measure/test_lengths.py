@@ -13,13 +13,13 @@ from torch.utils import _pytree as pytree
 import skiplab
 from cases import captured
 from oracles.tower import Tower, samples
-from skiplab.edges import branch_edges
+from skiplab.analysis.edges import branch_edges
+from skiplab.data.bound_batches import Given
 from skiplab.errors import DataError, UsageError
-from skiplab.execute import Execution
+from skiplab.graph.interpreter import Execution
 from skiplab.measure import lengths
-from skiplab.measure.batches import Given
+from skiplab.measure.input_leaves import replacing, starts
 from skiplab.measure.lengths import _coefficients, _path_counts, band
-from skiplab.measure.starts import replacing, starts
 from skiplab.models import resnet
 
 

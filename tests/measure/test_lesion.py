@@ -17,12 +17,12 @@ from networks import Net, Transformer
 from oracles.lesioned import Normed, branches, changed, images
 from oracles.lesioned import mean_loss as mean_of
 from oracles.tower import Tower, mean_loss, samples
-from skiplab.edges import branch_edges, shortcut_edges
+from skiplab.analysis.edges import branch_edges, shortcut_edges
+from skiplab.analysis.skips import Skips
 from skiplab.errors import DataError, StaleSkip, UsageError
-from skiplab.execute import Execution, run
+from skiplab.graph.interpreter import Execution, run
+from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.program import Program
-from skiplab.skips import Skips
 
 Captured = tuple[Tower, Program, Skips]
 

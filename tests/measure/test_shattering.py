@@ -8,9 +8,9 @@ import skiplab
 from cases import captured
 from networks import Net, linear
 from skiplab.errors import DataError, UsageError
+from skiplab.graph.program import Program
 from skiplab.measure import shattering
 from skiplab.models import resnet
-from skiplab.program import Program
 
 
 class Quadratic(nn.Module):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from skiplab import inputs
 from skiplab.errors import UsageError
+from skiplab.loading import example_inputs
 from skiplab.models import Attention, transformer_decoder, transformer_encoder, vit, vit_b_16
 from skiplab.models.sequence import sinusoids
 from skiplab.models.transformer import DecoderLayer, Design, EncoderLayer, Stack
@@ -239,7 +239,7 @@ def test_the_decoder_knows_the_memory() -> None:
 @pytest.mark.parametrize("vocabulary", [None, 5])
 def test_networks_say_what_they_take(build: Any, vocabulary: int | None) -> None:
     net = build(1, vocabulary=vocabulary)
-    args, kwargs = inputs.of_model("ours", net)
+    args, kwargs = example_inputs.of_model("ours", net)
     assert net(*args, **kwargs).shape == ((1, 10) if build is transformer_encoder else (1, 10, 8))
     assert args[0].shape[1:] == net.example_input_shape
     assert args[0].is_floating_point() == (vocabulary is None)

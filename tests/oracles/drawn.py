@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from skiplab.program import Program
+from skiplab.graph.program import Program
 
 
 def drawn(program: Program, *sizes: int, classes: int = 3) -> list[tuple[Any, Tensor]]:

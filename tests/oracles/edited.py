@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import skiplab
+from skiplab.analysis.skips import Skips
+from skiplab.graph.module import Network
+from skiplab.graph.program import Program
 from skiplab.models import SkipConnection
-from skiplab.network import Network
-from skiplab.program import Program
-from skiplab.skips import Skips
 
 Join = Callable[[Any, Tensor, Tensor], Tensor]
 # form -> shape of the values, of which dimension 1 or the last has four channels

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from skiplab.ops import WEIGHT_LAYERS
-from skiplab.paths import COUNTED, NONLINEAR
-from skiplab.program import Program
+from skiplab.analysis.path_census import COUNTED, NONLINEAR
+from skiplab.graph.ops import WEIGHT_LAYERS
+from skiplab.graph.program import Program
 
 Ops = tuple[int, ...]
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from skiplab.program import Op, Program
+from skiplab.graph.program import Op, Program
 
 LINEAR = ("input", "weight", "merge", "view", "resample", "batch_norm", "expand")
 CONCATENATIONS = ("cat", "concat", "stack", "hstack")

@@ -8,8 +8,8 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 from torch.utils import _pytree as pytree
 
-from skiplab.ops import Kind
-from skiplab.program import Op, Program
+from skiplab.graph.ops import Kind
+from skiplab.graph.program import Op, Program
 
 FULL, HALF, NARROW = (None, 4), (None, 2), (None, 1)
 Plan = list[tuple[Kind, str, tuple[int, ...]]]  # kind, target, operands; the first is the input

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from skiplab.execute import Execution
-from skiplab.program import Program
+from skiplab.graph.interpreter import Execution
+from skiplab.graph.program import Program
 
 
 class Watched(Execution):

@@ -9,18 +9,9 @@ import pandas as pd
 import pytest
 
 import report_sample
-from skiplab.report import (
-    gradient_by_layer,
-    path_histogram,
-    png,
-    points,
-    skip_charts,
-    study_page,
-    svg,
-    training_curves,
-)
-from skiplab.report.arcs import arc_points
-from skiplab.report.rows import cell
+from skiplab.report import gradient_by_layer, path_histogram, png, points, skip_charts, study_page, svg, training_curves
+from skiplab.report.charts.arcs import arc_points
+from skiplab.report.json_data import cell
 from skiplab.report.theme import AnyChart
 from skiplab.study.questions.depth import FIGURES as OF_DEPTH
 

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binom
 
 from skiplab.report import measure_page, png, svg
-from skiplab.report.measure import _PARTS
-from skiplab.report.rows import cell
+from skiplab.report.json_data import cell
+from skiplab.report.pages.measure import _PARTS
 
 
 def tables(blocks: int = 6) -> dict[str, pd.DataFrame]:

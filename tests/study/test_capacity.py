@@ -10,9 +10,9 @@ import torch
 
 from skiplab.data import digits
 from skiplab.errors import UsageError
-from skiplab.study.examine import load
 from skiplab.study.questions.capacity import MOST, NO_HARM, SMALL, VARIANTS, claims, fewer, fits, used, verdicts, work
-from skiplab.train import Recipe
+from skiplab.study.run_cell import load
+from skiplab.training.fit import Recipe
 
 
 def synthetic(

@@ -11,7 +11,6 @@ from torch import nn
 
 from skiplab.data import digits
 from skiplab.models.resnet import resnet
-from skiplab.study.examine import load, wrong
 from skiplab.study.networks import RESIDUAL
 from skiplab.study.questions.ensemble import (
     CHANCE,
@@ -26,7 +25,8 @@ from skiplab.study.questions.ensemble import (
     verdicts,
     work,
 )
-from skiplab.train import Recipe, fit
+from skiplab.study.run_cell import load, wrong
+from skiplab.training.fit import Recipe, fit
 
 WAVE = (1, 1, -1, -1)  # noise over seeds that cancels
 BLOCKS = 9

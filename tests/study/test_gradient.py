@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from skiplab.data import batches, digits
 from skiplab.errors import UsageError
-from skiplab.study.examine import load
 from skiplab.study.networks import RESIDUAL
 from skiplab.study.questions.gradient import STUDY, VARIANTS, build, claims, fits, verdicts, work
+from skiplab.study.run_cell import load
 
 
 def synthetic(first: dict[str, float], seeds: int = 4, lost: int = 0) -> dict[str, pd.DataFrame]:

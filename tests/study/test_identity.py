@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from skiplab.analysis.path_census import census
 from skiplab.errors import UsageError
-from skiplab.export import capture
+from skiplab.graph.capture import capture
 from skiplab.models.mlp import mlp
-from skiplab.paths import census
-from skiplab.study.examine import load
 from skiplab.study.question import Grid
 from skiplab.study.questions import identity
 from skiplab.study.questions.identity import LEARNED, NEW, STUDY, claims, network, samples, verdicts
+from skiplab.study.run_cell import load
 
 ERRORS = {"plain": 0.8, "post": 0.4, "pre": 0.2, "pre-open": 0.02, "linear": 0.1, "linear-skip": 0.01, "unet": 0.3}
 

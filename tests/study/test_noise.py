@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from skiplab.data import digits
-from skiplab.study.examine import load, seeded
 from skiplab.study.questions.noise import (
     REPLACED,
     VARIANTS,
@@ -23,7 +22,8 @@ from skiplab.study.questions.noise import (
     verdicts,
     work,
 )
-from skiplab.train import Recipe
+from skiplab.study.run_cell import load, seeded
+from skiplab.training.fit import Recipe
 
 DEPTHS = (8, 20)
 ERRORS = {"trained": 0.02, "deep-frozen": 0.10, "frozen": 0.20, "empty": 0.50}

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 from skiplab.data import DataSet, Split, batches, digits
 from skiplab.errors import UsageError
-from skiplab.study.examine import SAMPLES, load, seeded
 from skiplab.study.questions import norm
 from skiplab.study.questions.norm import STUDY, build, claims, finish, fits, verdicts, work
-from skiplab.study.verdicts import chosen
+from skiplab.study.run_cell import SAMPLES, load, seeded
+from skiplab.study.sentences import chosen
 
 DEEP, SHALLOW = 12, 2
 WAVE = (1, 1, -1, -1)

@@ -12,9 +12,9 @@ from scipy import stats
 
 import study_work
 from skiplab.errors import UsageError
-from skiplab.figure import Axis
 from skiplab.report import svg
-from skiplab.report.study import drawn
+from skiplab.report.figure_spec import Axis
+from skiplab.report.pages.study import drawn
 from skiplab.study import QUESTIONS
 from skiplab.study.grid import Silent
 from skiplab.study.question import Grid, Study, label, named

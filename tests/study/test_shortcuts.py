@@ -10,9 +10,9 @@ from torch import Tensor
 
 from skiplab.errors import UsageError
 from skiplab.models.resnet import resnet
-from skiplab.study.examine import load
 from skiplab.study.question import Study, named
 from skiplab.study.questions import placement, shortcuts
+from skiplab.study.run_cell import load
 
 MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # Table 1, with gates whose weights are 0
     "identity": lambda x, f: x + f,

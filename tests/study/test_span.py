@@ -14,10 +14,10 @@ from skiplab.data import digits
 from skiplab.edit import fold
 from skiplab.errors import UsageError
 from skiplab.models.resnet import resnet
-from skiplab.study.examine import found, load, seeded
 from skiplab.study.question import Grid
 from skiplab.study.questions.span import LINEAR, PLAIN, STUDY, VARIANTS, claims, fits, verdicts, work
-from skiplab.train import Recipe
+from skiplab.study.run_cell import found, load, seeded
+from skiplab.training.fit import Recipe
 
 BEST_TWO = {"plain": 0.4, **{f"span{n}-{p}": e for p in ("post", "pre") for n, e in ((1, 0.3), (2, 0.1), (3, 0.2))}}
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skiplab.study.examine import load
+from skiplab.stats.intervals import student
 from skiplab.study.questions.sum import PRE, STUDY, VARIANTS, claims, verdicts, visited, work
-from skiplab.study.stats import student
-from skiplab.study.verdicts import number
-from skiplab.train import Recipe
+from skiplab.study.run_cell import load
+from skiplab.study.sentences import number
+from skiplab.training.fit import Recipe
 
 WAVE = (1, -1, 1, -1)  # over seeds: noise that cancels
 OTHER = (1, 1, -1, -1)  # that cancels in differences from it too

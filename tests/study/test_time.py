@@ -12,13 +12,13 @@ from torch import nn
 
 from skiplab.data import Split
 from skiplab.errors import UsageError
-from skiplab.figure import Figure
 from skiplab.models.readout import Readout
-from skiplab.report.study import drawn
-from skiplab.study.examine import load
+from skiplab.report.figure_spec import Figure
+from skiplab.report.pages.study import drawn
 from skiplab.study.questions import time
 from skiplab.study.questions.time import STUDY, VARIANTS, build, by_lag, claims, data_of, fits, kept, verdicts, work
 from skiplab.study.run import intervals
+from skiplab.study.run_cell import load
 
 NAMES = ("rnn", "residual-rnn", "lstm", "lstm-forget-0", "gru", "min-gru")
 WAVE = (1, 1, -1, -1)

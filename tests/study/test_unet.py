@@ -12,12 +12,12 @@ import torch
 
 from skiplab.data import canvases
 from skiplab.models import unet
-from skiplab.recipe import Recipe
-from skiplab.study.examine import load
 from skiplab.study.long_skips import lesions, routes
 from skiplab.study.questions.unet import STUDY, VARIANTS, built, claims, finish, verdicts, work
-from skiplab.study.verdicts import chosen
-from skiplab.study.zones import balanced
+from skiplab.study.run_cell import load
+from skiplab.study.segmentation_errors import balanced
+from skiplab.study.sentences import chosen
+from skiplab.training.recipe import Recipe
 
 CUTS = (("zero", "as trained"), ("noise", "as trained"), ("zero", "re-estimated"))
 TRAINED = [name for name in VARIANTS if name not in ("without-2", "without-3")]

@@ -64,7 +64,7 @@ def _root(
 
 def check_page(path: Path) -> None:
     """Before the work rather than after it."""
-    from skiplab.files import writable_folder
+    from skiplab.io.atomic import writable_folder
 
     if path.is_dir():
         raise OutputError(f"--report {path} is a folder: name a file in it, such as {path / 'page.html'}")
@@ -73,7 +73,7 @@ def check_page(path: Path) -> None:
 
 def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> None:
     """The page, as HTML or by its name as Markdown with its charts beside it; and each of its charts in a folder."""
-    from skiplab.files import writable_folder, write_bytes, write_text
+    from skiplab.io.atomic import writable_folder, write_bytes, write_text
     from skiplab.report import markdown, png, svg
 
     if to is not None and to.suffix == ".md":
@@ -96,9 +96,9 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def print_lines(lines: list[str]) -> None:
-    from skiplab import terminal
+    from skiplab.cli import render
 
-    console = terminal.stdout()
+    console = render.stdout()
     for line in lines:
         console.print(line, markup=False)
 

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from skiplab.cli.words import plural
-from skiplab.finder import find
-from skiplab.measure.lesions.reestimate import normalised
-from skiplab.program import Program
-from skiplab.saved.compare import answers_on_example, largest, rounding
-from skiplab.skips import Skips
+from skiplab.analysis.finder import find
+from skiplab.analysis.skips import Skips
+from skiplab.graph.program import Program
+from skiplab.measure.lesions.batchnorm import normalised
+from skiplab.serialization.compare import answers_on_example, largest, rounding
+from skiplab.stats.wording import plural
 
 _DIGITS = 0.03  # an edit that says that nothing changed has to keep more digits than a file format: 1e-5 in float32
 _LISTED = 4  # names of tensors or modules that are shown

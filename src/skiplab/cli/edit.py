@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, app, print_json, print_lines, say
+from skiplab.cli.common_options import formats_of
 from skiplab.cli.edits import VERBS, chosen, fitting, order_of
-from skiplab.cli.options import formats_of
-from skiplab.cli.request import Request, captured, on_a_model
+from skiplab.cli.model_options import Request, captured, on_a_model
 from skiplab.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skiplab.program import Program
+    from skiplab.graph.program import Program
 
 
 @app.command()
@@ -64,7 +64,7 @@ def edit(
     function, arguments = chosen(name, given, request.seed)
     program = _program(request)
     from skiplab.cli.change import change, notes
-    from skiplab.cli.target import target_of
+    from skiplab.cli.edit_targets import target_of
 
     target = target_of(name, program, given, skips, request)
     edited = function(program, *target.arguments, **arguments)
@@ -75,7 +75,7 @@ def edit(
         print_lines([f"note: {remark}" for remark in remarks])
     files = _saved(edited, out, kinds)
     if as_json:
-        from skiplab.schema import edit_json
+        from skiplab.serialization.json_schema import edit_json
 
         config = {"model": request.model, "edit": name, "options": given, "edited": [s.id for s in target.skips]}
         print_json(edit_json(config, asdict(found), remarks, files))
@@ -95,19 +95,19 @@ def _program(request: Request) -> "Program":
 def _saved(edited: "Program", out: Path | None, formats: list[str]) -> "pd.DataFrame | None":
     if out is None:
         return None
-    from skiplab.saved import save
+    from skiplab.serialization import save
 
     return save(edited, out, formats)
 
 
 def _file_lines(files: "pd.DataFrame", out: Path | None) -> list[str]:
     """Each file with its size, and how far what it gives when read back is from the network."""
-    from skiplab import terminal
+    from skiplab.cli import render
 
     rows: list[dict[str, Any]] = [dict(row) for _, row in files.iterrows()]
     width = max(len(row["file"]) for row in rows)
     texts = [
-        f"  {row['file']:<{width}}  {terminal.memory(row['bytes']):>9}  difference {row['difference']:.2g}"
+        f"  {row['file']:<{width}}  {render.memory(row['bytes']):>9}  difference {row['difference']:.2g}"
         for row in rows
     ]
     return [f"wrote to {out}:", *texts]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from skiplab.errors import UsageError
 
 if TYPE_CHECKING:
-    from skiplab.program import Program
+    from skiplab.graph.program import Program
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, write_page
-from skiplab.cli.request import Request, captured, on_a_model
+from skiplab.cli.model_options import Request, captured, on_a_model
 from skiplab.errors import ProofError, SelectionError, UsageError
 
 if TYPE_CHECKING:
-    from skiplab.paths import Census
-    from skiplab.program import Program
-    from skiplab.prover import Proof
-    from skiplab.skips import Skips
+    from skiplab.analysis.path_census import Census
+    from skiplab.analysis.skips import Skips
+    from skiplab.graph.program import Program
+    from skiplab.verification import Proof
 
 
 @app.command()
@@ -34,14 +34,14 @@ def find(
     if prove and (request.meta or request.train):
         option = "--meta" if request.meta else "--train"
         raise UsageError(f"--prove needs the values of the inference graph: leave out {option}")
-    from skiplab.finder import find
-    from skiplab.paths import census
+    from skiplab.analysis.finder import find
+    from skiplab.analysis.path_census import census
 
     program = captured(request)
     skips, counts = find(program), census(program)
     proof = _proved(program, skips) if prove else None
     if as_json:
-        from skiplab.schema import find_json
+        from skiplab.serialization.json_schema import find_json
 
         print_json(find_json(request.model, program, skips, counts, proof))
     else:
@@ -66,60 +66,61 @@ def census(
     """Count a network's paths from input to output by what lies on them."""
     if report is not None:
         check_page(report)
-    from skiplab.finder import find
-    from skiplab.paths import COUNTED, NONLINEAR, census
+    from skiplab.analysis.finder import find
+    from skiplab.analysis.path_census import COUNTED, NONLINEAR, census
 
     program = captured(request)
     counts = census(program, count=COUNTED if count_norms else NONLINEAR, output=output)
     if as_json:
-        from skiplab.schema import census_json
+        from skiplab.serialization.json_schema import census_json
 
         print_json(census_json(request.model, counts))
     else:
-        from skiplab import terminal
+        from skiplab.cli import render
 
-        print_lines(terminal.census_lines(counts))
-        terminal.stdout().print(terminal.witness_table(counts))
+        print_lines(render.census_lines(counts))
+        render.stdout().print(render.witness_table(counts))
     if report is not None:
         _write_page(request.model, program, find(program), counts, report)
 
 
 def _proved(program: "Program", skips: "Skips") -> "Proof":
-    from skiplab import terminal
-    from skiplab.prover import prove
+    from skiplab.cli import render
+    from skiplab.verification import prove
 
-    with terminal.bar("proving") as progress:
+    with render.bar("proving") as progress:
         return prove(program, skips, progress=progress)
 
 
 def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", apart: bool) -> None:
-    from skiplab import terminal
+    from skiplab.cli import render
 
-    console = terminal.stdout()
+    console = render.stdout()
     if len(skips):
-        console.print(terminal.skips_table(skips, console.width))
+        console.print(render.skips_table(skips, console.width))
     if apart and skips.apart:
         console.print()
-        console.print(terminal.apart_table(skips))
+        console.print(render.apart_table(skips))
         console.print()
-    print_lines([terminal.skips_line(skips)])
+    print_lines([render.skips_line(skips)])
     if proof is not None:
-        print_lines(terminal.proof_lines(proof))
-    print_lines(terminal.census_lines(counts))
+        print_lines(render.proof_lines(proof))
+    print_lines(render.census_lines(counts))
 
 
 def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census", path: Path) -> None:
-    from skiplab import outline, terminal
+    from skiplab.analysis import tables
+    from skiplab.cli import render
     from skiplab.report import model_page
-    from skiplab.schema import find_json
+    from skiplab.serialization.json_schema import find_json
 
     tables = {
-        "spine": outline.spine(program, skips),
-        "skips": outline.placed(program, skips),
-        "apart": outline.apart(skips),
-        "histogram": outline.histogram(counts),
-        "witness": outline.witness(counts),
+        "spine": tables.spine(program, skips),
+        "skips": tables.placed(program, skips),
+        "apart": tables.apart(skips),
+        "histogram": tables.histogram(counts),
+        "witness": tables.witness(counts),
     }
-    sentences = [terminal.skips_line(skips), *terminal.census_lines(counts)]
+    sentences = [render.skips_line(skips), *render.census_lines(counts)]
     facts = find_json(model, program, skips, counts)["capture"]
     write_page(model_page(model, sentences, tables, facts), path, None)

@@ -12,12 +12,12 @@ import pandas as pd
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from skiplab.cli.request import Request
-from skiplab.cli.subject import Subject
+from skiplab.cli.model_options import Request
+from skiplab.cli.session import Subject
+from skiplab.data.sources import Asked
 from skiplab.errors import DataError
-from skiplab.files import replacing, writable_folder, write_json
-from skiplab.sources import Asked
-from skiplab.weights import checksum
+from skiplab.io.atomic import replacing, writable_folder, write_json
+from skiplab.io.hashing import checksum
 
 _MEND = "choose another folder, or delete this one"
 

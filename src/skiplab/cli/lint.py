@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skiplab.cli.app import Json, app, print_json, print_lines, say
-from skiplab.cli.request import Request, captured, on_a_model
+from skiplab.cli.model_options import Request, captured, on_a_model
 from skiplab.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def lint(
 
         print_json(findings_json(request.model, findings))
     else:
-        from skiplab import terminal
+        from skiplab.cli import render
 
-        print_lines(terminal.findings_lines(findings))
+        print_lines(render.findings_lines(findings))
     if findings:
         raise typer.Exit(1)
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
-from skiplab.cli.options import Column, Data, Device, Normalise, columns, notes
-from skiplab.cli.request import Request, on_a_model
+from skiplab.cli.common_options import Column, Data, Device, Normalise, columns, notes
+from skiplab.cli.model_options import Request, on_a_model
 from skiplab.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from skiplab.cli.kept import Kept
-    from skiplab.cli.losses import Function
     from skiplab.cli.measures import LesionOptions, Options, Work
-    from skiplab.cli.subject import Subject
+    from skiplab.cli.session import Subject
+    from skiplab.measure.losses import Function
 
 _DEFAULT = "contribution, clipping, gradient, lesion"
 CHOICES = f"{_DEFAULT}, layers, lengths, shattering, similarity, probe, spectrum, linearity, cost"
@@ -68,10 +68,10 @@ def measure(
     if report is not None:
         check_page(report)
     from skiplab.cli.kept import Kept, config_of
-    from skiplab.cli.losses import loss_of, metric_of
     from skiplab.cli.measures import Options
-    from skiplab.cli.subject import subject
-    from skiplab.sources import Asked
+    from skiplab.cli.session import subject
+    from skiplab.data.sources import Asked
+    from skiplab.measure.losses import loss_of, metric_of
 
     names = _names(what)
     lesion = _lesion(kind, group, reorder, reestimate, method, fast, memory)
@@ -100,7 +100,7 @@ def _names(what: str | None) -> tuple[str, ...]:
 
 
 def _networks(networks: str | None) -> tuple[str, ...]:
-    from skiplab.measure.variants import NAMES
+    from skiplab.measure.network_variants import NAMES
 
     names = tuple(dict.fromkeys(each.strip() for each in networks.split(","))) if networks else ()
     if wrong := [name for name in names if name not in NAMES]:
@@ -112,7 +112,7 @@ def _lesion(  # the command's own options, as they are written
     kind: str, group: str, reorder: int, reestimate: bool, method: str, fast: bool, memory: float | None
 ) -> "LesionOptions":
     from skiplab.cli.measures import LesionOptions
-    from skiplab.measure.lesions.replacement import Kind
+    from skiplab.measure.lesions.replacements import Kind
 
     if method not in ("exact", "estimate"):
         raise UsageError(f"--method {method}: choose exact or estimate")
@@ -156,8 +156,8 @@ def _measured(
     names: Sequence[str], subject: "Subject", functions: Functions, options: "Options", kept: "Kept"
 ) -> Tables:
     """Every table, in the order asked for; those that are finished are loaded."""
-    from skiplab.cli.losses import try_on
     from skiplab.cli.measures import MEASURES, ONE_PASS
+    from skiplab.measure.losses import try_on
 
     if any(MEASURES[name].targets for name in names):
         try_on(subject.program, subject.batches, functions, subject.targets)
@@ -195,28 +195,28 @@ def _work(
     subject: "Subject", functions: Functions, options: "Options", kept: "Kept", names: Sequence[str]
 ) -> Iterator["Work"]:
     """What a measure gets, with a bar on stderr while it works."""
-    from skiplab import terminal
+    from skiplab.cli import render
     from skiplab.cli.measures import MEASURES, Work
-    from skiplab.sources import Told
+    from skiplab.data.sources import Told
 
-    with terminal.bar(", ".join(names)) as progress:
+    with render.bar(", ".join(names)) as progress:
         batches = subject.batches if MEASURES[names[0]].own_progress else Told(subject.batches, progress)
         yield Work(subject, batches, *functions, options, progress, kept.folder(names[0]))
 
 
 def _told(model: str, config: dict[str, Any], tables: Tables, as_json: bool) -> None:
-    from skiplab import terminal
+    from skiplab.cli import render
     from skiplab.cli.measures import MEASURES
 
     if as_json:
-        from skiplab.schema import measure_json
+        from skiplab.serialization.json_schema import measure_json
 
         print_json(measure_json(config, tables, {name: _sentences(name, table) for name, table in tables.items()}))
         return
     for name, table in tables.items():
         shown = MEASURES[name]
         print_lines([f"{name} of {model}"])
-        terminal.stdout().print(terminal.measured_table(shown.rows(table), shown.shown))
+        render.stdout().print(render.measured_table(shown.rows(table), shown.shown))
         print_lines([*(f"– {sentence}" for sentence in _sentences(name, table)), ""])
 
 

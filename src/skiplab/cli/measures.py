@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from skiplab import measure
-from skiplab.cli import answers
-from skiplab.cli.losses import Function, Named
-from skiplab.cli.subject import Subject
-from skiplab.measure.fast import deviation, faster
-from skiplab.sources import Batches, quartered
-from skiplab.terminal import Shown
+from skiplab.cli.session import Subject
+from skiplab.data.sources import Batches, quartered
+from skiplab.measure import summaries
+from skiplab.measure.accelerate import deviation, faster
+from skiplab.measure.losses import Function, Named
+from skiplab.stats.columns import Column
 
 Progress = Callable[[int, int | None], None]  # how much is done, of how much
 
@@ -72,7 +72,7 @@ class Measure:
     call: Callable[[Work], pd.DataFrame]
     targets: bool
     answer: Callable[[pd.DataFrame], Iterator[str]]
-    shown: tuple[Shown, ...]
+    shown: tuple[Column, ...]
     rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
     own_progress: bool = False
 
@@ -153,143 +153,143 @@ def _way_of_skips(table: pd.DataFrame) -> pd.DataFrame:
     return skips if len(skips) else table
 
 
-_ID = Shown("skip", "id")
+_ID = Column("skip", "id")
 MEASURES: Mapping[str, Measure] = {
     "contribution": Measure(
         _plain("contribution"),
         False,
-        answers.contribution,
-        (_ID, Shown("‖F‖/‖x‖", "ratio", "std"), Shown("cosine", "cosine", "std"), Shown("growth", "growth", "std")),
+        summaries.contribution,
+        (_ID, Column("‖F‖/‖x‖", "ratio", "std"), Column("cosine", "cosine", "std"), Column("growth", "growth", "std")),
     ),
     "clipping": Measure(
         _plain("clipping"),
         False,
-        answers.clipping,
+        summaries.clipping,
         (
             _ID,
-            Shown("then", "activation", "text"),
-            Shown("entries removed", "entries", "share"),
-            Shown("energy removed", "energy", "share"),
-            Shown("left of route", "route_kept"),
+            Column("then", "activation", "text"),
+            Column("entries removed", "entries", "share"),
+            Column("energy removed", "energy", "share"),
+            Column("left of route", "route_kept"),
         ),
     ),
     "gradient": Measure(
         _gradient,
         True,
-        answers.gradient,
+        summaries.gradient,
         (
-            Shown("skip", "name"),
-            Shown("network", "network", "text"),
-            Shown("‖∂loss‖ at merge", "gradient_norm", "std"),
-            Shown("by shortcut", "shortcut_norm"),
-            Shown("by branch", "branch_norm"),
+            Column("skip", "name"),
+            Column("network", "network", "text"),
+            Column("‖∂loss‖ at merge", "gradient_norm", "std"),
+            Column("by shortcut", "shortcut_norm"),
+            Column("by branch", "branch_norm"),
         ),
         _way_of_skips,
     ),
     "lesion": Measure(
         _lesion,
         True,
-        answers.lesion,
+        summaries.lesion,
         (
             _ID,
-            Shown("deleted", "kind", "text"),
-            Shown("batch norm", "batchnorm", "text"),
-            Shown("loss change", "loss_change", "interval"),
-            Shown("metric change", "metric_change", "interval"),
+            Column("deleted", "kind", "text"),
+            Column("batch norm", "batchnorm", "text"),
+            Column("loss change", "loss_change", "interval"),
+            Column("metric change", "metric_change", "interval"),
         ),
         own_progress=True,
     ),
     "layers": Measure(
         _layers,
         True,
-        answers.lesion,
+        summaries.lesion,
         (
-            Shown("layer", "id"),
-            Shown("batch norm", "batchnorm", "text"),
-            Shown("loss change", "loss_change", "interval"),
-            Shown("metric change", "metric_change", "interval"),
+            Column("layer", "id"),
+            Column("batch norm", "batchnorm", "text"),
+            Column("loss change", "loss_change", "interval"),
+            Column("metric change", "metric_change", "interval"),
         ),
         own_progress=True,
     ),
     "estimate": Measure(
         _estimate,
         True,
-        answers.estimate,
+        summaries.estimate,
         (
             _ID,
-            Shown("loss change", "loss_change"),
-            Shown("first order", "first_order"),
-            Shown("curvature", "curvature"),
+            Column("loss change", "loss_change"),
+            Column("first order", "first_order"),
+            Column("curvature", "curvature"),
         ),
     ),
     "lengths": Measure(
         _of_loss("lengths"),
         True,
-        answers.lengths,
+        summaries.lengths,
         (
-            Shown("branches on the path", "length"),
-            Shown("share of gradient", "weight", "share"),
-            Shown("share of paths", "path_share", "share"),
+            Column("branches on the path", "length"),
+            Column("share of gradient", "weight", "share"),
+            Column("share of paths", "path_share", "share"),
         ),
     ),
     "shattering": Measure(
         _shattering,
         False,
-        answers.shattering,
+        summaries.shattering,
         (
-            Shown("network", "network", "text"),
-            Shown("distance", "distance"),
-            Shown("correlation", "correlation", "std"),
+            Column("network", "network", "text"),
+            Column("distance", "distance"),
+            Column("correlation", "correlation", "std"),
         ),
     ),
     "similarity": Measure(
         _plain("similarity"),
         False,
-        answers.similarity,
-        (Shown("from", "id"), Shown("to", "other"), Shown("CKA", "cka")),
-        answers.neighbours,
+        summaries.similarity,
+        (Column("from", "id"), Column("to", "other"), Column("CKA", "cka")),
+        summaries.neighbours,
     ),
     "probe": Measure(
         _probe,
         True,
-        answers.probe,
-        (_ID, Shown("accuracy", "accuracy", "interval"), Shown("on what it learnt", "train_accuracy")),
+        summaries.probe,
+        (_ID, Column("accuracy", "accuracy", "interval"), Column("on what it learnt", "train_accuracy")),
     ),
     "spectrum": Measure(
         _plain("spectrum"),
         False,
-        answers.spectrum,
+        summaries.spectrum,
         (
             _ID,
-            Shown("network", "network", "text"),
-            Shown("largest", "largest"),
-            Shown("smallest", "smallest"),
-            Shown("mean square", "mean_square", "std"),
-            Shown("condition", "condition"),
+            Column("network", "network", "text"),
+            Column("largest", "largest"),
+            Column("smallest", "smallest"),
+            Column("mean square", "mean_square", "std"),
+            Column("condition", "condition"),
         ),
     ),
     "linearity": Measure(
         _plain("linearity"),
         False,
-        answers.linearity,
+        summaries.linearity,
         (
             _ID,
-            Shown("not linear", "nonlinearity", "share"),
-            Shown("bend", "bend"),
-            Shown("from identity", "distance_from_identity"),
+            Column("not linear", "nonlinearity", "share"),
+            Column("bend", "bend"),
+            Column("from identity", "distance_from_identity"),
         ),
     ),
     "cost": Measure(
         _plain("cost"),
         False,
-        answers.cost,
+        summaries.cost,
         (
             _ID,
-            Shown("held", "held_bytes", "bytes"),
-            Shown("over ops", "held_ops"),
-            Shown("branch ms", "branch_ms"),
-            Shown("shortcut ms", "shortcut_ms"),
-            Shown("of time", "share_of_time", "share"),
+            Column("held", "held_bytes", "bytes"),
+            Column("over ops", "held_ops"),
+            Column("branch ms", "branch_ms"),
+            Column("shortcut ms", "shortcut_ms"),
+            Column("of time", "share_of_time", "share"),
         ),
     ),
 }

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
-from skiplab.cli.options import Column, Data, Device, Normalise, columns, formats_of, notes
-from skiplab.cli.request import Request, on_a_model
+from skiplab.cli.common_options import Column, Data, Device, Normalise, columns, formats_of, notes
+from skiplab.cli.model_options import Request, on_a_model
 from skiplab.errors import DataError, UsageError
-from skiplab.recipe import Recipe
+from skiplab.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skiplab.cli.finetuning import Training
-    from skiplab.cli.frontier import Result
+    from skiplab.cli.prune_finetune import Training
+    from skiplab.cli.session import Subject
     from skiplab.cli.steps import Steps
-    from skiplab.cli.subject import Subject
-    from skiplab.program import Program
-    from skiplab.pruner import Pruned
-    from skiplab.sources import Asked, Batches
+    from skiplab.data.sources import Asked, Batches
+    from skiplab.graph.program import Program
+    from skiplab.pruning import Pruned
+    from skiplab.pruning.summary import Result
 
 
 @app.command()
@@ -63,13 +63,13 @@ def prune(
     """Remove the blocks of a network that it misses least, and say what each removal costs and saves."""
     if report is not None:
         check_page(report)
-    from skiplab.cli.finetuning import training_of
-    from skiplab.cli.frontier import Result
     from skiplab.cli.kept import config_of
-    from skiplab.cli.losses import loss_of, metric_of
+    from skiplab.cli.prune_finetune import training_of
     from skiplab.cli.steps import Steps
-    from skiplab.saved import save
-    from skiplab.sources import Asked
+    from skiplab.data.sources import Asked
+    from skiplab.measure.losses import loss_of, metric_of
+    from skiplab.pruning.summary import Result
+    from skiplab.serialization import save
 
     target = {"keep": keep, "max_change": max_loss, "latency": latency}
     options = {name: value for name, value in target.items() if value is not None}
@@ -109,9 +109,9 @@ class _Work:
 
 def _work(request: Request, asked: "Asked", device: str, skips: str | None, functions: tuple[Any, Any]) -> _Work:
     """Everything that can be wrong with the request is said here, before anything takes long."""
-    from skiplab.cli.losses import try_on
-    from skiplab.cli.subject import subject
-    from skiplab.sources import batches, quartered, to_learn_from
+    from skiplab.cli.session import subject
+    from skiplab.data.sources import batches, quartered, to_learn_from
+    from skiplab.measure.losses import try_on
 
     given = subject(request, replace(asked, samples=0), device, skips)
     if not len(given.skips):
@@ -126,14 +126,14 @@ def _work(request: Request, asked: "Asked", device: str, skips: str | None, func
 
 
 def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
-    from skiplab import terminal
-    from skiplab.cli.words import plural
-    from skiplab.pruner import prune
+    from skiplab.cli import render
+    from skiplab.pruning import prune
+    from skiplab.stats.wording import plural
 
     if kept.before:
         say(f"going on from {plural(len(kept.before), 'network')} that have been judged")
     try:
-        with terminal.bar("blocks removed") as progress:
+        with render.bar("blocks removed") as progress:
             pruned = prune(
                 work.subject.program,
                 work.subject.skips,
@@ -155,26 +155,26 @@ def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
 
 def _trained(pruned: "Pruned", training: "Training") -> "tuple[Program, dict[str, Any]]":
     """The chosen network after training, and its row."""
-    from skiplab import terminal
-    from skiplab.pruner import finetuned
+    from skiplab.cli import render
+    from skiplab.pruning import finetuned
 
     epochs = training.recipe.epochs
-    with terminal.bar("training") as progress:
+    with render.bar("training") as progress:
         better = finetuned(pruned.program, training.data, training.recipe, lambda row: progress(row["epoch"], epochs))
     return better, pruned.judge.row(better)
 
 
 def _told(result: "Result", config: dict[str, Any], files: "pd.DataFrame | None", as_json: bool) -> None:
-    from skiplab import terminal
-    from skiplab.cli.frontier import SHOWN, rows, sentences
+    from skiplab.cli import render
+    from skiplab.pruning.summary import SHOWN, rows, sentences
 
     if as_json:
-        from skiplab.schema import prune_json
+        from skiplab.serialization.json_schema import prune_json
 
         print_json(prune_json(config, result.frontier, result.chosen, result.trained, list(sentences(result)), files))
         return
     print_lines([f"what {result.model} can do without"])
-    terminal.stdout().print(terminal.measured_table(rows(result), SHOWN))
+    render.stdout().print(render.measured_table(rows(result), SHOWN))
     print_lines([f"– {sentence}" for sentence in sentences(result)])
     for file in [] if files is None else files.to_dict("records"):
         say(f"wrote {file['file']}, which differs by {file['difference']:.2g} when read back")
@@ -184,7 +184,7 @@ def _written(result: "Result", config: dict[str, Any], report: Path | None, out:
     """The page, and beside the network the chart."""
     if report is None and out is None:
         return
-    from skiplab.cli.frontier import sentences
+    from skiplab.pruning.summary import sentences
     from skiplab.report import prune_page
 
     told = list(sentences(result))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from skiplab.cli.kept import Kept
 from skiplab.errors import DataError
-from skiplab.files import writable_folder, write_text
+from skiplab.io.atomic import writable_folder, write_text
 
 _NAME = "frontier"
 

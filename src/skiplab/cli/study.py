@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, app, check_page, page_name, print_json, print_lines, say, write_page
-from skiplab.cli.options import Device
-from skiplab.cli.varied import StudyCommand
+from skiplab.cli.common_options import Device
+from skiplab.cli.study_help import StudyCommand
 from skiplab.errors import UsageError
 from skiplab.study import QUESTIONS
 
@@ -116,10 +116,10 @@ def repeating(context: typer.Context) -> str:
 
 def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
     """Runs a study with bars, writes its page, and prints what it found; `command` repeats it."""
-    from skiplab import terminal
-    from skiplab.files import writable_folder
+    from skiplab.cli import render
+    from skiplab.cli.study_progress import Bars
+    from skiplab.io.atomic import writable_folder
     from skiplab.study import grid
-    from skiplab.study.progress import Bars
 
     page = to.report or Path(f"skiplab-{name}.html")
     check_page(page)
@@ -127,7 +127,7 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         writable_folder(to.out)
     store = writable_folder(to.runs or _runs_folder())
     try:
-        with _telling_of_a_stop(), Bars(terminal.stderr()) as bars:
+        with _telling_of_a_stop(), Bars(render.stderr()) as bars:
             result = run(store, to.workers or grid.available_workers(), bars)
     except (KeyboardInterrupt, SystemExit):
         say("stopped; the same command goes on from here")
@@ -138,7 +138,7 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         print_json(result.to_json())
     else:
         overview = result.overview()
-        terminal.stdout().print(terminal.plain_table(list(map(str, overview)), overview.to_numpy().tolist()))
+        render.stdout().print(render.plain_table(list(map(str, overview)), overview.to_numpy().tolist()))
         print_lines(["", *(f"– {sentence}" for sentence in result.verdicts)])
         print_lines(_claims(result))
 
@@ -203,7 +203,7 @@ def _runs_folder() -> Path:
 
 def _write(result: "Result", command: str, path: Path, out: Path | None) -> None:
     """The page, and in the folder that was asked for every table and chart and the config."""
-    from skiplab.files import write_json
+    from skiplab.io.atomic import write_json
     from skiplab.report import study_page
 
     facts = {"command": command, "config": dict(result.config), "versions": dict(result.versions)}

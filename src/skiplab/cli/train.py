@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
-from skiplab.cli.options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
-from skiplab.cli.request import Request, on_a_model
-from skiplab.cli.training import that_trains
+from skiplab.cli.common_options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
+from skiplab.cli.model_options import Request, on_a_model
+from skiplab.cli.recipe_options import that_trains
 from skiplab.errors import UsageError
-from skiplab.recipe import Recipe
+from skiplab.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from skiplab.cli.trials import Plan, Trial
+    from skiplab.training.seeds import Plan, Trial
 
 
 @app.command()
@@ -43,8 +43,8 @@ def train(
     chosen = _seeds(seeds, recipe)
     if fresh and out is None:
         raise UsageError("--fresh starts over in the folder of --out: give both, or none")
-    from skiplab.cli.planned import config_of, plan_of
-    from skiplab.sources import Asked
+    from skiplab.cli.train_plan import config_of, plan_of
+    from skiplab.data.sources import Asked
 
     asked = Asked(data, recipe.batch_size, samples, split, normalise, columns(column), data_seed)
     with notes():
@@ -66,8 +66,8 @@ def _seeds(seeds: str, recipe: Recipe) -> list[int]:
 
 def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
     """A run a seed; stopped, it says what is finished and how to go on."""
-    from skiplab.cli.progress import Bar
-    from skiplab.cli.trials import trained
+    from skiplab.cli.train_progress import Bar
+    from skiplab.training.seeds import trained
 
     trials: list[Trial] = []
     try:
@@ -86,22 +86,22 @@ def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
 def _told(  # what the command has found, and how it is wanted
     model: str, plan: "Plan", trials: list["Trial"], config: dict[str, Any], *, as_json: bool, report: Path | None
 ) -> None:
-    from skiplab import terminal
-    from skiplab.cli import learned
+    from skiplab.cli import render
+    from skiplab.training import summary
 
-    runs, curves = learned.table(trials), learned.curves(trials)
+    runs, curves = summary.table(trials), summary.curves(trials)
     chances = config["data"]["chance"]
-    sentences = list(learned.sentences(trials, model, chances["train"], chances["test"]))
+    sentences = list(summary.sentences(trials, model, chances["train"], chances["test"]))
     if as_json:
-        from skiplab.schema import train_json
+        from skiplab.serialization.json_schema import train_json
 
-        print_json(train_json(config, runs, curves, learned.summary(runs), sentences))
+        print_json(train_json(config, runs, curves, summary.summary(runs), sentences))
     else:
         data = plan.data
         print_lines(
             [f"{model} on {data.name}: {len(data.train):,} examples to learn from, {len(data.test):,} to judge by"]
         )
-        terminal.stdout().print(terminal.plain_table(learned.HEADINGS, learned.cells(runs)))
+        render.stdout().print(render.plain_table(summary.HEADINGS, summary.cells(runs)))
         print_lines([f"– {sentence}" for sentence in sentences])
     if report is not None:
         from skiplab.report import train_page

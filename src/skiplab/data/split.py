@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skiplab.errors import DataError
-from skiplab.weights import checksum
+from skiplab.io.hashing import checksum
 
 IGNORED = -100  # torch's own mark of a place whose class does not count
 

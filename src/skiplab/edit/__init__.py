@@ -4,8 +4,8 @@ from skiplab.edit.drop_path import drop_path
 from skiplab.edit.fold import fold
 from skiplab.edit.gate import gate, highway
 from skiplab.edit.insert import insert
-from skiplab.edit.joins import add_to_concat, concat_to_add
-from skiplab.edit.places import Place, place, places
+from skiplab.edit.insertion_points import Place, place, places
+from skiplab.edit.merge_conversion import add_to_concat, concat_to_add
 from skiplab.edit.pre_activation import to_pre_activation
 from skiplab.edit.recalibrate import recalibrate
 from skiplab.edit.remove import remove_branch, remove_shortcut

@@ -3,12 +3,12 @@
 import torch
 from torch.fx import Node
 
-from skiplab.edges import branch_edges
-from skiplab.edit.draft import Draft
+from skiplab.analysis.edges import branch_edges
+from skiplab.analysis.skips import Skips
+from skiplab.edit.graph_editor import Draft
 from skiplab.errors import UsageError
-from skiplab.execute import Edge
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.graph.interpreter import Edge
+from skiplab.graph.program import Program
 
 aten = torch.ops.aten
 

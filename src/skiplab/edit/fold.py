@@ -1,9 +1,9 @@
 """What is one layer in disguise as that layer: batch norms, factors, and sums of linear ways."""
 
-from skiplab.edit.draft import Draft
-from skiplab.edit.linear import as_layer, put
+from skiplab.edit.fuse_linear import as_layer, put
+from skiplab.edit.graph_editor import Draft
 from skiplab.errors import UsageError
-from skiplab.program import Program
+from skiplab.graph.program import Program
 
 
 def fold(program: Program) -> Program:

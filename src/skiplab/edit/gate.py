@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from skiplab.channels import channel
-from skiplab.edges import branch_edges, shortcut_edges, start
-from skiplab.edit.draft import Draft
-from skiplab.edit.layers import as_kernel, can_project, projection
+from skiplab.analysis.edges import branch_edges, shortcut_edges, start
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.edit.graph_editor import Draft
+from skiplab.edit.new_layers import as_kernel, can_project, projection
 from skiplab.errors import UsageError
-from skiplab.program import Program
-from skiplab.skips import Skip, Skips
+from skiplab.graph.channels import channel
+from skiplab.graph.program import Program
 
 Form = Literal["exclusive", "shortcut-only"]
 aten = torch.ops.aten

@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch.fx import Node
 
-from skiplab.channels import channel
-from skiplab.edit.draft import Draft
-from skiplab.edit.layers import as_kernel, batch_norm, can_project, is_image, projection
-from skiplab.edit.places import Place, place
+from skiplab.edit.graph_editor import Draft
+from skiplab.edit.insertion_points import Place, place
+from skiplab.edit.new_layers import as_kernel, batch_norm, can_project, is_image, projection
 from skiplab.errors import UsageError
-from skiplab.functional import sizes
-from skiplab.ops import operator_name
-from skiplab.program import Program
+from skiplab.graph.channels import channel
+from skiplab.graph.functionalize import sizes
+from skiplab.graph.ops import operator_name
+from skiplab.graph.program import Program
 
 Shortcut = Literal["A", "B"]
 aten = torch.ops.aten

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from skiplab.edges import fork_edges
-from skiplab.edit.draft import Draft
-from skiplab.edit.layers import batch_norm
-from skiplab.edit.linear import as_layer, put
+from skiplab.analysis.edges import fork_edges
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.edit.fuse_linear import as_layer, put
+from skiplab.edit.graph_editor import Draft
+from skiplab.edit.new_layers import batch_norm
 from skiplab.errors import UsageError
-from skiplab.folding import Term
-from skiplab.program import Op, Program
-from skiplab.skips import Skip, Skips
+from skiplab.graph.affine import Term
+from skiplab.graph.program import Op, Program
 
 aten = torch.ops.aten
 # One value from one value, so that it may stand before or behind anything that only passes values on.

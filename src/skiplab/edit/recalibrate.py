@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from skiplab.edit.draft import Draft
+from skiplab.data.bound_batches import Batch
+from skiplab.edit.graph_editor import Draft
 from skiplab.errors import UsageError
-from skiplab.measure.batches import Batch
-from skiplab.measure.lesions.passes import Passes
-from skiplab.measure.lesions.reestimate import normalised, reestimated
-from skiplab.program import Program
+from skiplab.graph.program import Program
+from skiplab.measure.lesions.batchnorm import normalised, reestimated
+from skiplab.measure.lesions.resumable_pass import Passes
 
 
 def recalibrate(program: Program, batches: Iterable[Batch]) -> Program:

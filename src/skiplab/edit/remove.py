@@ -2,11 +2,11 @@
 
 from torch.fx import Node
 
-from skiplab.edges import branch_edges, shortcut_edges
-from skiplab.edit.draft import Draft
-from skiplab.ops import operator_name
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.analysis.edges import branch_edges, shortcut_edges
+from skiplab.analysis.skips import Skips
+from skiplab.edit.graph_editor import Draft
+from skiplab.graph.ops import operator_name
+from skiplab.graph.program import Program
 
 _IDEMPOTENT = frozenset("relu relu6 hardtanh abs".split())
 

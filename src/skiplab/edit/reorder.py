@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from skiplab.blocks import like, weights_read
-from skiplab.edit.draft import Draft
+from skiplab.analysis.blocks import like, weights_read
+from skiplab.analysis.skips import Skips
+from skiplab.edit.graph_editor import Draft
 from skiplab.errors import UsageError
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.graph.program import Program
 
 
 def reorder(program: Program, skips: Skips, order: Sequence[int]) -> Program:

@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch.fx import Node
 
-from skiplab.channels import channel
-from skiplab.edges import branch_edges, into, shortcut_edges
-from skiplab.edit.draft import Draft
+from skiplab.analysis.edges import branch_edges, into, shortcut_edges
+from skiplab.analysis.merges import merge_at
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.edit.graph_editor import Draft
 from skiplab.errors import UsageError
-from skiplab.execute import Edge
-from skiplab.merges import merge_at
-from skiplab.program import Program
-from skiplab.skips import Skip, Skips
+from skiplab.graph.channels import channel
+from skiplab.graph.interpreter import Edge
+from skiplab.graph.program import Program
 
 Learn = Literal["no", "scalar", "vector"]
 aten = torch.ops.aten

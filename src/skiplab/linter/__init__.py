@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
-from skiplab.finder import find
+from skiplab.analysis.finder import find
+from skiplab.analysis.skips import Skips
+from skiplab.graph.program import Program
 from skiplab.linter.broadcast import broadcast_merges
 from skiplab.linter.dead import dead_branches
 from skiplab.linter.droppath import shared, without_shortcut
@@ -10,8 +12,6 @@ from skiplab.linter.finding import SCHEMA, Finding, Findings, findings_json
 from skiplab.linter.identity import on_every_path
 from skiplab.linter.overwrites import overwritten_shortcuts
 from skiplab.linter.shortcuts import nonlinear_shortcuts
-from skiplab.program import Program
-from skiplab.skips import Skips
 
 __all__ = ["SCHEMA", "Finding", "Findings", "findings_json", "lint"]
 

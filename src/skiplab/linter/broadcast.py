@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
+from skiplab.analysis.merges import Merge, merges
+from skiplab.analysis.reachability import Reach
+from skiplab.analysis.skips import Skips
+from skiplab.graph.ops import is_concat
+from skiplab.graph.program import Op, Program
 from skiplab.linter.finding import Finding
 from skiplab.linter.ways import others, walk
-from skiplab.merges import Merge, merges
-from skiplab.ops import is_concat
-from skiplab.program import Op, Program
-from skiplab.reach import Reach
-from skiplab.skips import Skips
 
 
 def broadcast_merges(program: Program, skips: Skips) -> Iterator[Finding]:

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from skiplab.execute import Edge, Execution, Patch
+from skiplab.analysis.merges import merge_at
+from skiplab.analysis.reachability import between
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.graph.interpreter import Edge, Execution, Patch
+from skiplab.graph.ops import WEIGHT_LAYERS
+from skiplab.graph.program import Op, Program
 from skiplab.linter.droppath import drop_paths
 from skiplab.linter.finding import Finding
 from skiplab.linter.ways import walk
-from skiplab.merges import merge_at
-from skiplab.ops import WEIGHT_LAYERS
-from skiplab.program import Op, Program
-from skiplab.reach import between
-from skiplab.skips import Skip, Skips
 
 # Of inputs and of dropout: on one alone, a narrow branch that ends in a ReLU may be zero by chance.
 _DRAWS = 4

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.fx import Node
 
+from skiplab.analysis.merges import merges
+from skiplab.analysis.skips import Skips
+from skiplab.graph.ops import is_concat, operator_name
+from skiplab.graph.program import Op, Program
 from skiplab.linter.finding import Finding
 from skiplab.linter.trace import called_at, calls, frames
 from skiplab.linter.ways import walk
-from skiplab.merges import merges
-from skiplab.ops import is_concat, operator_name
-from skiplab.program import Op, Program
-from skiplab.skips import Skips
 
 _RANDOM = frozenset("bernoulli rand rand_like uniform randint randint_like randn randn_like native_dropout".split())
 _SCALES = frozenset("mul multiply div divide true_divide".split())

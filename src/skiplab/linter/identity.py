@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
+from skiplab.analysis.reachability import between
+from skiplab.analysis.skips import Skips
+from skiplab.graph.ops import Kind
+from skiplab.graph.program import Op, Program
 from skiplab.linter.finding import Finding
 from skiplab.linter.trace import written_at
 from skiplab.linter.ways import name_of
-from skiplab.ops import Kind
-from skiplab.program import Op, Program
-from skiplab.reach import between
-from skiplab.skips import Skips
 
 _HE = "He et al. 2016, Identity Mappings in Deep Residual Networks, §2"
 _XIONG = "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, §3"

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
+from skiplab.analysis.merges import Merge, merges
+from skiplab.analysis.reachability import Reach
+from skiplab.graph.program import Op, Program
 from skiplab.linter.finding import Finding
-from skiplab.linter.names import Sources
+from skiplab.linter.name_resolution import Sources
 from skiplab.linter.trace import written_at
 from skiplab.linter.ways import others, walk
-from skiplab.merges import Merge, merges
-from skiplab.program import Op, Program
-from skiplab.reach import Reach
 
 _WHY = "The shortcut carries what the activation left of the signal, so neither signal nor gradient passes unchanged."
 _REFERENCE = "PyTorch documentation, Autograd mechanics, In-place operations with autograd"

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
+from skiplab.analysis.merges import Merge, merges
+from skiplab.analysis.reachability import Reach, between
+from skiplab.analysis.skips import Skips
+from skiplab.graph.ops import LINEAR, Kind, is_concat
+from skiplab.graph.program import Program
 from skiplab.linter.finding import Finding
 from skiplab.linter.trace import written_at
 from skiplab.linter.ways import Step, name_of, others, walk
-from skiplab.merges import Merge, merges
-from skiplab.ops import LINEAR, Kind, is_concat
-from skiplab.program import Program
-from skiplab.reach import Reach, between
-from skiplab.skips import Skips
 
 _SPOILING: tuple[Kind, ...] = ("activation", "max_pool", "norm")
 

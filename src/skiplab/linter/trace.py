@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.fx import Node
 
-from skiplab.program import Program
+from skiplab.graph.program import Program
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _MODULES = str(Path(_TORCH, "nn", "modules")) + os.sep

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from skiplab.merges import Merge
-from skiplab.ops import TRANSPARENT, Kind
-from skiplab.program import Op, Program
+from skiplab.analysis.merges import Merge
+from skiplab.graph.ops import TRANSPARENT, Kind
+from skiplab.graph.program import Op, Program
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,79 +1,19 @@
 """The batches that measures run on: checked, split where they fill the memory, and blamed for what is not finite."""
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from skiplab.data.bound_batches import Batch, Given, checked
 from skiplab.errors import DataError, UsageError
-from skiplab.program import Program
+from skiplab.graph.program import Program
 
-# (inputs, target); inputs: a tensor, a tuple of arguments, a mapping of keyword arguments, or a tuple of arguments
-# that such a mapping ends.
-Batch = tuple[Any, Any]
 Loss = Callable[[Any, Any], Tensor]  # (output, target) -> the batch's mean, a scalar
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """One batch, as the model takes it.
-
-    Attributes:
-        size: its number of samples, along the first dimension.
-        whole: ids of the inputs that all samples share, such as a mask of positions.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    target: Any
-    size: int
-    whole: frozenset[int] = frozenset()
-
-    @property
-    def inputs(self) -> tuple[Any, ...]:
-        """As a batch has them."""
-        return (*self.args, dict(self.kwargs)) if self.kwargs else self.args
-
-    def part(self, start: int, stop: int) -> "Given":
-        """Samples `start` up to `stop` alone: of every tensor that has one entry a sample."""
-
-        def cut(value: Any) -> Any:
-            own = isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.size
-            return value[start:stop] if own and id(value) not in self.whole else value
-
-        args, kwargs, target = pytree.tree_map(cut, (self.args, dict(self.kwargs), self.target))
-        return replace(self, args=args, kwargs=kwargs, target=target, size=min(stop, self.size) - start)
-
-    def parts(self, size: int) -> list["Given"]:
-        """The same samples in batches of at most `size`."""
-        if size >= self.size:
-            return [self]
-        return [self.part(start, start + size) for start in range(0, self.size, size)]
-
-
-def checked(program: Program, batches: Iterable[Batch]) -> Iterator[Given]:
-    """Each batch as the program takes it; DataError for what it cannot take."""
-    count = 0
-    for count, batch in enumerate(batches, start=1):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise DataError(f"batch {count} is no pair (inputs, target): wrap it, with None for no target")
-        inputs, target = batch
-        args, kwargs = pytree.tree_map_only(Tensor, _plain, _arguments(program, inputs))
-        size = _size(program, args, kwargs, count)
-        if isinstance(target, Tensor) and target.ndim and len(target) != size:
-            raise DataError(
-                f"batch {count} has {len(target)} targets for {size} samples along the first dimension of its input: "
-                "samples have to lie along the first dimension of both"
-            )
-        yield Given(args, kwargs, target, size, _shared(program, args, kwargs))
-    if not count:
-        raise DataError("there is no batch to measure on: the iterable of batches is empty or used up")
 
 
 def each(
@@ -129,44 +69,14 @@ def loss_of(program: Program, given: Given, loss: Loss | None, output: Any) -> T
     return finite(program, given, value.mean() if value.ndim else value, "the loss")
 
 
-def require_again(batches: Iterable[Batch], why: str) -> None:
-    """UsageError for an iterator, which is used up after one reading."""
-    if isinstance(batches, Iterator):
-        raise UsageError(
-            f"{why}, and `batches` can be read once: give a list, or an object that starts anew in `__iter__`, as a "
-            "DataLoader does"
-        )
-
-
 def finite(program: Program, given: Given, value: Tensor, what: str) -> Tensor:
     """The value; DataError where it holds NaN or infinity, since a mean over it would hide where that came from."""
     if not torch.isfinite(value).all():
-        from skiplab.measure.blame import blame  # it runs the network again, which only an error is worth
+        from skiplab.measure.nan_origin import blame  # it runs the network again, which only an error is worth
 
         shown = f" is {float(value.detach()):g}" if value.numel() == 1 else " holds NaN or infinity"
         raise DataError(f"{what}{shown}: {blame(program, given)}")
     return value
-
-
-def _arguments(program: Program, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    takes_keywords, positional = bool(program.example[1]), len(program.example[0])
-    if takes_keywords and len(args) == positional + 1 and isinstance(args[-1], Mapping):
-        return args[:-1], dict(args[-1])
-    return args, {}
-
-
-def _plain(value: Tensor) -> Tensor:
-    """Without a history of gradients, and fit to get one."""
-    return value.clone() if value.is_inference() else value.detach()
-
-
-def _shared(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[int]:
-    if not program.dynamic_batch:
-        return frozenset()
-    named = zip(program.inputs, program.flatten(args, kwargs), strict=True)
-    ops = ((value, program.by_name.get(name)) for name, value in named)
-    return frozenset(id(value) for value, op in ops if op is not None and op.shape and op.shape[0] is not None)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -180,33 +90,4 @@ def _halved(program: Program, given: Given, error: BaseException) -> int:
         why = "one sample" if not size else f"a batch of {given.size}, which the program was captured to need,"
         raise DataError(f"{why} does not fit into memory: measure fewer skips, or smaller inputs") from error
     warnings.warn(f"a batch of {given.size} samples does not fit into memory: going on with {size}", stacklevel=3)
-    return size
-
-
-def _size(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int) -> int:
-    try:
-        values = program.flatten(args, kwargs)
-    except UsageError as error:
-        raise DataError(f"batch {count}: {error}") from None
-    pairs = [(w, g) for w, g in zip(program.flatten(*program.example), values, strict=True) if isinstance(w, Tensor)]
-    for _, got in pairs:
-        if not isinstance(got, Tensor):
-            raise DataError(f"batch {count} has a {type(got).__name__} where {program.name} takes a tensor")
-    first = 1 if program.dynamic_batch else 0
-    precisions = {tensor.dtype for tensor in program.tensors.values() if tensor.is_floating_point()}
-    for want, got in pairs:
-        if got.shape[first:] != want.shape[first:]:
-            wanted = tuple("any" if i < first else n for i, n in enumerate(want.shape))
-            raise DataError(
-                f"batch {count} has an input of shape {tuple(got.shape)} where {program.name} was captured "
-                f"with {wanted}: capture it with inputs of this shape"
-            )
-        if got.dtype not in (want.dtype, *precisions) and (got.is_floating_point() or want.is_floating_point()):
-            raise DataError(
-                f"batch {count} has an input of {got.dtype} where {program.name} was captured with {want.dtype}: "
-                f"use .to({want.dtype})"
-            )
-    size = next((len(got) for _, got in pairs if got.ndim), 1)
-    if not size:
-        raise DataError(f"batch {count} has no samples: leave it out")
     return size

@@ -6,16 +6,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from skiplab.edges import into
-from skiplab.measure.batches import Batch, Given, finite
+from skiplab.analysis.edges import into
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.data.bound_batches import Batch, Given
+from skiplab.graph.ops import Op, is_concat
+from skiplab.graph.program import Program
+from skiplab.measure.batches import finite
 from skiplab.measure.features import output_of
+from skiplab.measure.merge_operands import by_sample, gathered, merges_of, stacked
 from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
-from skiplab.measure.observe import Gradients, Look, observe
-from skiplab.measure.operands import by_sample, gathered, merges_of, stacked
-from skiplab.ops import Op, is_concat
-from skiplab.program import Program
-from skiplab.skips import Skip, Skips
+from skiplab.measure.observers import Gradients, Look, observe
 
 QUANTITIES = ("entries", "energy", "route_kept")
 _ZERO_AT_ZERO = frozenset(

@@ -11,22 +11,23 @@ import torch
 from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode
 
-from skiplab.edges import shortcut_edges
+from skiplab.analysis.edges import shortcut_edges
+from skiplab.analysis.reachability import between
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.data.bound_batches import Batch, Given
 from skiplab.errors import UsageError
-from skiplab.execute import Execution
-from skiplab.measure.batches import Batch, Given, each
+from skiplab.graph.interpreter import Execution
+from skiplab.graph.program import Program
+from skiplab.measure.batches import each
 from skiplab.measure.kernels import plain
-from skiplab.measure.liveness import live_bytes
-from skiplab.program import Program
-from skiplab.reach import between
-from skiplab.skips import Skip, Skips
+from skiplab.measure.memory import live_bytes
 
 
 def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int = 5) -> pd.DataFrame:
     """Memory held by each shortcut, and arithmetic, parameters and time of branch and shortcut.
 
     Memory, from the graph, for one sample: what is alive in a forward pass, less what would be alive if the
-    shortcut did not enter the merge (`skiplab.measure.liveness` says what is counted).
+    shortcut did not enter the merge (`skiplab.measure.memory` says what is counted).
 
     - held_bytes: the most that is alive for the shortcut's sake alone at any op; held_ops: at how many ops there is
       any, the merge included; byte_ops: the sum over them, in bytes · ops.

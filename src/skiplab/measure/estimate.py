@@ -9,17 +9,18 @@ import torch
 from scipy.stats import ConstantInputWarning, spearmanr
 from torch import Tensor
 
-from skiplab.edges import branch_edges
+from skiplab.analysis.edges import branch_edges
+from skiplab.analysis.skips import Skips
+from skiplab.data.bound_batches import Batch, Given, require_again
 from skiplab.errors import UsageError
-from skiplab.execute import Edge
-from skiplab.measure.batches import Batch, Given, Loss, each, finite, loss_of, require_again
-from skiplab.measure.gates import Gates
-from skiplab.measure.gauss_newton import Probe, probe_of
+from skiplab.graph.interpreter import Edge
+from skiplab.graph.program import Program
+from skiplab.measure.batches import Loss, each, finite, loss_of
+from skiplab.measure.edge_gradients import Gates
+from skiplab.measure.ggn_probe import Probe, probe_of
 from skiplab.measure.lesion import lesion
-from skiplab.measure.lesions.sweep import require_trained
+from skiplab.measure.lesions.runner import require_trained
 from skiplab.measure.moments import Moments
-from skiplab.program import Program
-from skiplab.skips import Skips
 
 
 def estimate(
@@ -49,7 +50,7 @@ def estimate(
         batches: pairs (inputs, target), gone through twice unless `exact` is 0.
         loss: (output, target) -> mean over the batch.
         probe: (output, target, generator) -> Σ z·v, where torch's own cross_entropy, mse_loss or
-            binary_cross_entropy_with_logits is not the whole loss; see `skiplab.measure.gauss_newton`.
+            binary_cross_entropy_with_logits is not the whole loss; see `skiplab.measure.ggn_probe`.
         exact: how many estimates are held against exact lesions.
 
     Returns:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.data.bound_batches import Given
 from skiplab.errors import UsageError
-from skiplab.execute import Execution
-from skiplab.measure.batches import Given, finite
-from skiplab.measure.operands import sample_dimension
-from skiplab.measure.starts import is_real
-from skiplab.program import Op, Program
-from skiplab.skips import Skip, Skips
+from skiplab.graph.interpreter import Execution
+from skiplab.graph.program import Op, Program
+from skiplab.measure.batches import finite
+from skiplab.measure.input_leaves import is_real
+from skiplab.measure.merge_operands import sample_dimension
 
 # Operators that say which dimension holds the channels of what they read: the second, or the last.
 _SECOND = re.compile(r"_?conv|.*(batch|group|instance)_norm|.*_pool\dd|.*upsample")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from skiplab.folding import layer_term, normed, weights
-from skiplab.ops import operator_name
+from skiplab.graph.affine import layer_term, normed, weights
+from skiplab.graph.ops import operator_name
 
 
 def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,16 +8,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from skiplab.edges import fork_edges
-from skiplab.execute import Edge
-from skiplab.measure.batches import Batch, Given, Loss, require_again
-from skiplab.measure.gates import alias_of
+from skiplab.analysis.edges import fork_edges
+from skiplab.analysis.skips import Skips
+from skiplab.data.bound_batches import Batch, Given, require_again
+from skiplab.graph.interpreter import Edge
+from skiplab.graph.ops import WEIGHT_LAYERS
+from skiplab.graph.program import Program
+from skiplab.measure.batches import Loss
+from skiplab.measure.edge_gradients import alias_of
+from skiplab.measure.network_variants import AS_IT_IS, Variant, variants
 from skiplab.measure.norms import norm
-from skiplab.measure.observe import Gradients, Look, observe
-from skiplab.measure.variants import AS_IT_IS, Variant, variants
-from skiplab.ops import WEIGHT_LAYERS
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.measure.observers import Gradients, Look, observe
 
 Way = tuple[str, str]  # (skip's id, "shortcut" or "branch")
 _WAYS = ("shortcut", "branch")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from skiplab.execute import Edge, Execution, Patch
+from skiplab.graph.interpreter import Edge, Execution, Patch
 from skiplab.measure.kernels import plain
 
 

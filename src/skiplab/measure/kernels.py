@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from skiplab.program import Program
+from skiplab.graph.program import Program
 
 
 @contextmanager

@@ -7,14 +7,15 @@ from typing import Unpack
 import pandas as pd
 from torch import Tensor
 
-from skiplab.execute import Edge, Patch
-from skiplab.measure.batches import Batch, Loss
-from skiplab.measure.lesions.passes import Passes, Running
-from skiplab.measure.lesions.record import Lesion
-from skiplab.measure.lesions.sweep import compared, names_of, plan, require_trained
-from skiplab.ops import Op
-from skiplab.options import checked
-from skiplab.program import Program
+from skiplab.data.bound_batches import Batch
+from skiplab.graph.interpreter import Edge, Patch
+from skiplab.graph.ops import Op
+from skiplab.graph.program import Program
+from skiplab.measure.batches import Loss
+from skiplab.measure.lesions.resumable_pass import Passes, Running
+from skiplab.measure.lesions.runner import compared, names_of, plan, require_trained
+from skiplab.measure.lesions.spec import Lesion
+from skiplab.validation import checked
 
 
 def layers(

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from skiplab.edges import branch_edges
+from skiplab.analysis.edges import branch_edges
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.data.bound_batches import Batch, Given
 from skiplab.errors import UsageError
-from skiplab.execute import Edge, Execution, Patch, frozen
-from skiplab.measure.batches import Batch, Given, Loss, each, finite, loss_of
+from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.graph.program import Op, Program
+from skiplab.measure.batches import Loss, each, finite, loss_of
+from skiplab.measure.input_leaves import replacing, starts
+from skiplab.measure.merge_operands import sample_dimension
 from skiplab.measure.moments import Moments
-from skiplab.measure.operands import sample_dimension
-from skiplab.measure.raised import raised
-from skiplab.measure.starts import replacing, starts
-from skiplab.program import Op, Program
-from skiplab.skips import Skip, Skips
+from skiplab.measure.polynomial_grad import raised
 
 COLUMNS = ["length", "samples", "norm", "norm_std", "share", "share_std", "weight", "weight_std", "path_share"]
 _GRADIENTS = 1024  # of single samples, in flight at once

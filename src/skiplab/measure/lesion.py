@@ -5,17 +5,18 @@ from typing import Any, Unpack, get_args
 
 import pandas as pd
 
+from skiplab.analysis.skips import Skip, Skips
+from skiplab.data.bound_batches import Batch
 from skiplab.errors import UsageError
-from skiplab.measure.batches import Batch, Loss
-from skiplab.measure.lesions import replacement
-from skiplab.measure.lesions.passes import Passes, Running
-from skiplab.measure.lesions.record import Groups, deletions, edges_of, grouped
+from skiplab.graph.program import Program
+from skiplab.measure.batches import Loss
+from skiplab.measure.lesions import replacements
 from skiplab.measure.lesions.reorder import reorderings
-from skiplab.measure.lesions.replacement import Kind, Replacement
-from skiplab.measure.lesions.sweep import compared, names_of, plan, require_trained
-from skiplab.options import checked
-from skiplab.program import Program
-from skiplab.skips import Skip, Skips
+from skiplab.measure.lesions.replacements import Kind, Replacement
+from skiplab.measure.lesions.resumable_pass import Passes, Running
+from skiplab.measure.lesions.runner import compared, names_of, plan, require_trained
+from skiplab.measure.lesions.spec import Groups, deletions, edges_of, grouped
+from skiplab.validation import checked
 
 MOMENTS = "moments"
 LIKE_IT = ("mean", "noise")  # kinds of replacement for which the moments of what is replaced must be known
@@ -115,12 +116,12 @@ def _replacements(passes: Passes, kinds: Sequence[Kind], skips: Sequence[Skip], 
         ways = [kind for kind in kinds if kind.endswith(LIKE_IT)]
         edges = (edge for kind in ways for skip in skips for edge in edges_of(program, skip, kind))
         operands = dict.fromkeys(operand for _, operand in edges)
-        moments = replacement.branch_moments(passes, MOMENTS, operands)
+        moments = replacements.branch_moments(passes, MOMENTS, operands)
     of: dict[str, Any] = {
-        "branch": replacement.zero,
-        "shortcut": replacement.zero,
-        "mean": replacement.mean(moments),
-        "noise": replacement.noise(program, moments, seed),
-        "shuffle": replacement.shuffle(program, seed),
+        "branch": replacements.zero,
+        "shortcut": replacements.zero,
+        "mean": replacements.mean(moments),
+        "noise": replacements.noise(program, moments, seed),
+        "shuffle": replacements.shuffle(program, seed),
     }
     return {kind: of[kind.removeprefix("shortcut-")] for kind in kinds}

@@ -8,13 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from skiplab.analysis.skips import Skips
+from skiplab.data.bound_batches import Batch, Given, checked
 from skiplab.errors import DataError, UsageError
-from skiplab.execute import Execution
+from skiplab.graph.interpreter import Execution
+from skiplab.graph.program import Op, Program
 from skiplab.measure.affine import unexplained
-from skiplab.measure.batches import Batch, Given, checked, each, own_randomness
+from skiplab.measure.batches import each, own_randomness
 from skiplab.measure.features import channels, first_real, fork_of, outputs, sampled
-from skiplab.program import Op, Program
-from skiplab.skips import Skips
 
 _ROWS = 8192  # positions of all samples together that a fit is made of and scored on
 _TARGETS = 256  # directions to which outputs are reduced

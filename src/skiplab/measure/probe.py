@@ -7,11 +7,12 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from skiplab.analysis.skips import Skips
+from skiplab.data.bound_batches import Batch, Given
 from skiplab.errors import DataError, UsageError
-from skiplab.measure.batches import Batch, Given, each
+from skiplab.graph.program import Op, Program
+from skiplab.measure.batches import each
 from skiplab.measure.features import first_real, outputs, reduced, tokens
-from skiplab.program import Op, Program
-from skiplab.skips import Skips
 
 _PIXELS = 4096  # features of an input beyond which it gets no row: its matrix of squares would fill the memory
 

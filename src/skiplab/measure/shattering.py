@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from skiplab.analysis.skips import Skips
+from skiplab.data.bound_batches import Batch, Given, require_again
 from skiplab.errors import UsageError
-from skiplab.execute import Execution, frozen
-from skiplab.measure.batches import Batch, Given, each, finite, own_randomness, require_again
+from skiplab.graph.interpreter import Execution, frozen
+from skiplab.graph.program import Op, Program
+from skiplab.measure.batches import each, finite, own_randomness
+from skiplab.measure.input_leaves import replacing, starts
+from skiplab.measure.merge_operands import by_sample, sample_dimension
 from skiplab.measure.moments import Moments
-from skiplab.measure.operands import by_sample, sample_dimension
-from skiplab.measure.starts import replacing, starts
-from skiplab.measure.variants import Variant, variants
-from skiplab.program import Op, Program
-from skiplab.skips import Skips
+from skiplab.measure.network_variants import Variant, variants
 
 DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 

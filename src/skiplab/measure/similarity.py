@@ -6,11 +6,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from skiplab.analysis.skips import Skips
+from skiplab.data.bound_batches import Batch, Given
 from skiplab.errors import DataError
-from skiplab.measure.batches import Batch, Given, each
+from skiplab.graph.program import Op, Program
+from skiplab.measure.batches import each
 from skiplab.measure.features import outputs, reduced
-from skiplab.program import Op, Program
-from skiplab.skips import Skips
 
 
 def similarity(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.DataFrame:

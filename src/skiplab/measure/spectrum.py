@@ -11,15 +11,16 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
-from skiplab.edges import shortcut_edges
+from skiplab.analysis.edges import shortcut_edges
+from skiplab.analysis.skips import Skips
+from skiplab.data.bound_batches import Batch, Given
 from skiplab.errors import UsageError
-from skiplab.execute import Edge, Execution
-from skiplab.measure.batches import Batch, Given, each, finite
+from skiplab.graph.interpreter import Edge, Execution
+from skiplab.graph.program import Op, Program
+from skiplab.measure.batches import each, finite
 from skiplab.measure.features import first_real, fork_of, sampled
 from skiplab.measure.jacobian import Jacobian
-from skiplab.measure.operands import sample_dimension
-from skiplab.program import Op, Program
-from skiplab.skips import Skips
+from skiplab.measure.merge_operands import sample_dimension
 
 _SIDE, _ENTRIES = 512, 2**25  # a matrix of at most this smaller side and this many entries is built whole
 _PROBES = 32  # random vectors for the trace of one that is not

@@ -9,7 +9,7 @@ from skiplab.models.combine import DropPath, Gated, Scaled, ShortcutDropout, Sho
 from skiplab.models.densenet import DenseNet, densenet, densenet121, densenet161, densenet169, densenet201
 from skiplab.models.highway import Highway, highway
 from skiplab.models.mlp import MLP, mlp
-from skiplab.models.recurrence import RecurrentNet, gru, highway_rnn, lstm, min_gru, residual_rnn, rnn
+from skiplab.models.recurrent_networks import RecurrentNet, gru, highway_rnn, lstm, min_gru, residual_rnn, rnn
 from skiplab.models.resmlp import ResMLP, resmlp
 from skiplab.models.resnet import ResNet, resnet
 from skiplab.models.sequence import SequenceTransformer, transformer_decoder, transformer_encoder

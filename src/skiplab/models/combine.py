@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skiplab.options import require_share
+from skiplab.validation import require_share
 
 
 def concat(shortcut: Tensor, branch: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skiplab.errors import UsageError
 from skiplab.models.skip import SkipConnection
-from skiplab.options import checked, require_positive, require_whole
+from skiplab.validation import checked, require_positive, require_whole
 
 # Depth: layers in each block, growth rate, channels of the first convolution (Table 1; 161 is wider, k = 48).
 IMAGENET = {

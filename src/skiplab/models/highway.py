@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import Gated
 from skiplab.models.skip import SkipConnection, identity
-from skiplab.options import checked, require_one_of, require_positive, require_whole
+from skiplab.validation import checked, require_one_of, require_positive, require_whole
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 

@@ -1,4 +1,4 @@
-"""Deep fully connected networks: plain, and with the residual variants of `skiplab.models.variants`."""
+"""Deep fully connected networks: plain, and with the residual variants of `skiplab.models.block_options`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skiplab.errors import UsageError
+from skiplab.models.block_options import BlockDesign, BlockOptions, combination
 from skiplab.models.placement import ends, order, run
 from skiplab.models.residual import PlainBlock, ResidualBlock
 from skiplab.models.skip import identity
-from skiplab.models.variants import BlockDesign, BlockOptions, combination
-from skiplab.options import checked, require_one_of, require_positive, require_whole
+from skiplab.validation import checked, require_one_of, require_positive, require_whole
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

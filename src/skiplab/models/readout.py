@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from skiplab.options import require_one_of
+from skiplab.validation import require_one_of
 
 Asked = Literal["last", "mean", "steps"]
 

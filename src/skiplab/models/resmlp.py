@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import Scaled
 from skiplab.models.skip import SkipConnection
-from skiplab.options import require_positive, require_whole
+from skiplab.validation import require_positive, require_whole
 
 
 class Affine(nn.Module):

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skiplab.errors import UsageError
+from skiplab.models.block_options import BlockDesign, BlockOptions, combination
 from skiplab.models.fixup import Bias, biased, scalars, shrink, with_scalars
 from skiplab.models.placement import Steps, ends, ends_in_norm, norm_first, order, run
 from skiplab.models.residual import PlainBlock, ResidualBlock
 from skiplab.models.shortcut import PadShortcut
-from skiplab.models.variants import BlockDesign, BlockOptions, combination
-from skiplab.options import checked, require_one_of, require_positive, require_share, require_whole
+from skiplab.validation import checked, require_one_of, require_positive, require_share, require_whole
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from skiplab.errors import UsageError
-from skiplab.inputs import normal, typed
 from skiplab.models.readout import Asked, Readout
 from skiplab.models.transformer import DecoderLayer, Design, EncoderLayer, Placement, Stack
-from skiplab.options import checked, require_one_of, require_positive
+from skiplab.validation import checked, require_one_of, require_positive
 
 EXAMPLE = 8  # steps of an example input
 
@@ -107,9 +106,14 @@ class SequenceTransformer(nn.Module):
         self.tokens, self.memory_shape = bool(task.vocabulary), (EXAMPLE, width) if remembers else None
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """One sequence, and one memory for a decoder."""
-        sequence = typed(f"1x{EXAMPLE}:int64") if self.tokens else normal(1, *self.example_input_shape)
-        return (sequence,) if self.memory_shape is None else (sequence, normal(1, *self.memory_shape))
+        """One sequence, and one memory for a decoder; the same in every run."""
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+
+        tokens = torch.randint(0, 2, (1, EXAMPLE), generator=torch.Generator().manual_seed(0))
+        sequence = tokens if self.tokens else normal(*self.example_input_shape)
+        return (sequence,) if self.memory_shape is None else (sequence, normal(*self.memory_shape))
 
     def forward(self, x: Tensor, *memory: Tensor) -> Tensor:
         return self.head(self.layers(self.embed(x), *memory))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from skiplab.models.attention import Attention
 from skiplab.models.skip import SkipConnection, identity
-from skiplab.options import require_one_of, require_positive, require_share
+from skiplab.validation import require_one_of, require_positive, require_share
 
 Placement = Literal["pre", "post", "parallel"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import concat
 from skiplab.models.skip import SkipConnection, identity
-from skiplab.options import checked, require_one_of, require_positive
+from skiplab.validation import checked, require_one_of, require_positive
 
 
 class Options(TypedDict, total=False):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.attention import Attention
 from skiplab.models.transformer import Design, Layer, Placement
-from skiplab.options import checked, require_positive
+from skiplab.validation import checked, require_positive
 
 
 class Options(TypedDict, total=False):

@@ -4,7 +4,7 @@ from typing import Unpack
 
 from skiplab.errors import UsageError
 from skiplab.models.resnet import Options, ResNet, resnet
-from skiplab.options import require_whole
+from skiplab.validation import require_whole
 
 
 def wide_resnet(depth: int, **options: Unpack[Options]) -> ResNet:

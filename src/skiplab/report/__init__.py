@@ -1,15 +1,40 @@
 """Charts and pages, from tables alone: nothing here knows of programs or models, and nothing needs it."""
 
-from skiplab.report.curves import gradient_by_layer, path_histogram, training_curves
-from skiplab.report.linked import skip_charts
-from skiplab.report.markdown import markdown
-from skiplab.report.measure import measure_page
-from skiplab.report.model import model_page
-from skiplab.report.page import Page, Section, png, svg
-from skiplab.report.points import lines, points
-from skiplab.report.prune import frontier_chart, prune_page
-from skiplab.report.study import study_page
-from skiplab.report.train import run_curves, train_page
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skiplab.report.charts.curves import gradient_by_layer, path_histogram, training_curves
+    from skiplab.report.charts.dashboard import skip_charts
+    from skiplab.report.charts.points import lines, points
+    from skiplab.report.markdown import markdown
+    from skiplab.report.page import Page, Section, png, svg
+    from skiplab.report.pages.measure import measure_page
+    from skiplab.report.pages.model import model_page
+    from skiplab.report.pages.prune import frontier_chart, prune_page
+    from skiplab.report.pages.study import study_page
+    from skiplab.report.pages.train import run_curves, train_page
+
+_HOME = {
+    "Page": "page",
+    "Section": "page",
+    "frontier_chart": "pages.prune",
+    "gradient_by_layer": "charts.curves",
+    "lines": "charts.points",
+    "markdown": "markdown",
+    "measure_page": "pages.measure",
+    "model_page": "pages.model",
+    "path_histogram": "charts.curves",
+    "png": "page",
+    "points": "charts.points",
+    "prune_page": "pages.prune",
+    "run_curves": "pages.train",
+    "skip_charts": "charts.dashboard",
+    "study_page": "pages.study",
+    "svg": "page",
+    "train_page": "pages.train",
+    "training_curves": "charts.curves",
+}
 
 __all__ = [
     "Page",
@@ -31,3 +56,11 @@ __all__ = [
     "train_page",
     "training_curves",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:  # a chart takes altair along, which figures of a study do without
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from skiplab.report.json_data import number
 from skiplab.report.page import Page, Section
-from skiplab.report.rows import number
 
 MOST_ROWS = 60  # of a table that people read; longer ones are in the data
 

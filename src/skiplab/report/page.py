@@ -12,7 +12,7 @@ import pandas as pd
 import vl_convert
 from markdown_it import MarkdownIt
 
-from skiplab.report.rows import number
+from skiplab.report.json_data import number
 from skiplab.report.theme import AnyChart
 
 _STYLE = """

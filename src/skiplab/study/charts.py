@@ -1,6 +1,6 @@
 """Figures that every study of whole networks can show: of the tables that `examine` and `structure` leave."""
 
-from skiplab.figure import Figure
+from skiplab.report.figure_spec import Figure
 
 CURVES = Figure(
     "training-curves",

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
-from skiplab.study.stats import Interval
+from skiplab.stats.intervals import Interval
 
 Agrees = Literal["yes", "no", "not shown"]
 

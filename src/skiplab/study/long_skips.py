@@ -9,13 +9,13 @@ import pandas as pd
 from torch import nn
 
 from skiplab import measure
+from skiplab.analysis.finder import find
+from skiplab.analysis.path_census import Census, census
+from skiplab.analysis.skips import Skips
 from skiplab.data import DataSet
 from skiplab.edit import remove_branch, remove_shortcut
-from skiplab.export import capture
-from skiplab.finder import find
-from skiplab.paths import Census, census
-from skiplab.skips import Skips
-from skiplab.study.zones import balanced
+from skiplab.graph.capture import capture
+from skiplab.study.segmentation_errors import balanced
 
 BATCH = 64
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from skiplab.errors import UsageError
 from skiplab.models.resnet import ResNet, resnet
-from skiplab.study.examine import seeded
+from skiplab.study.run_cell import seeded
 
 WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
 VARIANTS: dict[str, Any] = {  # options of `resnet`

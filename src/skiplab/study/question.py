@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import Any
 
 from skiplab.errors import UsageError
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.recipe import Recipe
-from skiplab.study import QUESTIONS
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.study.claims import Claim
-from skiplab.study.examine import Tables
 from skiplab.study.grid import Cell, Work
+from skiplab.study.questions import QUESTIONS
+from skiplab.study.run_cell import Tables
+from skiplab.training.recipe import Recipe
 
 Settings = dict[str, Any]
 
@@ -70,7 +70,7 @@ class Study:
         variants: what is compared; the first is the one that the others are held against.
         grids: "quick" (two minutes on two cores), "default" and "full".
         work: what is done for one run, given its settings: `variant`, a value of each axis, `seed`, `recipe`,
-            `device`. Top level of a module; it leaves its tables in the folder (`skiplab.study.examine.save`),
+            `device`. Top level of a module; it leaves its tables in the folder (`skiplab.study.run_cell.save`),
             one of them `runs` with a single row.
         verdicts: sentences, computed from the tables.
         claims: what papers say, beside what was found.

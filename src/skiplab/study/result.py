@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.figure import PERCENT, Axis, Figure
-from skiplab.files import write_json
-from skiplab.study.examine import Tables, save
-from skiplab.study.outcome import PACKAGE
+from skiplab.io.atomic import write_json
+from skiplab.report.figure_spec import PERCENT, Axis, Figure
+from skiplab.study.cache_key import PACKAGE
 from skiplab.study.question import label
+from skiplab.study.run_cell import Tables, save
 
 SCHEMA = "skiplab.study/1"
 _SIZES = {"parameters": "parameters", "skips": "skips", "fewest": "lightest path"}

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skiplab.figure import Axis
-from skiplab.study import claims, verdicts
-from skiplab.study.examine import load
+from skiplab.report.figure_spec import Axis
+from skiplab.stats.intervals import student
+from skiplab.study import claims, sentences
 from skiplab.study.grid import Cell, Listener, run_grid
 from skiplab.study.question import Grid, Study, Tables
 from skiplab.study.result import Result, versions
-from skiplab.study.stats import student
+from skiplab.study.run_cell import load
 
 STRUCTURE = ("paths", "fewest", "skips")  # of a network's census, beside its outcomes
 
@@ -32,10 +32,10 @@ def concluded(study: Study, grid: Grid, tables: Tables) -> Result:
     axes = tuple(grid.axes)
     tables = {"summary": summary(tables, axes, study.outcomes), **tables, **_means(study, tables, axes)}
     said = (
-        *verdicts.diverged(tables["runs"], axes),
+        *sentences.diverged(tables["runs"], axes),
         *study.verdicts(tables),
-        *verdicts.unlearned(tables["runs"], axes),
-        *verdicts.parameters(tables["runs"], axes),
+        *sentences.unlearned(tables["runs"], axes),
+        *sentences.parameters(tables["runs"], axes),
     )
     tables["claims"] = claims.table(study.claims(tables))
     settings = {**asdict(grid), "variants": list(grid.variants or study.variants)}

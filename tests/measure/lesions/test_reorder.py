@@ -7,15 +7,15 @@ import skiplab
 from cases import captured
 from networks import Block, Net
 from oracles.lesioned import Normed, images, mean_loss, swapped
+from skiplab.analysis.skips import Skips
+from skiplab.data.bound_batches import checked
 from skiplab.errors import UsageError
-from skiplab.execute import run
+from skiplab.graph.interpreter import run
+from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.batches import checked
-from skiplab.measure.lesions.forks import forks
-from skiplab.measure.lesions.passes import Part
+from skiplab.measure.lesions.prefix_sharing import forks
 from skiplab.measure.lesions.reorder import like, reorderings, weights_read
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.measure.lesions.resumable_pass import Part
 
 
 def network(blocks: int = 3) -> tuple[Normed, Program, Skips]:

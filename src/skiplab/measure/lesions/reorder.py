@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skiplab.blocks import Reads, like, weights_read
+from skiplab.analysis.blocks import Reads, like, weights_read
+from skiplab.analysis.skips import Skip, Skips
 from skiplab.errors import UsageError
-from skiplab.execute import Edge, Patch
-from skiplab.measure.lesions.record import Lesion
-from skiplab.program import Program
-from skiplab.skips import Skip, Skips
+from skiplab.graph.interpreter import Edge, Patch
+from skiplab.graph.program import Program
+from skiplab.measure.lesions.spec import Lesion
 
 
 def reorderings(program: Program, skips: Skips, most: int, draws: int, seed: int) -> list[Lesion]:

@@ -34,21 +34,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from skiplab import measure
+from skiplab.analysis.finder import find
 from skiplab.data import DataSet, Split, batches, digits
 from skiplab.errors import UsageError
-from skiplab.export import capture
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.finder import find
+from skiplab.graph.capture import capture
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.stats.intervals import paired, paired_ratio, student
 from skiplab.study import networks
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import SAMPLES, Training, found, save, train, wrong
 from skiplab.study.grid import Report
 from skiplab.study.networks import PLAIN, RESIDUAL, VARIANTS, cost, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import paired, paired_ratio, student
-from skiplab.study.verdicts import compared, difference, named, of, percent, sided, times
-from skiplab.train import Recipe
+from skiplab.study.run_cell import SAMPLES, Training, found, save, train, wrong
+from skiplab.study.sentences import compared, difference, named, of, percent, sided, times
+from skiplab.training.fit import Recipe
 
 MOST = 1437  # samples of the training part
 NO_HARM, SMALL = 0.01, 0.1  # rise in test error, and size of a branch beside its signal: see above

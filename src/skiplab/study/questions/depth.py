@@ -16,16 +16,16 @@ from pathlib import Path
 import pandas as pd
 
 from skiplab.data import digits
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.stats.intervals import Interval, paired, paired_ratio
 from skiplab.study.charts import CURVES, NETWORKS
 from skiplab.study.claims import Claim, agreement, denied
-from skiplab.study.examine import STRUCTURE, Training, examine, save, split_gradient
 from skiplab.study.grid import Report
 from skiplab.study.networks import PLAIN, VARIANTS, cost, fits, for_digits, network
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import Interval, paired, paired_ratio
-from skiplab.study.verdicts import compared, difference, lesioned, lightest, of, times
-from skiplab.train import Recipe
+from skiplab.study.run_cell import STRUCTURE, Training, examine, save, split_gradient
+from skiplab.study.sentences import compared, difference, lesioned, lightest, of, times
+from skiplab.training.fit import Recipe
 
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {

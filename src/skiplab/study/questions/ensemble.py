@@ -23,20 +23,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from skiplab import measure
-from skiplab.blocks import like
+from skiplab.analysis.blocks import like
+from skiplab.analysis.skips import Skips
 from skiplab.data import DataSet, batches, digits
-from skiplab.figure import TEST_ERROR, Axis, Figure
-from skiplab.program import Program
-from skiplab.skips import Skips
+from skiplab.graph.program import Program
+from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure
+from skiplab.stats.intervals import paired, student
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import Training, found, save, train, wrong
 from skiplab.study.grid import Report
 from skiplab.study.networks import PLAIN, VARIANTS, fits, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import paired, student
-from skiplab.study.verdicts import chosen, difference, named, number, of, percent, points
-from skiplab.train import Recipe
+from skiplab.study.run_cell import Training, found, save, train, wrong
+from skiplab.study.sentences import chosen, difference, named, number, of, percent, points
+from skiplab.training.fit import Recipe
 
 CHANCE = 0.9  # the error of a guess among ten classes
 HARMLESS = 0.01  # less than one point

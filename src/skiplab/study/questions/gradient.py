@@ -23,21 +23,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from skiplab import measure
+from skiplab.analysis.finder import find
 from skiplab.data import batches, digits
 from skiplab.errors import DataError, UsageError
-from skiplab.export import capture
-from skiplab.figure import Axis, Figure
-from skiplab.finder import find
+from skiplab.graph.capture import capture
 from skiplab.models.resnet import resnet
+from skiplab.report.figure_spec import Axis, Figure
+from skiplab.stats.intervals import Interval, paired, paired_ratio, student
 from skiplab.study import networks
 from skiplab.study.charts import GRADIENT
 from skiplab.study.claims import Claim, agreement, denied
-from skiplab.study.examine import SAMPLES, save, seeded, split_gradient
 from skiplab.study.grid import Report
 from skiplab.study.networks import PLAIN, VARIANTS, WIDTH
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import Interval, paired, paired_ratio, student
-from skiplab.study.verdicts import chosen, number, of, short, times
+from skiplab.study.run_cell import SAMPLES, save, seeded, split_gradient
+from skiplab.study.sentences import chosen, number, of, short, times
 
 NORMS = ("batch", "none")
 NEARBY = 0.01  # of the input's own norm: the distance at which correlations are compared

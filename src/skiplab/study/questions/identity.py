@@ -28,17 +28,17 @@ from torch import nn
 
 from skiplab.data import DataSet, Split
 from skiplab.errors import UsageError
-from skiplab.figure import Axis, Figure
 from skiplab.models.mlp import mlp
 from skiplab.models.unet import unet
+from skiplab.report.figure_spec import Axis, Figure
+from skiplab.stats.intervals import Interval, paired_ratio, student
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import Training, gradients, save, seeded, structure, train
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import Interval, paired_ratio, student
-from skiplab.study.verdicts import Side, by_side, chosen, lightest, of, percent, times
-from skiplab.train import Recipe
+from skiplab.study.run_cell import Training, gradients, save, seeded, structure, train
+from skiplab.study.sentences import Side, by_side, chosen, lightest, of, percent, times
+from skiplab.training.fit import Recipe
 
 UNET = "unet"
 VARIANTS: dict[str, Any] = {  # options of `mlp`

@@ -33,19 +33,19 @@ from torch.optim.swa_utils import update_bn
 
 from skiplab import measure
 from skiplab.data import DataSet, batches, digits
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.measure.lesions.replacement import Kind
+from skiplab.measure.lesions.replacements import Kind
 from skiplab.models.residual import PlainBlock
 from skiplab.models.resnet import ResNet, resnet
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.stats.intervals import paired, student
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import SAMPLES, Training, found, save, seeded, train, wrong
 from skiplab.study.grid import Report
 from skiplab.study.networks import WIDTH, cost, fits, network
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import paired, student
-from skiplab.study.verdicts import chosen, compared, difference, of, points, sided
-from skiplab.train import Recipe, evaluate
+from skiplab.study.run_cell import SAMPLES, Training, found, save, seeded, train, wrong
+from skiplab.study.sentences import chosen, compared, difference, of, points, sided
+from skiplab.training.fit import Recipe, evaluate
 
 TRAINED, DEEP_FROZEN, FROZEN, EMPTY = VARIANTS = ("trained", "deep-frozen", "frozen", "empty")
 REPLACED: dict[Kind, str] = {"branch": "zeros", "mean": "mean", "noise": "noise", "shuffle": "another sample's"}

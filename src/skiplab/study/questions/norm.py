@@ -24,17 +24,17 @@ import pandas as pd
 
 from skiplab.data import digits
 from skiplab.errors import UsageError
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.models.vit import VisionTransformer, vit
-from skiplab.recipe import Recipe
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.stats.intervals import Interval, paired, paired_ratio, student
 from skiplab.study.charts import CURVES, GRADIENT
 from skiplab.study.claims import Claim, agreement, alike
-from skiplab.study.examine import Training, gradients, save, seeded, split_gradient, train
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import Interval, paired, paired_ratio, student
-from skiplab.study.verdicts import by_side, chosen, difference, of, percent, times
-from skiplab.tasks import chance
+from skiplab.study.run_cell import Training, gradients, save, seeded, split_gradient, train
+from skiplab.study.sentences import by_side, chosen, difference, of, percent, times
+from skiplab.training.objectives import chance
+from skiplab.training.recipe import Recipe
 
 VARIANTS: dict[str, Any] = {  # options of `vit`
     "pre": {"placement": "pre"},

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 from skiplab.data import digits
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.models.placement import Placement
-from skiplab.study import published
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.study import paper_table
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim
-from skiplab.study.examine import Training, save, structure, train
 from skiplab.study.grid import Report
 from skiplab.study.networks import fits, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.verdicts import lightest
-from skiplab.train import Recipe
+from skiplab.study.run_cell import Training, save, structure, train
+from skiplab.study.sentences import lightest
+from skiplab.training.fit import Recipe
 
 VARIANTS = get_args(Placement)  # the paper's order of rows
 RECIPE = Recipe(
@@ -48,7 +48,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     save(tables | trained, folder)
 
 
-TABLE = published.Published(
+TABLE = paper_table.Published(
     source="He et al. 2016, arXiv:1603.05027, §4.1 and Table 2",
     network="ResNet-110 on CIFAR-10",
     reference="post",
@@ -77,21 +77,21 @@ def cost(settings: Settings) -> float:
 
 
 def finish(tables: Tables) -> Tables:
-    return published.beside(TABLE, tables)
+    return paper_table.beside(TABLE, tables)
 
 
 def verdicts(tables: Tables) -> Iterator[str]:
     """The order of the paper's table; optimisation and the lightest path of the deepest networks."""
-    yield from published.verdicts(TABLE, tables)
+    yield from paper_table.verdicts(TABLE, tables)
     runs = tables["runs"]
     deepest = int(runs["depth"].max())
     networks = {name: {"variant": name, "depth": deepest} for name in VARIANTS if name in set(runs["variant"])}
-    yield from published.against_reference(TABLE, runs, "train_error", "training error")
+    yield from paper_table.against_reference(TABLE, runs, "train_error", "training error")
     yield lightest(tables["census"], list(networks.values()))
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
-    return published.claims(TABLE, tables["runs"])
+    return paper_table.claims(TABLE, tables["runs"])
 
 
 FIGURES = (
@@ -106,7 +106,7 @@ FIGURES = (
         (TEST_ERROR, TRAIN_ERROR),
         panel="depth",
     ),
-    *published.FIGURES,
+    *paper_table.FIGURES,
     Figure("census-numbers", "Nonlinearities on paths", "Exact counts.", "table", "census", folded=True),
     replace(CURVES, panel="depth"),
 )

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from skiplab.data import digits
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.study import published
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.study import paper_table
 from skiplab.study.claims import Claim
-from skiplab.study.examine import Training, save, train
 from skiplab.study.grid import Report
 from skiplab.study.networks import fits, for_digits
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.train import Recipe
+from skiplab.study.run_cell import Training, save, train
+from skiplab.training.fit import Recipe
 
 VARIANTS: dict[str, Any] = {  # options of `resnet`
     "identity": {},
@@ -56,21 +56,21 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     save(tables, folder)
 
 
-TABLE = published.Published(
+TABLE = paper_table.Published(
     source="He et al. 2016, arXiv:1603.05027, §3.1 and Table 1",
     network="ResNet-110 on CIFAR-10",
     reference=IDENTITY,
     errors={
         "identity": 6.61,
-        "half": published.FAILED,
+        "half": paper_table.FAILED,
         "average": 12.35,
-        "gate-0": published.FAILED,
+        "gate-0": paper_table.FAILED,
         "gate-6": 8.70,
         "shortcut-gate-0": 12.86,
         "shortcut-gate-6": 6.91,
         "convolution": 12.22,
-        "dropout": published.FAILED,
-        "plain": published.FAILED,
+        "dropout": paper_table.FAILED,
+        "plain": paper_table.FAILED,
     },
     failed=20,
     columns={
@@ -98,17 +98,17 @@ def cost(settings: Settings) -> float:
 
 
 def finish(tables: Tables) -> Tables:
-    return published.beside(TABLE, tables)
+    return paper_table.beside(TABLE, tables)
 
 
 def verdicts(tables: Tables) -> Iterator[str]:
     """The order of the paper's table, and whether shortcuts other than the identity are harder to optimise."""
-    yield from published.verdicts(TABLE, tables)
-    yield from published.against_reference(TABLE, tables["runs"], "train_error", "training error")
+    yield from paper_table.verdicts(TABLE, tables)
+    yield from paper_table.against_reference(TABLE, tables["runs"], "train_error", "training error")
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
-    return published.claims(TABLE, tables["runs"])
+    return paper_table.claims(TABLE, tables["runs"])
 
 
 FIGURES = (
@@ -123,7 +123,7 @@ FIGURES = (
         (TEST_ERROR, TRAIN_ERROR),
         panel="depth",
     ),
-    *published.FIGURES,
+    *paper_table.FIGURES,
 )
 
 STUDY = Study(

@@ -24,17 +24,17 @@ import pandas as pd
 from torch import nn
 
 from skiplab.data import DataSet, digits
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.stats.intervals import paired, paired_ratio, student
 from skiplab.study import networks
 from skiplab.study.charts import CENSUS, CURVES, GRADIENT
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import STRUCTURE, Training, found, gradients, save, split_gradient, structure, train
 from skiplab.study.grid import Report
 from skiplab.study.networks import cost, for_digits, network
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import paired, paired_ratio, student
-from skiplab.study.verdicts import chosen, difference, named, of, percent, sided, times
-from skiplab.train import Recipe
+from skiplab.study.run_cell import STRUCTURE, Training, found, gradients, save, split_gradient, structure, train
+from skiplab.study.sentences import chosen, difference, named, of, percent, sided, times
+from skiplab.training.fit import Recipe
 
 PLAIN, LINEAR = "plain", "span1-post"
 VARIANTS: dict[str, Any] = {  # options of `resnet`

@@ -26,20 +26,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from skiplab import measure
+from skiplab.analysis.finder import find
 from skiplab.data import DataSet, batches, digits
 from skiplab.edit import recalibrate
-from skiplab.figure import TEST_ERROR, Axis, Figure
-from skiplab.finder import find
+from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure
+from skiplab.stats.intervals import paired_ratio, student
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import SAMPLES, Training, found, load, save, train, wrong
 from skiplab.study.grid import Report
 from skiplab.study.networks import RESIDUAL, fits, for_digits
 from skiplab.study.networks import VARIANTS as NETWORKS
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import paired_ratio, student
-from skiplab.study.verdicts import beside, chosen, named, number, of, points, short, times
-from skiplab.train import Recipe
+from skiplab.study.run_cell import SAMPLES, Training, found, load, save, train, wrong
+from skiplab.study.sentences import beside, chosen, named, number, of, points, short, times
+from skiplab.training.fit import Recipe
 
 VARIANTS = {name: NETWORKS[name] for name in RESIDUAL}
 POST, PRE = VARIANTS

@@ -28,22 +28,22 @@ import pandas as pd
 import torch
 from torch import nn
 
+from skiplab.analysis.finder import find
 from skiplab.data import DataSet, Split, adding, copying, pixels
 from skiplab.errors import UsageError
-from skiplab.export import capture
-from skiplab.figure import TEST_ERROR, Axis, Figure
-from skiplab.finder import find
-from skiplab.models.recurrence import gru, highway_rnn, lstm, min_gru, residual_rnn, rnn
+from skiplab.graph.capture import capture
+from skiplab.models.recurrent_networks import gru, highway_rnn, lstm, min_gru, residual_rnn, rnn
 from skiplab.models.sequence import transformer_encoder
-from skiplab.recipe import Recipe
+from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure
+from skiplab.stats.intervals import paired, student
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement, alike
-from skiplab.study.examine import Training, save, seeded, train
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import paired, student
-from skiplab.study.verdicts import Side, by_side, compared, difference, of, percent
-from skiplab.tasks import chance, task_of
+from skiplab.study.run_cell import Training, save, seeded, train
+from skiplab.study.sentences import Side, by_side, compared, difference, of, percent
+from skiplab.training.objectives import chance, task_of
+from skiplab.training.recipe import Recipe
 
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {  # what builds it, and its options
     "rnn": (rnn, {}),

@@ -27,18 +27,18 @@ import torch
 from torch import nn
 
 from skiplab.data import DataSet, canvases
-from skiplab.figure import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.models import unet
-from skiplab.recipe import Recipe
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.stats.intervals import Interval, paired, student
 from skiplab.study.charts import CENSUS, SKIPS
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.examine import STRUCTURE, Training, save, seeded, structure, train
 from skiplab.study.grid import Report
 from skiplab.study.long_skips import BATCH, lesions, routes
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.stats import Interval, paired, student
-from skiplab.study.verdicts import Where, chosen, compared, difference, named, of, points
-from skiplab.study.zones import MOST, balanced, by_zone, overlap
+from skiplab.study.run_cell import STRUCTURE, Training, save, seeded, structure, train
+from skiplab.study.segmentation_errors import MOST, balanced, by_zone, overlap
+from skiplab.study.sentences import Where, chosen, compared, difference, named, of, points
+from skiplab.training.recipe import Recipe
 
 LEVELS = 4  # at most, of those that can be left out
 WIDTH, SIZE = 8, 24
@@ -100,7 +100,7 @@ def cost(settings: Settings) -> float:
 
 
 def judged(model: nn.Module, data: DataSet) -> tuple[dict[str, float], pd.DataFrame]:
-    """On the test part: overlap and the balanced errors, and errors by zone, as in `skiplab.study.zones`."""
+    """On the test part: overlap and the balanced errors, and errors by zone, as in `study.segmentation_errors`."""
     with torch.no_grad():
         output = torch.cat([model(x) for x in data.test.x.split(BATCH)])
     answer, y, error = output.argmax(1), data.test.y, balanced(data.test)

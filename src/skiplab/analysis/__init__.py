@@ -1,0 +1,1 @@
+"""What a captured network is made of: skip connections, merges, paths, and how two networks differ."""

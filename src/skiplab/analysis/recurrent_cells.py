@@ -1,0 +1,81 @@
+"""Skips inside fused recurrent operators: the cell state of an LSTM or GRU is carried past a step by a gate.
+
+c′ = f·c + i·g (LSTM; Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000) and
+h′ = (1 − z)·n + z·h (GRU; Cho et al. 2014) are gated sums. `nn.LSTM` computes all steps in one operator, so that
+no merge can be seen in the graph; one record stands for a layer and direction, with the number of steps. An Elman
+RNN has no skip.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from skiplab.analysis.skips import Skip
+from skiplab.graph.program import Op, Program
+
+
+def cell_skips(program: Program) -> Iterator[tuple[int, Skip]]:
+    """The gated skips inside fused operators, each with the index of its op; layer by layer, forwards first."""
+    for op in program.ops:
+        if op.target in ("lstm", "gru"):
+            node = program.nodes[op.name]
+            layers, steps = _layers_and_steps(node)
+            for _ in range(layers):
+                yield op.index, _skip(program, op, steps)
+        elif op.target in ("lstm_cell", "gru_cell") and _state_is_data(program, op):
+            yield op.index, _skip(program, op, 1)
+
+
+def _skip(program: Program, op: Op, steps: int) -> Skip:
+    return Skip(
+        id="",
+        path=op.module,
+        combine="gated",
+        shortcut="gated",
+        fork=op.name,
+        merge=op.name,
+        operand=op.name,
+        branch=(op.name,),
+        weight_layers=1,
+        shortcut_weight_layers=0,
+        long=False,
+        shortcut_scale=(),
+        branch_scale=(),
+        gates=(),
+        steps=steps,
+        activation_after=None,
+        source=op.source,
+        parent=None,
+        program=program.fingerprint,
+    )
+
+
+def _layers_and_steps(node: Node) -> tuple[int, int]:
+    """Layers times directions, and time steps on the example.
+
+    `lstm.input(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)`, or for a
+    packed sequence `lstm.data(data, batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)`.
+    """
+    arguments = {a.name: v for a, v in zip(node.target._schema.arguments, node.args, strict=False)}  # type: ignore[union-attr]
+    arguments |= node.kwargs
+    packed = "batch_sizes" in arguments
+    value = arguments["batch_sizes" if packed else "input"].meta["val"]  # type: ignore[union-attr]
+    assert isinstance(value, Tensor)
+    first = packed or value.ndim == 2 or not arguments["batch_first"]
+    directions = 2 if arguments["bidirectional"] else 1
+    return int(arguments["num_layers"]) * directions, _hint(value.shape[0 if first else 1])  # type: ignore[arg-type]
+
+
+def _hint(size: int | torch.SymInt) -> int:
+    """A size, or for one that is left free that of the example."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def _state_is_data(program: Program, op: Op) -> bool:
+    """Whether the state comes from the data: a first step from zeros carries nothing."""
+    state = program.nodes[op.name].args[1]
+    states = state if isinstance(state, (list, tuple)) else (state,)
+    cell = states[-1]
+    return isinstance(cell, Node) and cell.name in program.by_name

@@ -1,0 +1,35 @@
+"""`skiplab diff`: hold an architecture in continuous integration."""
+
+from typing import Annotated
+
+import typer
+
+from skiplab.cli.app import Json, app, print_json, print_lines
+from skiplab.cli.model_options import Request, on_a_model, other, skips_of
+
+
+@app.command()
+@on_a_model
+def diff(
+    request: Request,
+    against: Annotated[
+        str, typer.Argument(metavar="OTHER", help="The model to compare with. Both may be files of `find --json`.")
+    ],
+    other_kwargs: Annotated[
+        str | None, typer.Option(help="Keyword arguments for OTHER's callable (default: those of --kwargs).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the skip connections of two networks; exit with 1 when they differ."""
+    from skiplab.analysis.differ import diff
+    from skiplab.cli import render
+
+    difference = diff(skips_of(request), skips_of(other(request, against, other_kwargs)))
+    if as_json:
+        from skiplab.serialization.json_schema import diff_json
+
+        print_json(diff_json(request.model, against, difference))
+    else:
+        print_lines(render.difference_lines(difference))
+    if difference:
+        raise typer.Exit(1)

@@ -1,0 +1,117 @@
+"""`skiplab study compare`: anyone's networks, compared as those of a study are."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from skiplab.cli.app import Json, say
+from skiplab.cli.common_options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
+from skiplab.cli.model_options import Request, keywords
+from skiplab.cli.recipe_options import that_trains
+from skiplab.cli.study import PREPARING, Destination, Fresh, Out, Report, Runs, Workers, answer, repeating, study_app
+from skiplab.errors import UsageError
+from skiplab.training.recipe import Recipe
+
+_LIBRARIES = ("timm", "torchvision", "transformers")
+
+
+@study_app.command("compare")
+@that_trains
+def compare(
+    context: typer.Context,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more; NAME=MODEL names one.")],
+    data: Data,
+    *,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
+    recipe: Recipe,
+    kwargs: Annotated[
+        list[str] | None,
+        typer.Option(help="JSON for what builds a network: for all of Skiplab and of libraries, or NAME={…} for one."),
+    ] = None,
+    samples: Samples = 0,
+    split: Split = None,
+    column: Column = None,
+    normalise: Normalise = None,
+    data_seed: DataSeed = 0,
+    report: Report = None,
+    out: Out = None,
+    runs: Runs = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    as_json: Json = False,
+) -> None:
+    """Train your own networks on your own data, side by side: errors, gradients, paths and lesions of each."""
+    say(PREPARING)
+    from skiplab import study
+    from skiplab.cli.train_plan import shape_of
+    from skiplab.data.sources import Asked, dataset
+    from skiplab.study.comparison import resolved
+
+    named = _named(models)
+    options = _options(named, kwargs or [])
+    first = next(iter(named))
+    example = Request(named[first], kwargs=json.dumps(options[first]))
+    asked = Asked(data, samples=samples, split=split, normalise=normalise, columns=columns(column), seed=data_seed)
+    with notes():
+        learned = dataset(asked, lambda: shape_of(example))
+    variants = {
+        name: partial(resolved, model, options[name]) if options[name] else model for name, model in named.items()
+    }
+    answer(
+        repeating(context),
+        "compare",
+        lambda store, count, listener: study.compare(
+            variants,
+            learned,
+            seeds=seeds,
+            recipe=recipe,
+            device=device,
+            store=store,
+            workers=count,
+            listener=listener,
+            fresh=fresh,
+        ),
+        Destination(report, out, runs, workers, as_json),
+    )
+
+
+def _named(models: list[str]) -> dict[str, str]:
+    """Each MODEL by its name: the one given, else itself."""
+    found: dict[str, str] = {}
+    for text in models:
+        name, sign, spec = text.partition("=")
+        name, spec = (name, spec) if sign else (text, text)
+        if not name or not spec:
+            raise UsageError(f"{text}: write NAME=MODEL, or MODEL alone")
+        if name in found:
+            raise UsageError(f"two networks are called {name}: write NAME=MODEL to tell them apart")
+        found[name] = spec
+    return found
+
+
+def _options(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Each network's options: those for all that Skiplab or a library builds, then those for it alone."""
+    options: dict[str, dict[str, Any]] = {name: {} for name in models}
+    for text in sorted(kwargs, key=lambda text: not text.lstrip().startswith("{")):  # those for all come first
+        name, sign, given = text.partition("=")
+        alone = bool(sign) and name in models
+        if not alone and not text.lstrip().startswith("{"):
+            raise UsageError(f"--kwargs {text}: write '{{…}}', or NAME='{{…}}' with NAME one of {', '.join(models)}")
+        names = [name] if alone else [each for each, model in models.items() if _has_known_options(model)]
+        if not names:
+            first = next(iter(models))
+            raise UsageError(
+                f"--kwargs {text}: no network here is one of Skiplab or of a library; for one of yours write its name "
+                f"before the options: --kwargs '{first}={{…}}'"
+            )
+        for each in names:
+            options[each] |= keywords(given if alone else text)
+    return options
+
+
+def _has_known_options(model: str) -> bool:
+    return ":" not in model or model.partition(":")[0] in _LIBRARIES

@@ -1,0 +1,116 @@
+"""Linear layers as terms: the kernel and the bias that come out where norms and factors are folded into one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from skiplab.graph.ops import operator_name
+
+CONVOLUTIONS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split())
+_SHAPES = frozenset("view reshape unsqueeze".split())
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A value that is a linear layer of another, or only that other with its channels scaled and shifted.
+
+    Attributes:
+        source: the other.
+        layer: the convolution or linear layer; None where there is none.
+        kernel: the layer's, of float32 at least: (out, in / groups, …), of a transposed convolution
+            (in, out / groups, …). Without a layer the factors of the channels: (channels,), or () for all.
+        bias: (channels,), or () for all; None for none.
+        dim: which dimension of the value is the channels; None where it does not matter.
+        rest: the layer's arguments behind its bias.
+    """
+
+    source: Node
+    layer: Node | None
+    kernel: Tensor
+    bias: Tensor | None
+    dim: int | None
+    rest: tuple[Any, ...] = ()
+
+    def scaled(self, factor: Tensor, shift: Tensor | None = None, dim: int | None = None) -> "Term | None":
+        """Times a factor, plus a shift, each () or (channels,); None where the channels lie in another dimension."""
+        if dim is not None and self.dim not in (dim, None):
+            return None
+        kernel = self.kernel * (factor if self.layer is None or not factor.ndim else _spread(self, factor))
+        bias = None if self.bias is None else self.bias * factor
+        if shift is not None:
+            bias = shift if bias is None else bias + shift
+        return replace(self, kernel=kernel, bias=bias, dim=self.dim if dim is None else dim)
+
+
+def layer_term(node: Node, tensors: Mapping[str, Tensor]) -> Term | None:
+    """A convolution or a linear layer with weights of its own; None for anything else."""
+    name = operator_name(node.target)
+    if not (name in CONVOLUTIONS or name == "linear") or node.kwargs:
+        return None
+    source, kernel, bias = node.args[0], *weights(node)
+    if not all(n is None or (n.name in tensors and len(_readers(n, tensors)) == 1) for n in (kernel, bias)):
+        return None
+    weight, offset = stored(kernel, tensors), None if bias is None else stored(bias, tensors)
+    rank = node.meta["val"].ndim
+    if not isinstance(source, Node) or weight is None or (name in CONVOLUTIONS and weight.ndim != rank):
+        return None
+    return Term(source, node, weight, offset, rank - 1 if name == "linear" else 1, tuple(node.args[3:]))
+
+
+def normed(norm: Node, term: Term, tensors: Mapping[str, Tensor]) -> Term | None:
+    """What a batch norm makes of a term: times γ/√(σ² + ε), plus β − μ·γ/√(σ² + ε).
+
+    None where it is no batch norm in evaluation mode, or normalises another dimension.
+    """
+    arguments: tuple[Any, ...] = norm.args
+    given = arguments[1:5]
+    if operator_name(norm.target) != "batch_norm" or arguments[5] or arguments[3] is None:
+        return None
+    values = [None if node is None else stored(node, tensors) for node in given]
+    if any(value is None and node is not None for value, node in zip(values, given, strict=True)):
+        return None
+    gamma, beta, mean, variance = values
+    assert mean is not None
+    assert variance is not None
+    factor = torch.rsqrt(variance + arguments[7]) * (1 if gamma is None else gamma)
+    return term.scaled(factor, (0 if beta is None else beta) - mean * factor, dim=1)
+
+
+def weights(layer: Node) -> tuple[Any, Any]:
+    """Nodes of kernel and bias."""
+    return layer.args[1], layer.args[2] if len(layer.args) > 2 else None
+
+
+def stored(node: Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """The value of a parameter or buffer that nothing writes to, or of one in another shape; of float32 at least."""
+    if node.name in tensors:
+        tensor = tensors[node.name].detach()
+        schemas = (getattr(reader.target, "_schema", None) for reader in node.users)
+        written = any(schema is not None and schema.is_mutable for schema in schemas)
+        real = tensor.is_floating_point() and not written
+        return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if real else None
+    if operator_name(node.target) not in _SHAPES or not isinstance(node.args[0], Node):
+        return None
+    before = stored(node.args[0], tensors)
+    return None if before is None else node.target(before, *node.args[1:])  # type: ignore[operator]
+
+
+def _readers(placeholder: Node, tensors: Mapping[str, Tensor]) -> list[Node]:
+    """All that read a tensor, under whichever of its names."""
+    tensor = tensors[placeholder.name]
+    same = (node for node in placeholder.graph.find_nodes(op="placeholder") if tensors.get(node.name) is tensor)
+    return [reader for node in same for reader in node.users]
+
+
+def _spread(term: Term, factor: Tensor) -> Tensor:
+    """A factor for each output channel in the form of the kernel."""
+    ones = (1,) * (term.kernel.ndim - 2)
+    if "transpose" not in operator_name(term.layer.target):  # type: ignore[union-attr]
+        return factor.reshape(-1, 1, *ones)
+    groups = term.rest[3] if len(term.rest) > 3 else 1
+    inputs = term.kernel.shape[0]
+    return factor.reshape(groups, 1, -1).expand(-1, inputs // groups, -1).reshape(inputs, -1, *ones)

@@ -1,0 +1,32 @@
+"""Where ways of the signal part and meet, apart from what happens inside one function of one value.
+
+Two values belong to different ways when they are computed from different weight layers, merges or inputs. The
+halves of a rotary embedding, or x and x³ in GELU's cubic, come from one value alone: no ways meet where they do.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from skiplab.graph.ops import WEIGHT_LAYERS, Op
+
+
+def anchors(ops: Sequence[Op]) -> list[frozenset[int]]:
+    """For each op, the weight layers, merges of ways and inputs from which its value is computed directly."""
+    found: list[frozenset[int]] = []
+    for op in ops:
+        below = {found[i] for i in op.inputs}
+        starts = op.kind in (*WEIGHT_LAYERS, "input") or (op.kind == "merge" and len(below) > 1)
+        if starts or not below:
+            found.append(frozenset({op.index}))
+        elif len(below) == 1:
+            found.append(below.pop())  # shared, so that a long chain costs nothing
+        else:
+            found.append(frozenset().union(*below))
+    return found
+
+
+def ways(anchored: list[frozenset[int]], operands: Iterable[int]) -> list[list[int]]:
+    """The operands of a merge, grouped into ways."""
+    groups: dict[frozenset[int], list[int]] = {}
+    for operand in operands:
+        groups.setdefault(anchored[operand], []).append(operand)
+    return list(groups.values())

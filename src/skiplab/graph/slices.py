@@ -1,0 +1,138 @@
+"""Parts of a value that share no entry: the steps of a sequence, the halves of a gated linear unit.
+
+What is carried past a branch must be what the branch works on too. That a recurrent network adds its input at
+step t to what it made of the input at step t − 1 is no skip connection from the whole sequence.
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.fx import Node
+
+from skiplab.graph.ops import operator_name
+from skiplab.graph.program import Op, Program
+
+Position = tuple[int, int, int]  # source, dimension, index
+_SPLITS = ("split", "chunk", "unbind")
+_SLICES = ("slice", "select", "narrow")
+# A part of what these give is made of the same part of what they take, or of a part of it.
+_WITHIN = frozenset(
+    (*_SLICES, *_SPLITS, *"split_with_sizes tensor_split sigmoid hardsigmoid tanh exp rsub mul".split())
+)
+
+
+def position(program: Program, op: Op) -> Position | None:
+    """Which single position of which value an op takes, if it does: `x[:, t]`, `x[:, t:t + 1]`, one of `unbind`.
+
+    A window of several positions may as well be a group of channels, and is none.
+    """
+    node = program.nodes.get(op.name)
+    if node is None or len(op.inputs) != 1 or not node.args or not isinstance(node.args[0], Node):
+        return None
+    source = node.args[0]
+    name = operator_name(node.target)
+    if name == "select":
+        return _at(program, op.inputs[0], source, node.args[1], node.args[2])
+    if name == "slice" and op.shape != program.ops[op.inputs[0]].shape:
+        dim, start = (*node.args[1:3], 0, 0)[:2]
+        return _at(program, op.inputs[0], source, dim, start) if op.shape[_whole(dim) % len(op.shape)] == 1 else None
+    if name == "narrow" and node.args[3] == 1:
+        return _at(program, op.inputs[0], source, node.args[1], node.args[2])
+    if name == "getitem":
+        return _part(program, op, source, node.args[1])
+    return None
+
+
+def _part(program: Program, op: Op, parts: Node, index: object) -> Position | None:
+    """One of the tensors of `unbind`, or of a split into pieces of one position each."""
+    kind = operator_name(parts.target)
+    if not parts.args or not isinstance(parts.args[0], Node) or kind not in ("unbind", "split", "chunk"):
+        return None
+    place = 1 if kind == "unbind" else 2
+    dim = parts.args[place] if len(parts.args) > place else parts.kwargs.get("dim", 0)
+    if kind != "unbind" and (not op.shape or op.shape[_whole(dim) % len(op.shape)] != 1):
+        return None
+    return _at(program, program.ops[op.inputs[0]].inputs[0], parts.args[0], dim, index)
+
+
+def elsewhere(program: Program, taken: Position) -> Iterator[int]:
+    """The ops that take another position of the same value along the same dimension."""
+    rest, seen = [taken[0]], set()
+    while rest:
+        for user in set(program.users[rest.pop()]) - seen:
+            seen.add(user)
+            op = program.ops[user]
+            at = position(program, op)
+            if at is not None and at[:2] == taken[:2] and at[2] != taken[2]:
+                yield user
+            elif op.target in _SPLITS or _is_whole(program, op):
+                rest.append(user)
+
+
+def are_two_signals(program: Program, one: int, other: int) -> bool:
+    """Whether two values are made of different values, or of parts of one that share no entry."""
+    return program.anchors[one] != program.anchors[other] or _are_disjoint(program, one, other)
+
+
+Chain = tuple[object, ...]  # a value, and which part of it, of that part, and so on
+
+
+def _are_disjoint(program: Program, one: int, other: int) -> bool:
+    first, second = _parts(program, one), _parts(program, other)
+    of = {chain[0] for chain in first | second}
+    return bool(first) and bool(second) and len(of) == 1 and not (first & _above(second) or second & _above(first))
+
+
+def _above(chains: set[Chain]) -> set[Chain]:
+    """The parts, and what they are parts of."""
+    return {chain[:length] for chain in chains for length in range(1, len(chain) + 1)}
+
+
+def _parts(program: Program, index: int) -> set[Chain]:
+    """The slices of a value from which an op is computed; empty where it is computed from more than slices."""
+    parts, rest, seen = set(), [index], set()
+    while rest:
+        op = program.ops[rest.pop()]
+        if op.index in seen:
+            continue
+        seen.add(op.index)
+        if op.target in _SLICES:
+            parts.add(_chain(program, op))
+        elif op.kind in ("weight", "recurrent", "input"):
+            return set()
+        else:
+            rest += op.inputs
+    return parts
+
+
+def _chain(program: Program, op: Op) -> Chain:
+    """Where a slice lies in the value that it was taken out of, perhaps in several steps: of unbind, then of chunk."""
+    keys: list[object] = []
+    while op.target in _WITHIN and len(op.inputs) == 1:
+        if op.target in _SLICES and not _is_whole(program, op):
+            taken = position(program, op)
+            keys.append(op.index if taken is None else taken[1:])
+        op = program.ops[op.inputs[0]]
+    return (op.index, *reversed(keys))
+
+
+def _is_whole(program: Program, op: Op) -> bool:
+    """Whether a slice takes all that there is, as the first of the two that `x[:, t]` is made of."""
+    return op.target == "slice" and len(op.inputs) == 1 and op.shape == program.ops[op.inputs[0]].shape
+
+
+def _at(program: Program, source: int, node: Node, dim: object, index: object) -> Position | None:
+    """With dimension and index counted from the front where the size is known."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or not isinstance(index, int):
+        return None
+    dim = _whole(dim) % value.ndim
+    size = value.shape[dim]
+    while _is_whole(program, program.ops[source]):
+        source = program.ops[source].inputs[0]
+    return source, dim, index % size if isinstance(size, int) else index
+
+
+def _whole(number: object) -> int:
+    assert isinstance(number, int)
+    return number

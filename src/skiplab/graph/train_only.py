@@ -1,0 +1,38 @@
+"""What acts in training alone and leaves no trace in an inference graph."""
+
+from torch import nn
+
+from skiplab.graph.ops import operator_name
+from skiplab.graph.program import Program, module_name
+
+_RATES = ("p", "drop_prob", "drop_rate", "rate")
+
+
+def train_only(model: nn.Module, program: Program) -> tuple[str, ...]:
+    """Paths of modules that drop something in training, and of which an inference graph has no operator that does.
+
+    Such are drop-path (also torchvision's StochasticDepth), which returns its input as it is, and a dropout whose rate
+    alone goes into an attention operator. An `nn.Dropout` that is called leaves an operator, which follows the mode.
+    """
+    kept = _with_dropout(program)
+    return tuple(path for path, module in model.named_modules() if path not in kept and _drops(module))
+
+
+def _drops(module: nn.Module) -> bool:
+    kind = type(module).__name__.lower()
+    if "drop" in kind or "stochasticdepth" in kind:
+        names = [name for name in _RATES if hasattr(module, name)]
+    else:  # an attention that hands its rate on
+        names = [name for name in vars(module) if "dropout" in name]
+    return any(isinstance(rate, float) and rate > 0 for rate in (getattr(module, name) for name in names))
+
+
+def _with_dropout(program: Program) -> set[str]:
+    """Paths of all modules in which an operator drops something in training."""
+    paths: set[str] = set()
+    for node in program.graph.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        named = {argument.name for argument in schema.arguments} if schema is not None else set()
+        if "dropout" in operator_name(node.target) or {"dropout", "train"} <= named:
+            paths.update(module_name(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values())
+    return paths

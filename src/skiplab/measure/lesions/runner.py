@@ -1,0 +1,98 @@
+"""Run every changed network on all the data, and compare each with the whole network."""
+
+import functools
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from skiplab.errors import UsageError
+from skiplab.graph.program import Program
+from skiplab.measure.batches import Loss, finite
+from skiplab.measure.lesions.batchnorm import reestimated
+from skiplab.measure.lesions.bootstrap import intervals
+from skiplab.measure.lesions.per_sample_loss import losses
+from skiplab.measure.lesions.prefix_sharing import forks
+from skiplab.measure.lesions.resumable_pass import Part, Passes, State
+from skiplab.measure.lesions.spec import Lesion, Patches
+
+TRAINED, ESTIMATION, REESTIMATED = "as trained", "re-estimation", "re-estimated"
+NAMES = ("loss", "metric")
+
+
+def plan(lesions: int, *, reestimate: bool) -> dict[str, int]:
+    """The passes that `compared` takes, each with the number of networks that it runs; see `Passes`."""
+    return dict.fromkeys((TRAINED, ESTIMATION, REESTIMATED) if reestimate else (TRAINED,), lesions + 1)
+
+
+def compared(passes: Passes, lesions: Sequence[Lesion], functions: Sequence[Loss], seed: int) -> pd.DataFrame:
+    """One row a lesion, and one more with re-estimated batch norms where the plan has them; columns as `lesion`'s."""
+    tables = [_table(lesions, _run(passes, TRAINED, lesions, None, functions), TRAINED, seed)]
+    if ESTIMATION in passes.plan:
+        anew, whole = reestimated(passes, ESTIMATION, lesions)
+        tables.append(_table(lesions, _run(passes, REESTIMATED, anew, whole, functions), REESTIMATED, seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def names_of(functions: Sequence[Loss]) -> list[str]:
+    """As which they are known again."""
+    return [_name_of(function) for function in functions]
+
+
+def _name_of(function: Loss) -> str:
+    if isinstance(function, functools.partial):
+        return f"{_name_of(function.func)}{(*function.args, function.keywords)}"
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    line = getattr(getattr(function, "__code__", None), "co_firstlineno", None)
+    return name if line is None else f"{name}:{line}"
+
+
+def require_trained(program: Program) -> None:
+    """UsageError for a training graph."""
+    if program.training:
+        raise UsageError(
+            f"lesions need batch norm to use its statistics, and {program.name} was captured as training graph: "
+            "capture it without train=True"
+        )
+
+
+def _run(
+    passes: Passes, name: str, lesions: Sequence[Lesion], whole: Patches | None, functions: Sequence[Loss]
+) -> State:
+    """Of every batch and function and network: `means` and, where they can be had, `samples`; the whole one last."""
+
+    def work(part: Part) -> State:
+        given, of = part.given, {}
+        for place, execution in forks(passes.program, part, lesions, whole):
+            of[place] = losses(functions, execution.finish(), given.target, given.size)
+        for what, value in zip(NAMES, of[len(lesions)][0], strict=False):
+            finite(passes.program, given, value, f"the {what} of the whole network")
+        means, samples = zip(*(of[place] for place in range(len(of))), strict=True)
+        state = {"means": torch.stack(means, -1)[None], "sizes": torch.tensor([given.size])}
+        known = [each for each in samples if each is not None]
+        return state | ({"samples": torch.stack(known, -1)} if len(known) == len(samples) else {})
+
+    return passes.fold(name, work, _joined)
+
+
+def _joined(old: State, new: State) -> State:
+    """What only one of them has is not known of all samples."""
+    return {key: torch.cat((old[key], new[key])) for key in old.keys() & new.keys()}
+
+
+def _table(lesions: Sequence[Lesion], state: State, batchnorm: str, seed: int) -> pd.DataFrame:
+    means, sizes = state["means"], state["sizes"].double()
+    samples, count = state.get("samples"), int(sizes.sum())
+    about = ("id", "order", "kind", "k")
+    columns: dict[str, object] = {name: [getattr(lesion, name) for lesion in lesions] for name in about}
+    columns |= {"batchnorm": batchnorm, "unit": "batch" if samples is None else "sample", "samples": count}
+    totals = torch.zeros(means.shape[1:], dtype=torch.double)
+    for mean, size in zip(means, sizes, strict=True):
+        totals += mean * size
+    for name, total, values in zip(NAMES, totals, (means if samples is None else samples).unbind(1), strict=False):
+        columns[name] = (total[:-1] / count).numpy()
+        columns[f"{name}_change"] = ((total[:-1] - total[-1]) / count).numpy()
+        weights = sizes if samples is None else torch.ones(len(values), dtype=torch.double)
+        low, high = intervals(values[:, :-1] - values[:, -1:], weights, seed)
+        columns |= {f"{name}_change_low": low, f"{name}_change_high": high}
+    return pd.DataFrame(columns)

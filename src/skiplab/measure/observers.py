@@ -1,0 +1,116 @@
+"""One pass over each batch, forward and if need be backward, on which any number of observers look."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from skiplab.data.bound_batches import Batch, Given
+from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.graph.program import Program
+from skiplab.measure.batches import Loss, each, loss_of
+from skiplab.measure.network_variants import AS_IT_IS, Variant
+
+Gradients = Mapping[str, Tensor]  # by the parameter's name in the model
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one observer wants to see of one batch.
+
+    Attributes:
+        edges: for an edge, a function of the value that passes; what it returns goes on in its place.
+        values: for an op, a function that is shown its value.
+        keep: called when the pass is over, with the gradients of the weights if there was a backward pass. Only
+            then does the observer change, since a batch that fills the memory is looked at again in halves.
+    """
+
+    keep: Callable[[Gradients], None]
+    edges: Mapping[Edge, Patch] = field(default_factory=dict)
+    values: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """One measure's part in a pass, and the table that it makes of all of them."""
+
+    backward: bool  # whether it needs gradients
+
+    def look(self, given: Given) -> Look: ...
+
+    def table(self) -> pd.DataFrame: ...
+
+
+def observe(
+    program: Program,
+    batches: Iterable[Batch],
+    observers: Sequence[Observer],
+    loss: Loss | None = None,
+    variant: Variant = AS_IT_IS,
+) -> None:
+    """Runs each batch once for all observers; `loss` is needed where one of them wants gradients."""
+
+    backward = any(observer.backward for observer in observers)
+
+    def work(given: Given) -> tuple[list[Look], Gradients]:
+        looks = [observer.look(given) for observer in observers]
+        grads = (
+            _backward(program, given, looks, loss, variant) if backward else _forward(program, given, looks, variant)
+        )
+        return looks, grads
+
+    for _, (looks, grads) in each(program, batches, work):
+        for look in looks:
+            look.keep(grads)
+
+
+def _forward(program: Program, given: Given, looks: Sequence[Look], variant: Variant) -> Gradients:
+    with torch.no_grad():
+        _execution(program, given, looks, variant, {}).finish()
+    return {}
+
+
+def _backward(program: Program, given: Given, looks: Sequence[Look], loss: Loss | None, variant: Variant) -> Gradients:
+    weights = _leaves(program, variant)
+    with torch.inference_mode(False), torch.enable_grad():
+        output = _execution(program, given, looks, variant, weights).finish()
+        value = loss_of(program, given, loss, output)
+        value.backward()  # into tensors of this pass's own: it also reaches what observers have made leaves of
+    grads = {program.parameters[node]: (weight, weight.grad) for node, weight in weights.items()}
+    return {name: torch.zeros_like(weight) if grad is None else grad for name, (weight, grad) in grads.items()}
+
+
+def _execution(
+    program: Program, given: Given, looks: Sequence[Look], variant: Variant, weights: Mapping[str, Tensor]
+) -> Execution:
+    patches: dict[Edge, Patch] = {}
+    watch: dict[str, Callable[[Any], None]] = {}
+    for look in (*looks, variant):
+        for edge, patch in look.edges.items():
+            patches[edge] = _then(patches[edge], patch) if edge in patches else patch
+    for look in looks:
+        for name, see in look.values.items():
+            watch[name] = _both(watch[name], see) if name in watch else see
+    tensors = {**frozen(program), **variant.tensors, **weights}
+    return Execution(program, given.args, given.kwargs, watch=watch, patches=patches, tensors=tensors)
+
+
+def _then(first: Patch, second: Patch) -> Patch:
+    return lambda value: second(first(value))
+
+
+def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callable[[Any], None]:
+    def see(value: Any) -> None:
+        first(value)
+        second(value)
+
+    return see
+
+
+def _leaves(program: Program, variant: Variant) -> dict[str, Tensor]:
+    """Every real-valued parameter, ready to be differentiated; frozen ones too."""
+    bound = {name: variant.tensors.get(name, program.tensors[name]) for name in program.parameters}
+    return {name: t.detach().requires_grad_() for name, t in bound.items() if t.is_floating_point()}

@@ -1,0 +1,1 @@
+"""Charts, each made from a table alone."""

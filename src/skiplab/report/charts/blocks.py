@@ -1,0 +1,118 @@
+"""A panel with one place for each block, from the network's input to its output: what charts of measures consist of."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from skiplab.report.json_data import finite, inline
+from skiplab.report.theme import ALARM, FAINT, INK, PALETTE, AnyChart, dress
+
+_WIDTH = 860
+
+
+class Blocks:
+    """The blocks of a table, in the order of the network, and the axis on which they stand."""
+
+    def __init__(self, table: pd.DataFrame, name: str = "id") -> None:
+        ordered = table.sort_values("order", kind="stable")
+        self.name = name
+        self.ids = list(dict.fromkeys(ordered[name].astype(str)))
+        self.step = min(56.0, max(3.0, _WIDTH / max(1, len(self.ids))))
+
+    def x(self, labels: bool = True) -> alt.X:
+        """Ids thinned to those that have room."""
+        every = math.ceil(17 / self.step)
+        shown = alt.Axis(
+            title=None, labelAngle=-40, labelLimit=110, ticks=False, grid=False, values=self.ids[::every], domain=False
+        )
+        return alt.X(
+            f"{self.name}:N", sort=self.ids, axis=shown if labels else None, scale=alt.Scale(paddingInner=0.25)
+        )
+
+    def panel(self, *layers: Any, height: int = 130) -> AnyChart:
+        return alt.layer(*layers).properties(width=alt.Step(self.step), height=height)
+
+    def tooltip(self, **columns: str) -> list[alt.Tooltip]:
+        """The block's id, and columns with their titles."""
+        shown = [alt.Tooltip(f"{self.name}:N", title="block")]
+        return shown + [alt.Tooltip(f"{column}:Q", title=title, format=".4g") for column, title in columns.items()]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What bars show of a table.
+
+    Attributes:
+        column: the numbers.
+        title: of the axis.
+        ends: columns of an interval's ends, or the one column of a deviation, for a line around the bar's end.
+        color: of the bars; None for the same of all.
+        form: of the axis' numbers, as d3 names it.
+        scale: of the axis.
+        labels: whether the blocks' ids stand below.
+    """
+
+    column: str
+    title: str
+    ends: tuple[str, str] | str | None = None
+    color: alt.Color | None = None
+    form: Any = alt.Undefined
+    scale: Any = alt.Undefined
+    labels: bool = True
+
+
+def bars(blocks: Blocks, table: pd.DataFrame, quantity: Quantity, *more: alt.Chart) -> AnyChart:
+    """Bars from zero, with `more` on top, and a cross for what is no finite number."""
+    column, title = quantity.column, quantity.title
+    frame = _with_ends(table, quantity)
+    x = blocks.x(quantity.labels)
+    axis = alt.Axis(tickCount=4, domain=False, ticks=False, format=quantity.form)
+    y = alt.Y(f"{column}:Q", title=title, axis=axis, scale=quantity.scale)
+    shown = {column: title, **({"low": "from", "high": "to"} if "low" in frame else {})}
+    base, color = alt.Chart(inline(frame)), quantity.color or alt.value(PALETTE[1])
+    layers: list[Any] = [
+        base.mark_bar().encode(x=x, y=y, color=color, tooltip=blocks.tooltip(**shown)),
+        zero(),
+    ]
+    if "low" in frame:
+        rule = base.mark_rule(color=INK, strokeWidth=1.2).transform_filter("isValid(datum.low) && isValid(datum.high)")
+        layers.append(rule.encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q"))
+    return blocks.panel(*layers, *more, _crosses(blocks, frame, column))
+
+
+def _crosses(blocks: Blocks, table: pd.DataFrame, column: str) -> alt.Chart:
+    """A mark at the top for each block whose value is infinite or NaN."""
+    lost = table[finite(table[column]).isna()]
+    tooltip = [alt.Tooltip(f"{blocks.name}:N", title="block: no finite number")]
+    return (
+        alt.Chart(inline(lost[[blocks.name]].astype("str")))
+        .mark_text(text="✕", color=ALARM, fontSize=10)
+        .encode(x=alt.X(f"{blocks.name}:N", sort=blocks.ids), y=alt.value(6), tooltip=tooltip)
+    )
+
+
+def zero(at: float = 0.0, color: str = FAINT) -> alt.Chart:
+    """A line across at a value that means something."""
+    return alt.Chart(inline(pd.DataFrame({"at": [at]}))).mark_rule(color=color).encode(y=alt.Y("at:Q"))
+
+
+def subtitle(text: str) -> alt.TitleParams:
+    """Over one panel of several, plainer than the title of all."""
+    return alt.TitleParams(text, fontSize=11, fontWeight="normal", frame="group", offset=4)
+
+
+def stacked(title: str, panels: Sequence[AnyChart]) -> alt.VConcatChart:
+    """Panels one below the other under one title."""
+    return dress(alt.vconcat(*panels, spacing=14, title=title).resolve_scale(color="independent"))
+
+
+def _with_ends(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+    frame, ends = table.assign(**{quantity.column: finite(table[quantity.column])}), quantity.ends
+    if isinstance(ends, str):
+        middle, deviation = frame[quantity.column], finite(table[ends])
+        return frame.assign(low=middle - deviation, high=middle + deviation)
+    return frame if ends is None else frame.assign(low=finite(table[ends[0]]), high=finite(table[ends[1]]))

@@ -1,0 +1,193 @@
+"""A chart for each measure that has one number, or a few, for each block."""
+
+import math
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from skiplab.report.charts.blocks import Blocks, Quantity, bars, stacked, subtitle, zero
+from skiplab.report.json_data import finite, inline
+from skiplab.report.theme import ABOVE, BELOW, INK, MUTED, PALETTE, ZERO, AnyChart
+
+_SIGNS = ("above zero", "includes zero", "below zero")
+
+
+def contribution_chart(table: pd.DataFrame) -> AnyChart:
+    """Size of each branch beside its shortcut, and its direction.
+
+    table: id, order, ratio, cosine, each with `_std`.
+    """
+    blocks = Blocks(table)
+    size = bars(blocks, table, Quantity("ratio", "‖F(x)‖ / ‖x‖", "ratio_std", labels=not _any(table, "cosine")))
+    panels: list[AnyChart] = [size]
+    if _any(table, "cosine"):
+        panels.append(bars(blocks, table, Quantity("cosine", "cosine of F(x) and x", "cosine_std")))
+    return stacked("How large is each branch beside its shortcut, and in which direction?", panels)
+
+
+def clipping_chart(table: pd.DataFrame) -> AnyChart:
+    """Energy that each activation removes, and what is left along the route.
+
+    table: id, order, route, energy, energy_std, route_kept.
+    """
+    blocks = Blocks(table)
+    removed = bars(blocks, table, Quantity("energy", "energy removed", "energy_std", form=".0%", labels=False))
+    data = inline(table.assign(route_kept=finite(table["route_kept"])))
+    y = alt.Y("route_kept:Q", title="energy left", axis=alt.Axis(format=".0%", tickCount=4), scale=_from_zero())
+    left = alt.Chart(data).encode(x=blocks.x(), y=y, detail="route:N", tooltip=blocks.tooltip(route_kept="energy left"))
+    return stacked(
+        "What does the activation behind each merge take from the shortcut's signal?",
+        [removed, blocks.panel(left.mark_line(color=MUTED), left.mark_circle(color=PALETTE[1], size=40, opacity=1))],
+    )
+
+
+def lesion_chart(table: pd.DataFrame) -> AnyChart:
+    """What the loss rises by when each part is deleted, a panel for each kind of lesion.
+
+    table: id, order, kind, batchnorm, loss_change, loss_change_low, loss_change_high. The colour says where the
+    95 % interval lies; an infinite loss is a cross. The axes go by the square root: changes have long tails.
+    """
+    blocks = Blocks(table)
+    low, high = finite(table["loss_change_low"]), finite(table["loss_change_high"])
+    sign = np.select([low > 0, high < 0, low.notna()], [_SIGNS[0], _SIGNS[2], _SIGNS[1]], default="unknown")
+    sign = np.where(finite(table["loss_change"]).isna(), _SIGNS[1], sign)  # a cross, and no bar to be coloured
+    names = [*_SIGNS, *(["unknown"] if "unknown" in sign else [])]
+    scale = alt.Scale(domain=names, range=[ABOVE, ZERO, BELOW, MUTED][: len(names)])
+    panels, ends = [], ("loss_change_low", "loss_change_high")
+    groups = list(table.assign(sign=sign).groupby(["kind", "batchnorm"], sort=False))
+    for number, ((kind, norms), group) in enumerate(groups):
+        shown = alt.Legend(title="95 % interval", orient="top") if number == 0 else None
+        color, last = alt.Color("sign:N", scale=scale, legend=shown), number == len(groups) - 1
+        quantity = Quantity("loss_change", "loss change", ends, color, scale=alt.Scale(type="sqrt"), labels=last)
+        title = subtitle(_lesioned(str(kind), str(norms), table["batchnorm"].nunique() > 1))
+        panels.append(bars(blocks, group, quantity).properties(title=title))
+    title = "What does each block do for the loss? Its change when deleted, not retrained (square-root axis)"
+    return stacked(title, panels)
+
+
+def _lesioned(kind: str, norms: str, several: bool) -> str:
+    told = {
+        "branch": "branch deleted",
+        "shortcut": "shortcut deleted",
+        "mean": "branch replaced by its mean",
+        "noise": "branch replaced by noise",
+        "shuffle": "branch of another sample",
+        "shortcut-mean": "shortcut replaced by its mean",
+        "shortcut-noise": "shortcut replaced by noise",
+        "shortcut-shuffle": "shortcut of another sample",
+        "reorder": "blocks swapped",
+        "layer": "layer deleted",
+    }.get(kind, kind)
+    return told + (f", batch norm {norms}" if several and norms not in ("", "None", "nan") else "")
+
+
+def estimate_chart(table: pd.DataFrame) -> AnyChart:
+    """Estimated loss change of each deletion; the tick is its first-order part.
+
+    table: id, order, loss_change, first_order.
+    """
+    blocks = Blocks(table)
+    first = alt.Chart(inline(table.assign(first_order=finite(table["first_order"]))))
+    tick = first.mark_tick(color=INK, thickness=2).encode(
+        x=blocks.x(), y="first_order:Q", tooltip=blocks.tooltip(first_order="first order")
+    )
+    title = "What would the loss rise by? Estimated from gradients (the tick: first order alone)"
+    return stacked(title, [bars(blocks, table, Quantity("loss_change", "estimated loss change"), tick)])
+
+
+def probe_chart(table: pd.DataFrame) -> AnyChart:
+    """Accuracy of a linear classifier of each block's features, on held-out samples with their 95 % interval.
+
+    table: id, order, accuracy, accuracy_low, accuracy_high, train_accuracy.
+    """
+    blocks = Blocks(table)
+    numbers = ("accuracy", "accuracy_low", "accuracy_high", "train_accuracy")
+    base = alt.Chart(inline(table.assign(**{each: finite(table[each]) for each in numbers}))).encode(x=blocks.x())
+    scale = alt.Scale(domain=[0, 1])
+    y = alt.Y("accuracy:Q", title="share right", axis=alt.Axis(format=".0%", tickCount=5), scale=scale)
+    shown = blocks.tooltip(accuracy="held out", accuracy_low="from", accuracy_high="to", train_accuracy="fitted on")
+    band = base.mark_area(opacity=0.22, color=PALETTE[1]).encode(
+        y=alt.Y("accuracy_low:Q", title="share right", scale=scale), y2="accuracy_high:Q"
+    )
+    line = base.mark_line(color=PALETTE[1], point=True).encode(y=y, tooltip=shown)
+    fitted = base.mark_line(color=MUTED, strokeDash=[4, 3]).encode(y=alt.Y("train_accuracy:Q", title="share right"))
+    title = "Where do the classes part? Linear probes, held out (dashed: on the samples fitted on)"
+    return stacked(title, [blocks.panel(band, fitted, line).properties(height=220)])
+
+
+def spectrum_chart(table: pd.DataFrame) -> AnyChart:
+    """Singular values of each skip's Jacobian: from the smallest to the largest, the root mean square as a tick.
+
+    table: id, network, order, largest, smallest, mean_square. A panel a network.
+    """
+    blocks = Blocks(table)
+    numbers = {each: finite(table[each]) for each in ("largest", "smallest")}
+    frame = table.assign(**numbers, middle=finite(table["mean_square"]).pow(0.5))
+    frame = frame.assign(**{each: frame[each].where(frame[each] > 0) for each in ("largest", "smallest", "middle")})
+    panels, networks = [], list(frame.groupby("network", sort=False))
+    for number, (network, group) in enumerate(networks):
+        x = blocks.x(number == len(networks) - 1)
+        base = alt.Chart(inline(group)).encode(x=x)
+        y = alt.Y("smallest:Q", title="singular value", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4))
+        shown = blocks.tooltip(largest="largest", middle="root mean square", smallest="smallest")
+        span = base.mark_rule(strokeWidth=4, color=PALETTE[5]).encode(y=y, y2="largest:Q", tooltip=shown)
+        middle = base.mark_tick(color=INK, thickness=2).encode(
+            y=alt.Y("middle:Q", title="singular value"), tooltip=shown
+        )
+        panels.append(blocks.panel(zero(1.0, MUTED), span, middle).properties(title=subtitle(str(network))))
+    return stacked("Does a block keep the size of what goes through? Singular values of its Jacobian", panels)
+
+
+def linearity_chart(table: pd.DataFrame) -> AnyChart:
+    """What no linear map explains of a block, and how far the best one is from the identity.
+
+    table: id, order, nonlinearity, distance_from_identity.
+    """
+    blocks = Blocks(table)
+    panels: list[AnyChart] = [bars(blocks, table, Quantity("nonlinearity", "not linear", form=".0%", labels=False))]
+    panels.append(bars(blocks, table, Quantity("distance_from_identity", "from identity")))
+    return stacked("How nonlinear is each block, and how far from doing nothing?", panels)
+
+
+def cost_chart(table: pd.DataFrame) -> AnyChart:
+    """Memory that each shortcut holds while its branch runs, and the time that the block takes.
+
+    table: id, order, held_bytes, branch_ms, shortcut_ms.
+    """
+    blocks = Blocks(table)
+    power = int(math.log2(max(1.0, finite(table["held_bytes"]).max())) // 10)
+    held = table.assign(held=finite(table["held_bytes"]) / 2 ** (10 * power))
+    unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
+    long = table.melt(["id", "order"], ["branch_ms", "shortcut_ms"], var_name="way", value_name="ms")
+    long = long.assign(way=long["way"].str.removesuffix("_ms"), ms=finite(long["ms"]))
+    colour = alt.Color(
+        "way:N",
+        title=None,
+        scale=alt.Scale(domain=["branch", "shortcut"], range=[PALETTE[0], PALETTE[1]]),
+        legend=alt.Legend(orient="top"),
+    )
+    time = (
+        alt.Chart(inline(long))
+        .mark_bar()
+        .encode(
+            x=blocks.x(),
+            y=alt.Y("ms:Q", title="time (ms)", axis=alt.Axis(tickCount=4)),
+            color=colour,
+            tooltip=[*blocks.tooltip(ms="ms"), "way:N"],
+        )
+    )
+    panels: list[AnyChart] = [
+        bars(blocks, held, Quantity("held", f"held ({unit} a sample)", labels=not long["ms"].notna().any()))
+    ]
+    if long["ms"].notna().any():
+        panels.append(blocks.panel(time))
+    return stacked("What does each skip connection cost in memory and time?", panels)
+
+
+def _any(table: pd.DataFrame, column: str) -> bool:
+    return bool(finite(table[column]).notna().any())
+
+
+def _from_zero() -> alt.Scale:
+    return alt.Scale(domainMin=0, nice=True)

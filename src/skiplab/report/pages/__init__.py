@@ -1,0 +1,1 @@
+"""Pages, each made from tables and sentences."""

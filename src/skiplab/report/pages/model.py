@@ -1,0 +1,52 @@
+"""The page of one network: its skip connections and its paths."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from skiplab.report.charts.curves import path_histogram
+from skiplab.report.charts.dashboard import skip_charts
+from skiplab.report.page import Page, Section
+
+_SHOWN = ["id", "combine", "shortcut", "weight_layers", "activation_after", "remarks", "source", "parent"]
+
+
+def model_page(
+    name: str, sentences: Sequence[str], tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
+) -> Page:
+    """The page of `skiplab find MODEL --report`.
+
+    tables: spine, skips (with places), apart, histogram and witness, as in `skiplab.analysis.tables`.
+    """
+    own = {key: tables[key].assign(variant=name, depth=0) for key in ("spine", "skips", "histogram")}
+    skips = tables["skips"][_SHOWN].fillna("–")
+    return Page(
+        title=f"Skip connections of {name}",
+        lead="Found on the graph of the data's flow; every path counted exactly.",
+        verdicts=sentences,
+        facts=facts,
+        sections=[
+            Section(
+                "Where they are",
+                "From left to right the network as it runs, by resolution; each arc is a skip connection over what it "
+                "skips.",
+                skip_charts(own["spine"], own["skips"]),
+                "skips",
+            ),
+            Section("One by one", "The line in source is where the two ways meet.", skips),
+            Section(
+                "No skip connections",
+                "Where else ways of the signal meet, and why these are none.",
+                tables["apart"].fillna("–"),
+                folded=True,
+            ),
+            Section(
+                "Paths",
+                "All paths from input to output, by the number of nonlinearities on them.",
+                path_histogram(own["histogram"]),
+                "census",
+            ),
+            Section("The lightest path", "The path with the fewest nonlinearities.", tables["witness"], folded=True),
+        ],
+    )

@@ -1,0 +1,112 @@
+"""The page of a study: its figures, drawn from its tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+
+from skiplab.report.charts.curves import gradient_by_layer, path_histogram, training_curves
+from skiplab.report.charts.dashboard import skip_charts
+from skiplab.report.charts.points import lines, points
+from skiplab.report.figure_spec import Figure
+from skiplab.report.page import Page, Section
+from skiplab.report.theme import AnyChart
+
+Tables = Mapping[str, pd.DataFrame]
+
+
+@runtime_checkable
+class Answer(Protocol):
+    """Of what a study gave (`skiplab.study.result.Result`), that which is shown."""
+
+    @property
+    def question(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def verdicts(self) -> Sequence[str]: ...
+    @property
+    def tables(self) -> Tables: ...
+    @property
+    def figures(self) -> Sequence[Figure]: ...
+    def overview(self) -> pd.DataFrame: ...
+
+
+def study_page(answer: Answer, facts: Mapping[str, Any]) -> Page:
+    """The page of networks compared; `facts` say how to get it again."""
+    tables = answer.tables
+    return Page(
+        title=answer.question,
+        lead="Every sentence is computed from the runs below. Hover for the numbers; click on a skip connection to "
+        "find it in all charts; click beside it to let it go.",
+        verdicts=answer.verdicts,
+        facts=facts,
+        sections=[
+            *([Section("What was compared, and how", "", answer.method)] if answer.method else []),
+            Section(
+                "Summary",
+                "Mean over seeds ± half of its 95 % interval (Student's t); geometric ones ×÷ its factor.",
+                answer.overview(),
+            ),
+            *_claims(tables),
+            *(section(figure, tables) for figure in answer.figures if _rows(figure, tables)),
+        ],
+    )
+
+
+def section(figure: Figure, tables: Tables) -> Section:
+    """A figure as a section of a page."""
+    return Section(figure.heading, figure.how, drawn(figure, tables), figure.name, figure.folded)
+
+
+def _rows(figure: Figure, tables: Tables) -> int:
+    """How many rows there are to show: a narrowed grid may have none of those that the figure is about."""
+    return len(_where(tables[figure.table], figure.where)) if len(tables.get(figure.table, ())) else 0
+
+
+def drawn(figure: Figure, tables: Tables) -> AnyChart | pd.DataFrame:
+    """The chart of a figure, or for a table its rows."""
+    rows = _where(tables[figure.table], figure.where)
+    match figure.chart:
+        case "points":
+            return points(figure, rows, _where(tables[figure.means], figure.where))
+        case "lines":
+            return lines(figure, rows, _where(tables[figure.means], figure.where))
+        case "curves":
+            return training_curves(rows, figure.panel)
+        case "gradient":
+            return gradient_by_layer(_sized(rows))
+        case "histogram":
+            return path_histogram(_sized(rows))
+        case "skips":
+            return _skips(tables)
+        case "table":
+            return rows
+
+
+def _skips(tables: Tables) -> AnyChart:
+    merges = tables.get("merge_gradient")
+    gradient = None if merges is None else merges[merges["when"] == "initialisation"]
+    measured = [tables.get("lesion"), tables.get("contribution"), gradient]
+    return skip_charts(
+        _sized(tables["spine"]), _sized(tables["skips"]), *(None if t is None else _sized(t) for t in measured)
+    )
+
+
+def _sized(frame: pd.DataFrame) -> pd.DataFrame:
+    """Charts of whole networks ask for a depth; 0 stands for networks that are not compared by it."""
+    return frame if "depth" in frame else frame.assign(depth=0)
+
+
+def _where(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    for name, value in where.items():
+        frame = frame[frame[name] == value]
+    return frame
+
+
+def _claims(tables: Tables) -> list[Section]:
+    claims = tables.get("claims")
+    if claims is None or claims.empty:
+        return []
+    how = "What the literature says, and what was found here; 'not shown' where the interval allows both."
+    return [Section("The papers' claims beside these numbers", how, claims)]

@@ -1,0 +1,79 @@
+"""One row a skip: what it is, its place among the others, and the mean of what each seed measured of it."""
+
+import pandas as pd
+
+from skiplab.report.json_data import finite, number
+
+FACTS = {
+    "id": "skip",
+    "path": "module",
+    "combine": "combine",
+    "shortcut": "shortcut",
+    "weight_layers": "weight layers",
+    "activation_after": "activation after",
+    "source": "source",
+}
+MEASURED = {
+    "loss_change": "loss change",
+    "error_change": "error change",
+    "ratio": "‖F(x)‖ / ‖x‖",
+    "cosine": "cosine",
+    "gradient_norm": "‖∂loss/∂merge‖",
+}
+_OWN = ["variant", "depth", "id"]
+
+
+def skip_records(
+    skips: pd.DataFrame,
+    lesion: pd.DataFrame | None = None,
+    contribution: pd.DataFrame | None = None,
+    gradient: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """The skips with `key` (row number), `rank` (1 = first from the input) and, for every measured column,
+    its mean over the seeds with a finite value, `<column>_lost` (seeds without one) and `<column>_text`.
+
+    Frames as `skip_charts` takes them.
+    """
+    record = skips.reset_index(drop=True)
+    for column in FACTS:
+        record[column] = pd.Series([_word(value) for value in record[column]], dtype="str")
+    record["key"] = range(len(record))
+    ordered = record.sort_values(["merge_order", "fork_order"], kind="stable")
+    record["rank"] = ordered.groupby(_OWN[:2]).cumcount().reindex(record.index) + 1
+    if lesion is not None:
+        record = _joined(record, lesion, ["loss_change", "error_change"])
+    if contribution is not None:
+        record = _joined(record, contribution, ["ratio", "cosine"])
+    if gradient is not None:
+        record = _joined(record, gradient, ["gradient_norm"])
+    return record
+
+
+def _joined(record: pd.DataFrame, measured: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The record with the measured columns' means, missing counts and texts."""
+    numbers = measured[_OWN].astype({"id": "str"}).assign(**{column: finite(measured[column]) for column in columns})
+    groups = numbers.groupby(_OWN)[columns]
+    counts = groups.size().rename("seeds")
+    parts = [groups.mean(), groups.agg(lambda column: column.isna().sum()).add_suffix("_lost"), counts]
+    record = record.merge(pd.concat(parts, axis=1).reset_index(), on=_OWN, how="left")
+    for column in columns:
+        cells = zip(record[column], record[f"{column}_lost"], record["seeds"], strict=True)
+        record[f"{column}_text"] = [_measured(*map(float, cell)) for cell in cells]
+    return record.drop(columns="seeds")
+
+
+def _measured(mean: float, lost: float, seeds: float) -> str:
+    """What a tooltip says of a measured value: the mean, and over how many seeds."""
+    if not seeds > 0:
+        return "not measured"
+    if lost == seeds:
+        return f"not finite ({seeds:.0f} of {seeds:.0f} seeds)"
+    over = f"{seeds:.0f} seed{'s' if seeds > 1 else ''}" if not lost else f"{seeds - lost:.0f} of {seeds:.0f} seeds"
+    return f"{number(mean)} ({over})"
+
+
+def _word(value: object) -> str:
+    """A cell of a skip's record as text; "–" for what is missing."""
+    if isinstance(value, list | tuple):
+        return ", ".join(str(part) for part in value) or "–"
+    return "–" if value is None or value is pd.NA or value != value else str(value)

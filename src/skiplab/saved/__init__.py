@@ -1,5 +1,0 @@
-"""Write a program to files that need no Skiplab to read, and hold each against the program."""
-
-from skiplab.saved.save import check_formats, save
-
-__all__ = ["check_formats", "save"]

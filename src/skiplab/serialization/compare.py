@@ -1,0 +1,121 @@
+"""Whether what was read back from a file computes what the program computes."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from skiplab.errors import OutputError
+from skiplab.graph.capture import seed
+from skiplab.graph.interpreter import run
+from skiplab.graph.program import Program
+
+Network = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program gives for one batch: the tensors of its output, in order."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: list[Tensor]
+
+
+def answers(program: Program) -> list[Answer]:
+    """Of the example, and of another batch size where the program takes one."""
+    found = []
+    for args, kwargs in [program.example, *([_other_size(program)] if program.dynamic_batch else [])]:
+        try:
+            found.append(Answer(args, kwargs, _of_program(program, args, kwargs)))
+        except Exception:
+            if not found:
+                raise  # the other size may be one that the network does not take
+    return found
+
+
+def answers_on_example(program: Program) -> list[Tensor]:
+    """What a program gives for its example."""
+    return _of_program(program, *program.example)
+
+
+def _of_program(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    return outputs(lambda *a, **k: run(program, *a, **k), args, kwargs)
+
+
+def outputs(network: Network, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that a network gives, with the same random numbers in each call; inputs stay as they are."""
+    args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, dict(kwargs)))
+    with torch.no_grad(), _seeded():
+        return [leaf for leaf in pytree.tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
+
+
+def check(network: Network, known: list[Answer], what: str) -> float:
+    """The largest difference from the answers; OutputError beyond what rounding explains."""
+    return max(_check(outputs(network, each.args, each.kwargs), each.outputs, what) for each in known)
+
+
+def largest(before: list[Tensor], after: list[Tensor]) -> float:
+    """The largest absolute difference between tensors of the same shapes; 0 where there are no numbers."""
+    return max((_distance(a, b) for a, b in zip(before, after, strict=True)), default=0.0)
+
+
+def _check(got: list[Tensor], wanted: list[Tensor], what: str) -> float:
+    if [tuple(each.shape) for each in got] != [tuple(each.shape) for each in wanted]:
+        forms = [", ".join(str(tuple(each.shape)) for each in values) or "nothing" for values in (got, wanted)]
+        raise OutputError(f"{what}, read back, gives {forms[0]} where the network gives {forms[1]}: it was not written")
+    for there, here in zip(got, wanted, strict=True):
+        far, limit = _distance(there, here), rounding(here)
+        if not far <= limit:
+            raise OutputError(
+                f"{what}, read back, differs from the network by {far:.2g} where rounding explains {limit:.2g}: it was "
+                "not written; choose another of the formats python, pt2 and onnx"
+            )
+    return largest(got, wanted)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Infinite where one of two entries is finite and the other is not; equal infinities and NaNs agree."""
+    wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+    a, b = (each.detach().cpu().to(wide) for each in (a, b))
+    same = (a == b) | (a.isnan() & b.isnan())
+    far = torch.where(same, 0.0, (a - b).abs())
+    return float(far.nan_to_num(nan=math.inf).max()) if far.numel() else 0.0
+
+
+def rounding(value: Tensor) -> float:
+    """What rounding explains: half of the dtype's digits of the largest number; whole numbers have to agree."""
+    if not (value.is_floating_point() or value.is_complex()):
+        return 0.0
+    known = value.detach()[value.isfinite()].abs()
+    return math.sqrt(torch.finfo(value.dtype).eps) * (float(known.max()) if known.numel() else 1.0)
+
+
+def _other_size(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Several times the example's batch, which suits networks that take multiples; the samples differ."""
+    leaves = program.flatten(*program.example)
+    for place, name in enumerate(program.inputs):
+        value = program.nodes[name].meta.get("val")
+        if isinstance(value, Tensor) and value.ndim and not isinstance(value.shape[0], int):
+            leaves[place] = _several(leaves[place])
+    return pytree.tree_unflatten(leaves, program.specs[0])
+
+
+def _several(batch: Tensor) -> Tensor:
+    copies = 2 if len(batch) > 1 else 3
+    if not batch.is_floating_point():
+        return torch.cat([batch] * copies)
+    return torch.cat([batch * (1 - 0.25 * i) for i in range(copies)])
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        seed()
+        yield

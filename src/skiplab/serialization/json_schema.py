@@ -1,0 +1,189 @@
+"""The versioned JSON of the commands. Numbers of paths are decimal strings, since they outgrow 64 bits."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skiplab.analysis.differ import Difference, trait
+from skiplab.analysis.path_census import Census
+from skiplab.analysis.skips import Apart, Skip, Skips
+from skiplab.errors import DataError
+from skiplab.graph.program import Program
+from skiplab.verification import Proof, proof_json
+
+FIND = "skiplab.find/2"
+CENSUS = "skiplab.census/1"
+DIFF = "skiplab.diff/1"
+MEASURE = "skiplab.measure/1"
+PRUNE = "skiplab.prune/1"
+TRAIN = "skiplab.training.fit/1"
+EDIT = "skiplab.edit/1"
+
+
+def find_json(model: str, program: Program, skips: Skips, census: Census, proof: Proof | None = None) -> dict[str, Any]:
+    """What `skiplab find --json` prints."""
+    return {
+        "schema": FIND,
+        "model": model,
+        "capture": {
+            "difference": program.difference if math.isfinite(program.difference) else None,
+            "dynamic_batch": program.dynamic_batch,
+            "training": program.training,
+            "unfollowed": list(program.unfollowed),
+            "fingerprint": program.fingerprint,
+        },
+        "skips": [asdict(skip) for skip in skips],
+        "apart": [asdict(each) for each in skips.apart],
+        "census": census_fields(census),
+        **({} if proof is None else {"proof": proof_json(proof)}),
+    }
+
+
+def census_json(model: str, census: Census) -> dict[str, Any]:
+    """What `skiplab census --json` prints."""
+    return {"schema": CENSUS, "model": model, **census_fields(census)}
+
+
+def census_fields(census: Census) -> dict[str, Any]:
+    """A census as JSON, under the names of its attributes."""
+    fields = asdict(census)
+    fields["paths"] = str(census.paths)
+    for name in ("histogram", "weight_histogram"):
+        fields[name] = {str(k): str(n) for k, n in sorted(fields[name].items())}
+    fields["counted"] = list(census.counted)
+    fields["witness"] = fields.pop("fewest")["steps"]
+    return fields
+
+
+def diff_json(before: str, after: str, difference: Difference) -> dict[str, Any]:
+    """What `skiplab diff --json` prints."""
+    changed = [
+        {
+            "before": change.before.id,
+            "after": change.after.id,
+            "path": change.after.path,
+            "fields": {name: [trait(change.before, name), trait(change.after, name)] for name in change.fields},
+        }
+        for change in difference.changed
+    ]
+    return {
+        "schema": DIFF,
+        "before": before,
+        "after": after,
+        "differ": bool(difference),
+        "removed": [asdict(skip) for skip in difference.removed],
+        "added": [asdict(skip) for skip in difference.added],
+        "changed": changed,
+        "apart": [{"path": path, "reason": why, "more": n} for (path, why), n in difference.apart.items()],
+    }
+
+
+def measure_json(
+    config: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], sentences: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """What `skiplab measure --json` prints: NaN and infinities of the tables are null.
+
+    config: model, data and options, as JSON has them.
+    """
+    return {
+        "schema": MEASURE,
+        **config,
+        "tables": {name: _records(table) for name, table in tables.items()},
+        "notes": {name: dict(table.attrs) for name, table in tables.items() if table.attrs},
+        "sentences": dict(sentences),
+    }
+
+
+def edit_json(
+    config: Mapping[str, Any], change: Mapping[str, Any], notes: Sequence[str], files: pd.DataFrame | None
+) -> dict[str, Any]:
+    """What `skiplab edit --json` prints.
+
+    config: model, edit, options and the ids of the skips that were edited. change: what is other than before; numbers
+    that are not finite are null.
+    """
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in change.items()}
+    written = [] if files is None else _records(files)
+    return {"schema": EDIT, **config, **finite, "notes": list(notes), "files": written}
+
+
+def prune_json(
+    config: Mapping[str, Any],
+    frontier: pd.DataFrame,
+    chosen: int,
+    trained: Mapping[str, Any] | None,
+    sentences: list[str],
+    files: pd.DataFrame | None,
+) -> dict[str, Any]:
+    """What `skiplab prune --json` prints: NaN and infinities of the tables are null.
+
+    chosen: the row of the frontier that meets the target. trained: that network's row after fine-tuning.
+    """
+    after = _records(pd.DataFrame([] if trained is None else [trained]))
+    return {
+        "schema": PRUNE,
+        **config,
+        "frontier": _records(frontier),
+        "chosen": chosen,
+        "finetuned": after[0] if after else None,
+        "files": [] if files is None else _records(files),
+        "sentences": sentences,
+    }
+
+
+def train_json(
+    config: Mapping[str, Any],
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    summary: Mapping[str, Mapping[str, float]],
+    sentences: list[str],
+) -> dict[str, Any]:
+    """What `skiplab train --json` prints: what is no number is null.
+
+    config: model, data and recipe, as JSON has them; runs: one row a seed; curves: one row a seed and epoch; summary:
+    for each loss and error the mean over the runs that did not diverge, and the ends of its 95 % interval.
+    """
+    return {
+        "schema": TRAIN,
+        **config,
+        "runs": _records(runs),
+        "curves": _records(curves),
+        "summary": {name: _records(pd.DataFrame([values]))[0] for name, values in summary.items()},
+        "sentences": sentences,
+    }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """NaN and infinities are null."""
+    return json.loads(table.to_json(orient="records", double_precision=15))
+
+
+def read_skips(path: Path) -> Skips:
+    """The skips in a file that `skiplab find --json` has written; DataError when it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}: write it with `skiplab find MODEL --json > {path}`") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != FIND:
+        raise DataError(
+            f"{path} holds {schema or 'no schema'} where {FIND} is wanted: write it again with "
+            f"`skiplab find MODEL --json > {path}`"
+        )
+    try:
+        return Skips((_record(Skip, each) for each in found["skips"]), (_record(Apart, e) for e in found["apart"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no complete {FIND} file: {type(error).__name__}: {error}") from error
+
+
+def _record(kind: type, entry: Mapping[str, Any]) -> Any:
+    """JSON has lists where a record has tuples."""
+    values = {field.name: entry[field.name] for field in fields(kind)}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -1,0 +1,112 @@
+"""A network as a file of Python that takes torch and safetensors alone."""
+
+import keyword
+import re
+from collections.abc import Iterable
+from textwrap import indent
+
+import skiplab
+from skiplab.errors import UsageError
+from skiplab.graph.codegen import Code
+from skiplab.graph.program import Program
+from skiplab.graph.source_map import MARK, heading
+from skiplab.serialization.pytree_source import example, forms_of, given, homes, importable, is_flat
+from skiplab.serialization.state import Entry
+from skiplab.serialization.template import FILE, FORWARD
+
+_TAKEN = frozenset("Path TENSORS FOLDER INPUTS OUTPUTS load_file nn torch pytree network example device".split())
+_OF_TORCH = frozenset("aten prim prims quantized higher_order rngprims inductor mkldnn onednn".split())
+_WHAT = {
+    "network.safetensors": "its parameters and buffers, as a state dict",
+    "constants.safetensors": "what else its `forward` reads",
+    "example.safetensors": "inputs for it",
+}
+
+
+def source(program: Program, code: Code, entries: Iterable[Entry], files: Iterable[str]) -> str:
+    """The text of `network.py`.
+
+    Args:
+        program: the network.
+        code: of its module.
+        entries: the module's tensors.
+        files: names of those that lie beside this one.
+
+    Raises:
+        UsageError: for forms of inputs and outputs, and for operators, that no file can name.
+    """
+    files = tuple(files)
+    head, _, text = _tidied(code.text).partition("def forward(")
+    signature, _, rest = text.partition("\n")
+    body = f"{signature}\n{_headed(rest, program)}"
+    forms, methods = forms_of(code), f"def forward({body}"
+    if code.specs is not None:
+        names = ", ".join(code.arguments)
+        flat = names if is_flat(code.specs[0]) else f"*INPUTS.flatten_up_to({given(program, code)})"
+        methods = FORWARD.format(names=names, flat=flat) + f"def flat({body}"
+    return FILE.format(
+        name=_class_name(program.name),
+        mark=f"{MARK} {skiplab.__version__}",
+        files="\n".join(f"{name:<22} {_WHAT[name]}" for name in files),
+        imports="\n".join(_imports(head, code)),
+        table="\n".join(f'    "{each.name}": {each.row},' for each in entries),
+        forms=forms,
+        constants='load_file(FOLDER / "constants.safetensors")' if "constants.safetensors" in files else "{}",
+        methods=indent(methods, "    "),
+        example=indent(example(program, code), "    "),
+    )
+
+
+def _tidied(text: str) -> str:
+    """Values are dropped after their last reader, for the sake of memory; for names of weights that is idle."""
+    idle = set(re.findall(r"^ +(\w+) = (?:self\.|getattr\(self[.,])", text, re.MULTILINE))
+    lines = []
+    for line in text.splitlines():
+        kept, _, dropped = line.partition(";  ")
+        names = [name for name in dropped.removesuffix(" = None").split(" = ") if name and name not in idle]
+        lines.append("; ".join([kept, *([" = ".join([*names, "None"])] if names else [])]))
+    return "\n".join([*lines, ""])
+
+
+def _headed(body: str, program: Program) -> str:
+    """The code with the path of the module in which each part of it stands in the original, as a comment."""
+    lines, waiting, last = [], [], None
+    for line in body.splitlines():
+        op = program.by_name.get(line.split(" = ")[0].strip())
+        if op is not None and op.inputs:
+            if op.module != last:
+                lines.append(f"    {heading(op.module)}")
+            last = op.module
+            lines += [*waiting, line]
+            waiting = []
+        else:
+            waiting.append(line)
+    return "\n".join([*lines, *waiting, ""])
+
+
+def _class_name(name: str) -> str:
+    name = re.sub(r"\W", "_", name)
+    return f"{name}_" if name in _TAKEN or keyword.iskeyword(name) or not name.isidentifier() else name
+
+
+def _imports(head: str, code: Code) -> list[str]:
+    own = ["from pathlib import Path", "from safetensors.torch import load_file", "from torch import nn"]
+    if code.specs is not None:
+        own.append("from torch.utils import _pytree as pytree")
+        own += [f"import {name}  # knows the form of what goes in or out" for name in homes(code.specs)]
+    own += [f"import {name}  # brings operators" for name in _libraries(code.text)]
+    lines = {"import torch", *own, *(line for line in head.splitlines() if line)}
+    return sorted(lines, key=lambda line: (line.startswith("from "), line))
+
+
+def _libraries(text: str) -> list[str]:
+    """Packages other than torch whose operators the code calls."""
+    spaces = sorted(set(re.findall(r"torch\.ops\.(\w+)\.", text)))
+    foreign = [name for name in spaces if name not in _OF_TORCH]
+    for name in foreign:
+        if not importable(name):
+            raise UsageError(
+                f"the network calls operators `{name}::…`, and no package `{name}` brings them, so no file could: "
+                "put them into an importable package of that name"
+            )
+    return foreign

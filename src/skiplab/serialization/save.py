@@ -1,0 +1,83 @@
+"""`save`: a folder with a program's files, each read back and held against the program before it is put there."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from skiplab.errors import UsageError
+from skiplab.graph.program import Program
+from skiplab.io.atomic import replacing, writable_folder, writing_to
+from skiplab.serialization import exchange, python_folder
+from skiplab.serialization.compare import Answer, answers
+
+Writer = Callable[[Program, Path, list[Answer]], float]
+_WRITERS: dict[str, Writer] = {"python": python_folder.write, "pt2": exchange.write_pt2, "onnx": exchange.write_onnx}
+
+
+def save(program: Program, folder: Path | str, formats: Sequence[str] = ("python", "pt2", "onnx")) -> pd.DataFrame:
+    """Writes a program to files that need no Skiplab to read.
+
+    Each format is read back from its files and compared with the program, on the example and, where the batch size is
+    free, on a batch of another size; only then does it take its place. Other files in the folder are left alone.
+
+    Args:
+        program: captured, or edited; its weights are those of the moment.
+        folder: created where it is missing.
+        formats: of "python": `network.py`, whose `network()` gives the model and example inputs, with its tensors in
+            `network.safetensors` and, where there are any, `constants.safetensors`. "pt2": `network.pt2`, which
+            `torch.export.load` reads. "onnx": `network.onnx`, which takes `pip install 'skiplab[onnx]'`.
+
+    Returns:
+        One row a file: format, file, bytes, and difference, the largest between the outputs of its format and of the
+        program.
+
+    Raises:
+        UsageError: for other formats; for ONNX without its packages, or of a training graph; for a program without
+            values; for inputs and outputs of a form that cannot be written.
+        OutputError: where a format cannot hold the network, or gives something else when read back. The formats before
+            it are then in place.
+    """
+    check_formats(formats, training=program.training)
+    if any(tensor.is_meta for tensor in program.tensors.values()):
+        raise UsageError(f"{program.name} has no values to save: capture it off the meta device")
+    folder = writable_folder(folder)
+    known = answers(program)
+    rows = []
+    for name in dict.fromkeys(formats):
+        with _apart(folder) as place:
+            difference = _WRITERS[name](program, place, known)
+            for file in _in_order(place):
+                rows.append((name, file.name, file.stat().st_size, difference))
+                with replacing(folder / file.name) as temporary:
+                    os.replace(file, temporary)
+    return pd.DataFrame(rows, columns=["format", "file", "bytes", "difference"])
+
+
+def check_formats(formats: Sequence[str], *, training: bool) -> None:
+    """UsageError for formats that there are not, or cannot be of a training graph, or lack their packages."""
+    if isinstance(formats, str) or not formats or not {*formats} <= _WRITERS.keys():
+        raise UsageError(f"formats={formats!r}: choose some of {', '.join(_WRITERS)}")
+    if "onnx" in formats:
+        exchange.check_onnx(training=training)
+
+
+@contextlib.contextmanager
+def _apart(folder: Path) -> Iterator[Path]:
+    """A folder for files that are not yet to be seen; on the same file system, so that they can be moved."""
+    with writing_to(folder):
+        place = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        with writing_to(folder):
+            yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _in_order(place: Path) -> list[Path]:
+    """What others refer to comes before them: the Python file last."""
+    return sorted((file for file in place.iterdir() if file.is_file()), key=lambda file: (file.suffix == ".py", file))

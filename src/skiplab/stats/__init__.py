@@ -1,0 +1,1 @@
+"""Intervals, the columns of tables, and the wording of numbers."""

@@ -1,0 +1,88 @@
+"""Numbers of a table in words, with their intervals."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+
+def finite_in(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table[np.isfinite(table[column].astype(float))]
+
+
+def row_at(table: pd.DataFrame, place: Any) -> pd.Series:
+    return table.iloc[place]
+
+
+def interval_of(row: pd.Series, column: str) -> tuple[float, float]:
+    """Student's t around a mean over samples; NaN where there is one sample."""
+    n = int(row["samples"])
+    half = stats.t.ppf(0.975, n - 1) * row[f"{column}_std"] / math.sqrt(n) if n > 1 else math.nan
+    return row[column] - half, row[column] + half
+
+
+def intervals_of(table: pd.DataFrame, column: str) -> list[tuple[float, float]]:
+    return [interval_of(row, column) for _, row in table.iterrows()]
+
+
+def ends_of(row: pd.Series, column: str) -> tuple[float, float]:
+    return row[f"{column}_low"], row[f"{column}_high"]
+
+
+def beside_zero(intervals: list[tuple[float, float]]) -> str:
+    """ "of 9 intervals (95 %), 6 lie above zero, 3 include zero"."""
+    known = [each for each in intervals if all(map(math.isfinite, each))]
+    if not known:
+        return "without an interval, since there is one sample"
+    above, below = sum(low > 0 for low, _ in known), sum(high < 0 for _, high in known)
+    counts = {"lie above zero": above, "lie below zero": below, "include zero": len(known) - above - below}
+    said = [f"{n} {verb.replace(' ', 's ', 1) if n == 1 else verb}" for verb, n in counts.items() if n]
+    return f"of {plural(len(known), 'interval')} (95 %), {', '.join(said)}"
+
+
+def within(ends: tuple[float, float], form: str = ".2g") -> str:
+    low, high = ends
+    return f" (95 % interval {low:{form}} to {high:{form}})" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def extremes(table: pd.DataFrame, column: str, form: str = ".3g") -> str:
+    if len(table) == 1:
+        return f"at `{table['id'].iloc[0]}`"
+    least, most = row_at(table, table[column].argmin()), row_at(table, table[column].argmax())
+    return f"from {least[column]:{form}} (`{least['id']}`) to {most[column]:{form}} (`{most['id']}`)"
+
+
+def quantiles(table: pd.DataFrame, column: str) -> tuple[int, int, int]:
+    """Lengths at 2.5, 50 and 97.5 % of all."""
+    reached = table[column].cumsum() / table[column].sum()
+    low, middle, high = (int(table["length"][reached >= q - 1e-12].iloc[0]) for q in (0.025, 0.5, 0.975))
+    return low, middle, high
+
+
+def spread(values: pd.Series) -> float:
+    positive = values[values > 0]
+    return float(positive.max() / positive.min()) if len(positive) else math.nan
+
+
+def times(ratio: float) -> str:
+    return f"{short(ratio)} times"
+
+
+def short(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
+
+
+def counted(table: pd.DataFrame, what: str) -> str:
+    return plural(len(table), what)
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def memory(size: float) -> str:
+    """Bytes for people to read: "3.5 MiB"."""
+    power = min(3, int(math.log2(size) // 10)) if size >= 1 else 0
+    return f"{size / 2 ** (10 * power):.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,0 +1,1 @@
+"""Training: recipe, loop, checkpoints, objectives, several seeds."""

@@ -1,0 +1,90 @@
+"""What a training is: its hyperparameters, and the learning rate that they give to each step."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from skiplab.errors import UsageError
+
+_FIRST_FIELDS = 9  # that every recorded recipe has; later ones are recorded where they differ from their default
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; without options SGD with momentum, and weight decay on all weights, as in He et al. 2016,
+    arXiv:1512.03385, §4.2.
+
+    `warmup_epochs` may be a fraction. `precision` is Lightning Fabric's name for it, or `fast`: bfloat16 where the
+    device has units for it, float32 elsewhere, and the channels of pictures next to one another in memory.
+
+    `optimizer`: `sgd`, or `adamw`, whose β₁ is `momentum` and β₂ `beta2`.
+    `clip`: the norm of all gradients together to which a longer one is shortened.
+    `augment`: what `training.augment` does to the pictures that are learned from, with `padding` pixels on each side.
+    `judged`: examples, drawn from the seed, of which the training part's loss and error are after all epochs but the
+    last, since that costs a forward pass of each; 0 for all of them.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup_epochs: float = 0.0
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed", "fast"] = "32-true"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    beta2: float = 0.999
+    clip: float | None = None
+    augment: Literal["none", "crop", "crop-flip"] = "none"
+    padding: int = 4
+    judged: int = 0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "epochs": (self.epochs >= 1, "give at least 1"),
+            "batch_size": (self.batch_size >= 1, "give at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "give a number above 0"),
+            "momentum": (0 <= self.momentum < 1, "give a number from 0 to below 1"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "give a number of at least 0"),
+            "schedule": (self.schedule in ("cosine", "step"), "choose 'cosine' or 'step'"),
+            "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, "give a number from 0 to epochs"),
+            "seed": (0 <= self.seed < 2**63, "give a number from 0 to 2⁶³ − 1"),
+            "precision": (
+                self.precision in ("32-true", "bf16-mixed", "fast"),
+                "choose '32-true', 'bf16-mixed' or 'fast'",
+            ),
+            "optimizer": (self.optimizer in ("sgd", "adamw"), "choose 'sgd' or 'adamw'"),
+            "beta2": (0 <= self.beta2 < 1, "give a number from 0 to below 1"),
+            "clip": (self.clip is None or 0 < self.clip < math.inf, "give a number above 0, or none"),
+            "augment": (self.augment in ("none", "crop", "crop-flip"), "choose 'none', 'crop' or 'crop-flip'"),
+            "padding": (self.padding >= 1, "give at least 1"),
+            "judged": (self.judged >= 0, "give a number of examples, 0 for all"),
+        }
+        for name, (kept, mend) in rules.items():
+            if not kept:
+                raise UsageError(f"{name}={getattr(self, name)!r}: {mend}")
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, by which a kept run is known again; without what came later, unless it is used.
+
+        So runs that were kept before a field was added are still those of the same recipe.
+        """
+        later = {field.name: field.default for field in fields(self)[_FIRST_FIELDS:]}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
+
+
+def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step, counted from 0.
+
+    The warm-up's W steps climb in a line, (step + 1) / (W + 1) of the full rate. Then `cosine` falls along
+    half a period towards 0 (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts); `step`
+    divides by 10 at one half and again at three quarters of all steps (He et al. 2016, §4.2).
+    """
+    total = recipe.epochs * steps_per_epoch
+    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / (warmup + 1)
+    if recipe.schedule == "cosine":
+        return recipe.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+    return recipe.learning_rate / 10 ** ((2 * step >= total) + (4 * step >= 3 * total))
