@@ -45,7 +45,7 @@ BASE = ("user, 0 workers", "user, 2 workers")
 SIDES: dict[str, dict[str, Any]] = {  # of our loop
     "skiplab, float32": {"precision": "32-true"},
     "skiplab, fast": {"precision": "fast"},
-    "skiplab, fast, all judged": {"precision": "fast", "judged": 0},
+    "skiplab, fast, all judged": {"precision": "fast", "eval_samples": 0},
 }
 
 

@@ -103,7 +103,7 @@ def test_every_part_of_the_recipe_has_its_option(net: Path) -> None:
     torch.manual_seed(0)
     from skiplab.loading.resolve import resolve
 
-    recipe = Recipe(epochs=2, batch_size=256, learning_rate=0.003, judged=100, **asked)
+    recipe = Recipe(epochs=2, batch_size=256, learning_rate=0.003, eval_samples=100, **asked)
     history = fit(resolve(f"{net}:Net", ("1",)).model, digits(), recipe, device="cpu").history
     assert result["runs"][0]["test_loss"] == pytest.approx(history["test_loss"].iloc[-1])
 

@@ -144,7 +144,9 @@ def test_a_layers_copy_is_its_own() -> None:
 
 
 def vision(placement: Any = "pre", skip: bool = True) -> nn.Module:
-    return vit(image=16, patch=4, depth=2, width=12, heads=3, hidden=20, in_channels=3, placement=placement, skip=skip)
+    return vit(
+        img_size=16, patch=4, depth=2, width=12, heads=3, hidden=20, in_channels=3, placement=placement, skip=skip
+    )
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -170,7 +172,7 @@ def test_vit_b_16_has_torchvisions_names_and_shapes_in_its_order() -> None:
 def test_vit_starts_as_torchvisions_but_for_its_head() -> None:
     library = pytest.importorskip("torchvision").models.vision_transformer
     reference = library.VisionTransformer(32, 4, 1, 4, 128, 512, num_classes=10).state_dict()
-    ours = vit(image=32, patch=4, depth=1, width=128, in_channels=3).state_dict()
+    ours = vit(img_size=32, patch=4, depth=1, width=128, in_channels=3).state_dict()
     for name, value in reference.items():
         if not name.startswith("heads"):
             drawn, expected = (each.std(unbiased=False).item() for each in (ours[name], value))
@@ -260,7 +262,7 @@ def test_networks_say_what_they_take(build: Any, vocabulary: int | None) -> None
         (lambda: transformer_encoder(vocabulary=0), "vocabulary=0"),
         (lambda: transformer_encoder(norm="rms"), r"\['norm'\].*placement"),  # type: ignore[call-arg]
         (lambda: transformer_encoder(length=4)(torch.zeros(1, 5, 1)), "length=5"),
-        (lambda: vit(patch=3), "patch=3 does not divide image=8"),
+        (lambda: vit(patch=3), "patch=3 does not divide img_size=8"),
         (lambda: vit(num_classes=0), "num_classes=0"),
         (lambda: vit(skip=None), "skip=None"),  # type: ignore[arg-type]
         (lambda: transformer_encoder(causal="no"), "causal='no'"),  # type: ignore[arg-type]

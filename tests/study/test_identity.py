@@ -139,7 +139,9 @@ def test_settings_that_no_network_has() -> None:
 
 @pytest.mark.parametrize("variant", ["linear-skip", "unet"])
 def test_a_run_leaves_its_tables(variant: str, tmp_path: Path) -> None:
-    recipe = identity.RECIPE.__class__(epochs=1, batch_size=256, learning_rate=1e-3, optimizer="adamw", judged=256)
+    recipe = identity.RECIPE.__class__(
+        epochs=1, batch_size=256, learning_rate=1e-3, optimizer="adamw", eval_samples=256
+    )
     cell = STUDY.cells(Grid({"depth": (8,), "target": ("identity",)}, 1, recipe, "cpu", (variant,)))[0]
     STUDY.work(cell.config, tmp_path, lambda _share, _text: None)
     tables = load(tmp_path)

@@ -233,7 +233,7 @@ def test_a_fast_run_is_taken_up_only_where_fast_means_the_same(tmp_path: Path, m
 
 
 def test_epochs_may_be_judged_on_a_few_and_the_last_is_judged_on_all() -> None:
-    run, few = fit(network(), points(), RECIPE), fit(network(), points(), replace(RECIPE, judged=10))
+    run, few = fit(network(), points(), RECIPE), fit(network(), points(), replace(RECIPE, eval_samples=10))
     assert same_tensors(run.model, few.model)
     assert few.steps.equals(run.steps)
     same = run.history.drop(columns="seconds") == few.history.drop(columns="seconds")

@@ -81,10 +81,10 @@ def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> Non
         for name, chart in page.charts().items():
             write_text(beside / f"{name}.svg", svg(chart))
         write_text(to, markdown(page, beside.name))
-        say(f"wrote {to}, and its charts to {beside}")
+        print_message(f"wrote {to}, and its charts to {beside}")
     elif to is not None:
         write_text(to, page.html())
-        say(f"wrote {to}")
+        print_message(f"wrote {to}")
     if charts is not None:
         for name, chart in page.charts().items():
             write_bytes(charts / f"{name}.png", png(chart))
@@ -103,7 +103,7 @@ def print_lines(lines: list[str]) -> None:
         console.print(line, markup=False)
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -117,7 +117,7 @@ def main() -> NoReturn:
     except SkiplabError as error:
         if debug:
             raise
-        say(f"error: {error}")
+        print_message(f"error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:  # such as `skiplab find … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -125,6 +125,6 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        say(f"error: {type(error).__name__}: {error}; this is a bug of Skiplab: --debug shows where")
+        print_message(f"error: {type(error).__name__}: {error}; this is a bug of Skiplab: --debug shows where")
         sys.exit(1)
     sys.exit(0)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from skiplab.cli.app import say
+from skiplab.cli.app import print_message
 from skiplab.errors import UsageError
 
 Data = Annotated[
@@ -38,7 +38,7 @@ def notes() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", module=r"skiplab\.")
-        warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
+        warnings.showwarning = lambda message, *_, **__: print_message(f"note: {message}")
         yield
 
 

@@ -1,28 +1,25 @@
-"""A model as the user names it: the options that all commands on a model share, and what they lead to."""
+"""The options that every command on a model shares, and the program that they name."""
 
-import functools
-import inspect
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import say
+from skiplab.cli.app import print_message
 from skiplab.errors import UsageError
 
 if TYPE_CHECKING:
     from skiplab.analysis.skips import Skips
     from skiplab.graph.program import Program
 
-_TOLERANCE = 1e-3  # of an output; kernels in another order round differently
+_TOLERANCE = 1e-3  # largest difference of outputs; kernels in another order round differently
 
 
 @dataclass(frozen=True)
-class Request:
-    """Which model, on which inputs."""
+class ModelOptions:
+    """Which model, and the inputs to run it on."""
 
     model: Annotated[
         str,
@@ -34,87 +31,109 @@ class Request:
     ]
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", help="Shape of an input, 1x3x224x224; with a dtype, 1x16:int64. Once an argument."),
+        typer.Option("--input", help="Shape of an input: 1x3x224x224, or 1x16:int64 with a dtype. One per argument."),
     ] = None
-    kwargs: Annotated[str, typer.Option(help="Keyword arguments for the callable, as JSON.")] = "{}"
-    weights: Annotated[Path | None, typer.Option(help="Weights: safetensors, or a pickled state dict.")] = None
-    train: Annotated[bool, typer.Option("--train", help="Capture the training graph.")] = False
-    meta: Annotated[bool, typer.Option("--meta", help="Take no memory for weights; then there are no values.")] = False
-    trust: Annotated[bool, typer.Option("--trust", help="Read a .pt2 file, which can run code of its maker.")] = False
+    num_classes: Annotated[int | None, typer.Option(min=1, help="Number of classes to build the model for.")] = None
+    in_channels: Annotated[int | None, typer.Option(min=1, help="Number of channels of the input images.")] = None
+    img_size: Annotated[int | None, typer.Option(min=1, help="Height and width of the input images.")] = None
+    kwarg: Annotated[
+        list[str] | None, typer.Option(help="A keyword argument of the callable: depth=20. May be repeated.")
+    ] = None
+    kwargs: Annotated[str, typer.Option(help="Keyword arguments of the callable, as a JSON object.")] = "{}"
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to load: a safetensors file or a pickled state dict.")
+    ] = None
+    train: Annotated[bool, typer.Option("--train", help="Capture the training graph instead of inference.")] = False
+    meta: Annotated[bool, typer.Option("--meta", help="Structure only: allocate no memory for weights.")] = False
+    trust: Annotated[bool, typer.Option("--trust", help="Allow reading a .pt2 file, which can run code.")] = False
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0
 
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of what builds the model: --kwargs, --kwarg, and the options with names of their own."""
+        from skiplab.loading.model_keywords import keyword_name, takes_img_size
 
-def on_a_model(command: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[..., None]:
-    """Gives a command, whose first parameter is a Request, the options of one, but for those that it has no use for."""
-    parameters = inspect.signature(Request).parameters
-    shared = {name: parameter for name, parameter in parameters.items() if name not in without}
-    own = list(inspect.signature(command).parameters.values())[1:]
+        img_size = self.img_size if self.img_size and takes_img_size(self.model) else None
+        named = {"num_classes": self.num_classes, "in_channels": self.in_channels, "img_size": img_size}
+        given = {keyword_name(self.model, name): value for name, value in named.items() if value is not None}
+        return parse_kwargs(self.kwargs) | dict(map(parse_kwarg, self.kwarg or ())) | given
 
-    @functools.wraps(command)
-    def run(**options: Any) -> None:
-        request = Request(**{name: options.pop(name) for name in shared})
-        command(request, **options)
+    def input_shapes(self) -> list[str]:
+        """The shapes of --input, or else that of one image of --img-size; empty where neither is given."""
+        from skiplab.loading.model_keywords import keyword_name
 
-    both = [*shared.values(), *own]
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in both]
-    )
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in both}
-    return run
+        if self.inputs or not self.img_size:
+            return list(self.inputs or ())
+        channels = self.keywords().get(keyword_name(self.model, "in_channels"), 3)
+        return [f"1x{channels}x{self.img_size}x{self.img_size}"]
 
 
-def captured(request: Request) -> "Program":
-    """The model's program; what may be wrong with it is said on stderr."""
-    options = keywords(request.kwargs)
+def parse_kwargs(text: str) -> dict[str, Any]:
+    """The JSON object of `--kwargs`."""
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--kwargs {text}: not valid JSON ({error}); write '{{\"num_classes\": 10}}'") from None
+    if not isinstance(options, dict):
+        raise UsageError(f"--kwargs {text}: write a JSON object, '{{\"num_classes\": 10}}'")
+    return options
+
+
+def parse_kwarg(text: str) -> tuple[str, Any]:
+    """One `--kwarg name=value`; the value is JSON where it can be read as that, and text otherwise."""
+    name, sign, value = text.partition("=")
+    if not (sign and name.isidentifier()):
+        raise UsageError(f"--kwarg {text}: write name=value, such as depth=20")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def capture_model(options: ModelOptions) -> "Program":
+    """Captures the model, with a warning on stderr where the program may not be the same network."""
     import torch
 
     from skiplab.graph.capture import capture
     from skiplab.loading.resolve import quiet, resolve
 
-    torch.manual_seed(request.seed)
-    resolved = resolve(request.model, request.inputs or (), options, request.weights, request.trust, meta=request.meta)
-    if resolved.meta and not request.meta:
-        say("note: the model would fill the memory, so it was built without values (as with --meta)")
+    torch.manual_seed(options.seed)
+    resolved = resolve(
+        options.model, options.input_shapes(), options.keywords(), options.weights, options.trust, meta=options.meta
+    )
+    if resolved.meta and not options.meta:
+        print_message("note: the model does not fit into memory, so it was built without values (as with --meta)")
     with quiet():
-        program = capture(resolved.model, resolved.args, resolved.kwargs, train=request.train)
-    say_doubts(program, values=not resolved.meta)
+        program = capture(resolved.model, resolved.args, resolved.kwargs, train=options.train)
+    warn_about(program, values=not resolved.meta)
     return program
 
 
-def say_doubts(program: "Program", *, values: bool = True) -> None:
-    """What may be wrong with a program; without values its output cannot be compared with the model's."""
+def warn_about(program: "Program", *, values: bool = True) -> None:
+    """Warnings on stderr about a program: writes that were not followed, and another output than the model's.
+
+    values: whether the model has values, without which outputs cannot be compared.
+    """
     if program.unfollowed:
         names = ", ".join(program.unfollowed[:3])
-        say(f"note: in-place writes that could not be followed, so skips through them may be missed: {names}")
+        print_message(f"note: in-place writes that could not be followed; skips through them may be missing: {names}")
     if values and not program.difference <= _TOLERANCE:
-        say(
+        print_message(
             f"note: the captured graph's output differs from the model's by {program.difference:.2g} "
             "(nan: they could not be compared), so it may not be the same network"
         )
 
 
-def skips_of(request: Request) -> "Skips":
-    """The skips of a model, or of the `find --json` file that stands in its place."""
-    if request.model.endswith(".json"):
+def skips_of(options: ModelOptions) -> "Skips":
+    """The skips of a model, or those in a file written by `find --json`."""
+    if options.model.endswith(".json"):
         from skiplab.serialization.json_schema import read_skips
 
-        return read_skips(Path(request.model))
+        return read_skips(Path(options.model))
     from skiplab.analysis.finder import find
 
-    return find(captured(request))
+    return find(capture_model(options))
 
 
-def other(request: Request, model: str, kwargs: str | None) -> Request:
-    """The same request of another model."""
-    return replace(request, model=model, kwargs=request.kwargs if kwargs is None else kwargs)
-
-
-def keywords(kwargs: str) -> dict[str, Any]:
-    """What `--kwargs` holds."""
-    try:
-        options = json.loads(kwargs)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"--kwargs {kwargs}: no JSON ({error}); write '{{\"num_classes\": 10}}'") from None
-    if not isinstance(options, dict):
-        raise UsageError(f"--kwargs {kwargs}: write a JSON object, '{{\"num_classes\": 10}}'")
-    return options
+def with_model(options: ModelOptions, model: str, kwargs: str | None) -> ModelOptions:
+    """The same options for another model; without `kwargs` of its own it gets the same keyword arguments."""
+    return replace(options, model=model, kwargs=options.kwargs if kwargs is None else kwargs)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skiplab.cli.app import say
-from skiplab.cli.model_options import Request, keywords, say_doubts
+from skiplab.cli.app import print_message
+from skiplab.cli.model_options import ModelOptions, warn_about
 from skiplab.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Subject:
     targets: Any  # all of them where they are at hand, else those of the first batch; None for none
 
 
-def subject(request: Request, asked: "Asked", device: str, pattern: str | None) -> Subject:
+def subject(request: ModelOptions, asked: "Asked", device: str, pattern: str | None) -> Subject:
     """Everything that can be wrong with the request is said here, before anything takes long."""
     if request.meta:
         raise UsageError("measures need the network's values: leave out --meta")
@@ -48,7 +48,9 @@ def subject(request: Request, asked: "Asked", device: str, pattern: str | None) 
     drawn = batches(program, source, asked)
     _say_how_many(source, asked)
     if not program.dynamic_batch:
-        say(f"note: {program.name} takes batches of one size only, and gets no other; what is left over is left out")
+        print_message(
+            f"note: {program.name} takes batches of one size only, and gets no other; what is left over is left out"
+        )
     return Subject(program, chosen, drawn, source, source.y if isinstance(source, Examples) else _first_target(drawn))
 
 
@@ -59,9 +61,9 @@ def _first_target(drawn: "Batches") -> Any:
     return first[1]
 
 
-def _captured(request: Request, source: "Examples | Stream", device: str) -> "Program":
+def _captured(request: ModelOptions, source: "Examples | Stream", device: str) -> "Program":
     """On examples of the data themselves, unless --input says on what or the data fit themselves to the model."""
-    options = keywords(request.kwargs)
+    options = request.keywords()
     import torch
     from torch import Tensor
     from torch.utils import _pytree as pytree
@@ -74,7 +76,7 @@ def _captured(request: Request, source: "Examples | Stream", device: str) -> "Pr
     place = fabric_on(device).device
     example = None if request.inputs else source.example()
     torch.manual_seed(request.seed)
-    shapes = request.inputs or (() if example is None else ("1",))  # what the data say need not be declared
+    shapes = request.input_shapes() or (() if example is None else ("1",))  # what the data say need not be declared
     resolved = resolve(request.model, shapes, options, request.weights, request.trust, meta=False)
     if resolved.meta:
         raise ModelError(f"{request.model} would fill the memory, and measures need its values: use a smaller one")
@@ -107,7 +109,7 @@ def _typed(example: Any, model: "nn.Module") -> Any:
     )
 
 
-def mend(request: Request, shape: Sequence[int], classes: int | None = None) -> str:
+def mend(request: ModelOptions, shape: Sequence[int], classes: int | None = None) -> str:
     """How to build the model for examples of `shape` (without the batch) and so many classes.
 
     The names are those of our models and of timm's; a callable of the user's has its own.
@@ -119,15 +121,15 @@ def mend(request: Request, shape: Sequence[int], classes: int | None = None) -> 
         what.append(f"{shape[0]} channel{'s' * (shape[0] != 1)} of {shape[1]}x{shape[2]}")
     if not wanted:
         return "build it for them with --kwargs, or give other data"
-    options = json.dumps(keywords(request.kwargs) | wanted)
+    options = json.dumps(request.keywords() | wanted)
     return f"build it for {' and '.join(what)}, such as with --kwargs '{options}', or give other data"
 
 
-def _notes(request: Request, program: "Program") -> None:
+def _notes(request: ModelOptions, program: "Program") -> None:
     library = request.model.partition(":")[0] in ("timm", "torchvision", "transformers")
     if request.weights is None and (library or ":" not in request.model) and not request.model.endswith(".pt2"):
-        say(f"note: {request.model} has its initial, random weights; --weights FILE loads trained ones")
-    say_doubts(program)
+        print_message(f"note: {request.model} has its initial, random weights; --weights FILE loads trained ones")
+    warn_about(program)
 
 
 def _say_how_many(source: "Examples | Stream", asked: "Asked") -> None:
@@ -135,10 +137,12 @@ def _say_how_many(source: "Examples | Stream", asked: "Asked") -> None:
 
     if not isinstance(source, Examples):
         if asked.samples:
-            say(f"note: at most the first {asked.samples} samples of {source.name}; --samples 0 takes all")
+            print_message(f"note: at most the first {asked.samples} samples of {source.name}; --samples 0 takes all")
         return
     part = f" ({source.part})" if source.part else ""
     if source.part in ("train", "training") and asked.split is None:
-        say(f"note: {source.name} has no part but {source.part}, on which the model may have been trained")
+        print_message(f"note: {source.name} has no part but {source.part}, on which the model may have been trained")
     if len(source) < source.total:
-        say(f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn; --samples 0 takes all")
+        print_message(
+            f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn; --samples 0 takes all"
+        )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, app, check_page, page_name, print_json, print_lines, say, write_page
+from skiplab.cli.app import Json, app, check_page, page_name, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import Device
 from skiplab.cli.study_help import StudyCommand
 from skiplab.errors import UsageError
@@ -71,7 +71,7 @@ def _add(name: str, question: str) -> None:
     ) -> None:
         if quick and full:
             raise UsageError("--quick and --full exclude each other")
-        say(PREPARING)
+        print_message(PREPARING)
         from skiplab.study.question import named
         from skiplab.study.run import run
 
@@ -130,9 +130,9 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         with _telling_of_a_stop(), Bars(render.stderr()) as bars:
             result = run(store, to.workers or grid.available_workers(), bars)
     except (KeyboardInterrupt, SystemExit):
-        say("stopped; the same command goes on from here")
+        print_message("stopped; the same command goes on from here")
         raise
-    say("writing the page")
+    print_message("writing the page")
     _write(result, command, page, to.out)
     if to.as_json:
         print_json(result.to_json())
@@ -151,7 +151,7 @@ def _telling_of_a_stop() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
         with suppress(RuntimeError):  # it came in the middle of another line
-            say("stopping: finishing the running step")
+            print_message("stopping: finishing the running step")
         signal.default_int_handler(number, frame)
 
     if before is signal.default_int_handler:  # and not ignored, as of a command in the background
@@ -214,7 +214,7 @@ def _write(result: "Result", command: str, path: Path, out: Path | None) -> None
     if out is not None:
         result.save(out)
         write_page(page, None, out)
-        say(f"wrote tables, charts and config to {out}")
+        print_message(f"wrote tables, charts and config to {out}")
 
 
 def _claims(result: "Result") -> list[str]:

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, say
+from skiplab.cli.app import Json, print_message
 from skiplab.cli.common_options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
-from skiplab.cli.model_options import Request, keywords
-from skiplab.cli.recipe_options import that_trains
+from skiplab.cli.model_options import ModelOptions
 from skiplab.cli.study import PREPARING, Destination, Fresh, Out, Report, Runs, Workers, answer, repeating, study_app
 from skiplab.errors import UsageError
 from skiplab.training.recipe import Recipe
@@ -19,7 +18,6 @@ _LIBRARIES = ("timm", "torchvision", "transformers")
 
 
 @study_app.command("compare")
-@that_trains
 def compare(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more; NAME=MODEL names one.")],
@@ -45,7 +43,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Train your own networks on your own data, side by side: errors, gradients, paths and lesions of each."""
-    say(PREPARING)
+    print_message(PREPARING)
     from skiplab import study
     from skiplab.cli.train_plan import shape_of
     from skiplab.data.sources import Asked, dataset
@@ -54,7 +52,7 @@ def compare(
     named = _named(models)
     options = _options(named, kwargs or [])
     first = next(iter(named))
-    example = Request(named[first], kwargs=json.dumps(options[first]))
+    example = ModelOptions(named[first], kwargs=json.dumps(options[first]))
     asked = Asked(data, samples=samples, split=split, normalise=normalise, columns=columns(column), seed=data_seed)
     with notes():
         learned = dataset(asked, lambda: shape_of(example))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
-from skiplab.cli.model_options import Request, on_a_model
-from skiplab.cli.recipe_options import that_trains
+from skiplab.cli.model_options import ModelOptions
+from skiplab.cli.option_groups import with_options
 from skiplab.errors import UsageError
 from skiplab.training.recipe import Recipe
 
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 
 @app.command()
-@partial(on_a_model, without=("train", "meta", "trust", "seed"))
-@that_trains
+@with_options(leave_out=("train", "meta", "trust", "seed"))
 def train(
-    request: Request,
+    options: ModelOptions,
     data: Data,
     recipe: Recipe,
     seeds: Annotated[str, typer.Option(help="A run each, of initial weights and order: 0,1,2.")] = "0",
@@ -48,10 +47,10 @@ def train(
 
     asked = Asked(data, recipe.batch_size, samples, split, normalise, columns(column), data_seed)
     with notes():
-        plan = plan_of(request, asked, recipe, device, out)
-        config = config_of(request, plan, chosen[0], fresh=fresh)
+        plan = plan_of(options, asked, recipe, device, out)
+        config = config_of(options, plan, chosen[0], fresh=fresh)
         trials = _trials(plan, chosen)
-    _told(request.model, plan, trials, config, as_json=as_json, report=report)
+    _told(options.model, plan, trials, config, as_json=as_json, report=report)
     if any(trial.why for trial in trials):
         raise typer.Exit(1)
 
@@ -78,7 +77,7 @@ def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
     except (KeyboardInterrupt, SystemExit):
         done = "; ".join(map(str, trials)) or "no run yet"
         go_on = f"the same command goes on from {plan.out}" if plan.out else "with --out FOLDER it would be kept"
-        say(f"stopped; finished: {done}; {go_on}")
+        print_message(f"stopped; finished: {done}; {go_on}")
         raise
     return trials
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from skiplab.cli.kept import must_be
-from skiplab.cli.model_options import Request, keywords
+from skiplab.cli.model_options import ModelOptions
 from skiplab.cli.session import mend
 from skiplab.data.sources import Asked, dataset
 from skiplab.errors import DataError, ModelError, UsageError
@@ -25,43 +25,43 @@ from skiplab.training.recipe import Recipe
 from skiplab.training.seeds import Plan, start_over
 
 
-def plan_of(request: Request, asked: Asked, recipe: Recipe, device: str, out: Path | None) -> Plan:
+def plan_of(options: ModelOptions, asked: Asked, recipe: Recipe, device: str, out: Path | None) -> Plan:
     """Everything that can be wrong with the request is said here, before anything takes long."""
-    if request.model.endswith(".pt2"):
+    if options.model.endswith(".pt2"):
         raise UsageError(
-            f"{request.model} is a graph for inference, which does not train: name the code of the network"
+            f"{options.model} is a graph for inference, which does not train: name the code of the network"
         )
     fabric_on(device, recipe.precision)
-    return Plan(partial(_built, request), dataset(asked, lambda: shape_of(request)), recipe, device, out)
+    return Plan(partial(_built, options), dataset(asked, lambda: shape_of(options)), recipe, device, out)
 
 
-def shape_of(request: Request) -> tuple[int, ...]:
+def shape_of(options: ModelOptions) -> tuple[int, ...]:
     """To which pictures are brought: what the model's example, or --input, has."""
-    made = resolve(request.model, request.inputs or (), keywords(request.kwargs))
+    made = resolve(options.model, options.input_shapes()(options.kwargs))
     first = next((leaf for leaf in pytree.tree_leaves((made.args, made.kwargs)) if isinstance(leaf, Tensor)), None)
     if first is None:
-        raise UsageError(f"{request.model} takes no tensor: give --input, such as --input 1x3x224x224")
+        raise UsageError(f"{options.model} takes no tensor: give --input, such as --input 1x3x224x224")
     return tuple(first.shape[1:])
 
 
-def _built(request: Request, seed: int) -> nn.Module:
+def _built(options: ModelOptions, seed: int) -> nn.Module:
     """The network with the initial weights of that seed, or those of --weights."""
     torch.manual_seed(seed)
-    made = resolve(request.model, ("1",), keywords(request.kwargs), request.weights)  # the data say what goes in
+    made = resolve(options.model, ("1",)(options.kwargs), options.weights)  # the data say what goes in
     if made.meta:
-        raise ModelError(f"{request.model} would fill the memory: train a smaller one")
+        raise ModelError(f"{options.model} would fill the memory: train a smaller one")
     return made.model
 
 
-def config_of(request: Request, plan: Plan, seed: int, *, fresh: bool) -> dict[str, Any]:
+def config_of(options: ModelOptions, plan: Plan, seed: int, *, fresh: bool) -> dict[str, Any]:
     """All that the numbers depend on but the seed; the folder must hold no run of anything else."""
     model = plan.build(seed)
-    _must_fit(request, model, plan)
-    weights = checksum(model.state_dict().values()) if request.weights else None
+    _must_fit(options, model, plan)
+    weights = checksum(model.state_dict().values()) if options.weights else None
     config = {
         "model": {
-            "name": request.model,
-            "kwargs": keywords(request.kwargs),
+            "name": options.model,
+            "kwargs": options.keywords(),
             "weights": weights,
             "layers": _layers(model),
         },
@@ -78,13 +78,13 @@ def _layers(model: nn.Module) -> str:
     return f"{zlib.crc32(str(model).encode()):08x}"
 
 
-def _must_fit(request: Request, model: nn.Module, plan: Plan) -> None:
+def _must_fit(options: ModelOptions, model: nn.Module, plan: Plan) -> None:
     try:
         must_fit(model, plan.data.train, plan.data)
     except DataError as error:
-        how = mend(request, plan.data.train.x.shape[1:], plan.data.classes)
+        how = mend(options, plan.data.train.x.shape[1:], plan.data.classes)
         what = str(error).removesuffix(f": build it with num_classes={plan.data.classes}")
-        raise DataError(f"{request.model}: {what}; {how}") from error
+        raise DataError(f"{options.model}: {what}; {how}") from error
 
 
 def _keep(out: Path, config: dict[str, Any], *, fresh: bool) -> None:

@@ -109,6 +109,20 @@ def _build(spec: str, options: dict[str, Any], trust: bool, meta: bool | None) -
     return _ours(spec, options, bool(meta))
 
 
+def builder_of(spec: str) -> Any:
+    """The function or class that builds one of our models or the user's; None where there is none.
+
+    spec: as for `resolve`.
+    """
+    from skiplab import models
+
+    owner, colon, name = spec.rpartition(":")
+    if spec.endswith(".pt2"):
+        return None
+    found = getattr(module_of(owner) if colon else models, name, None)
+    return found if callable(found) and not isinstance(found, nn.Module) else None
+
+
 def _ours(name: str, options: dict[str, Any], meta: bool) -> Built:
     from skiplab import models
 

@@ -39,15 +39,15 @@ class AcrossPatches(nn.Module):
 class ResMLP(nn.Module):
     """Patches, blocks of two skip connections, mean over patches, classifier: (N, C, H, W) gives (N, classes)."""
 
-    def __init__(self, depth: int, width: int, image: int, patch: int, sizes: tuple[int, int]) -> None:
+    def __init__(self, depth: int, width: int, img_size: int, patch: int, sizes: tuple[int, int]) -> None:
         super().__init__()
         in_channels, num_classes = sizes
-        self.example_input_shape = (in_channels, image, image)
+        self.example_input_shape = (in_channels, img_size, img_size)
         self.patches = nn.Conv2d(in_channels, width, patch, patch)
         start = _layer_scale(depth)
         self.blocks = nn.Sequential()
         for _ in range(depth):
-            patches = nn.Sequential(Affine(width), AcrossPatches((image // patch) ** 2))
+            patches = nn.Sequential(Affine(width), AcrossPatches((img_size // patch) ** 2))
             channels = nn.Sequential(Affine(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
             for branch in (patches, channels):
                 self.blocks.append(SkipConnection(branch, combine=Scaled(start, (width,))))
@@ -69,14 +69,19 @@ def _layer_scale(depth: int) -> float:
 
 
 def resmlp(
-    depth: int = 12, width: int = 384, image: int = 224, patch: int = 16, in_channels: int = 3, num_classes: int = 1000
+    depth: int = 12,
+    width: int = 384,
+    img_size: int = 224,
+    patch: int = 16,
+    in_channels: int = 3,
+    num_classes: int = 1000,
 ) -> ResMLP:
     """ResMLP with `depth` pairs of skip connections; the defaults are ResMLP-S12 (their Table 1).
 
-    `image` pixels squared in patches of `patch` pixels squared: input (N, in_channels, image, image).
+    `img_size` pixels squared in patches of `patch` pixels squared: input (N, in_channels, img_size, img_size).
     """
     require_positive(depth=depth, width=width, patch=patch, in_channels=in_channels, num_classes=num_classes)
-    require_whole(image=image)
-    if image < patch or image % patch:
-        raise UsageError(f"image={image}: give a multiple of patch={patch}")
-    return ResMLP(depth, width, image, patch, (in_channels, num_classes))
+    require_whole(img_size=img_size)
+    if img_size < patch or img_size % patch:
+        raise UsageError(f"img_size={img_size}: give a multiple of patch={patch}")
+    return ResMLP(depth, width, img_size, patch, (in_channels, num_classes))

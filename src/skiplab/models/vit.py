@@ -20,7 +20,7 @@ from skiplab.validation import checked, require_positive
 class Options(TypedDict, total=False):
     """Keyword options of the constructors here; the defaults are those of `vit`."""
 
-    image: int
+    img_size: int
     """Height and width of the input in pixels: 8."""
     patch: int
     """Height and width of a patch in pixels: 2."""
@@ -48,16 +48,16 @@ class Options(TypedDict, total=False):
 class Picture:
     """What a network of this sort looks at, and what it says of it."""
 
-    image: int
+    img_size: int
     patch: int
     in_channels: int
     num_classes: int
 
     def __post_init__(self) -> None:
-        require_positive(image=self.image, patch=self.patch)
+        require_positive(img_size=self.img_size, patch=self.patch)
         require_positive(in_channels=self.in_channels, num_classes=self.num_classes)
-        if self.image % self.patch:
-            raise UsageError(f"patch={self.patch} does not divide image={self.image}: choose sizes that fit")
+        if self.img_size % self.patch:
+            raise UsageError(f"patch={self.patch} does not divide img_size={self.img_size}: choose sizes that fit")
 
 
 class EncoderBlock(Layer):
@@ -114,12 +114,12 @@ class VisionTransformer(nn.Module):
     def __init__(self, picture: Picture, depth: int, design: Design) -> None:
         super().__init__()
         require_positive(depth=depth)
-        self.example_input_shape = (picture.in_channels, picture.image, picture.image)
+        self.example_input_shape = (picture.in_channels, picture.img_size, picture.img_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, design.width))
         self.conv_proj = nn.Conv2d(picture.in_channels, design.width, picture.patch, picture.patch)
         nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (picture.in_channels * picture.patch**2)))
         nn.init.zeros_(self.conv_proj.bias)  # type: ignore[arg-type]
-        self.encoder = Encoder(1 + (picture.image // picture.patch) ** 2, depth, design)
+        self.encoder = Encoder(1 + (picture.img_size // picture.patch) ** 2, depth, design)
         self.heads = nn.Sequential(OrderedDict(head=nn.Linear(design.width, picture.num_classes)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def vit(**options: Unpack[Options]) -> VisionTransformer:
     """A Vision Transformer, by default for 8×8 digits: input (N, 1, 8, 8), sixteen patches, four layers."""
     chosen = checked(options, Options.__annotations__, "a ViT")
     depth = chosen.pop("depth", 4)
-    small = {"image": 8, "patch": 2, "in_channels": 1, "num_classes": 10}
+    small = {"img_size": 8, "patch": 2, "in_channels": 1, "num_classes": 10}
     picture = Picture(**{name: chosen.pop(name, value) for name, value in small.items()})
     return VisionTransformer(picture, depth, Design(**chosen))
 
@@ -142,6 +142,6 @@ def vit(**options: Unpack[Options]) -> VisionTransformer:
 def vit_b_16(**options: Unpack[Options]) -> VisionTransformer:
     """ViT-B/16: Table 1 and §4.1. Input (N, 3, 224, 224)."""
     published = Options(
-        image=224, patch=16, depth=12, width=768, heads=12, hidden=3072, num_classes=1000, in_channels=3
+        img_size=224, patch=16, depth=12, width=768, heads=12, hidden=3072, num_classes=1000, in_channels=3
     )
     return vit(**published | options)

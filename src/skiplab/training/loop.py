@@ -204,10 +204,10 @@ class Loop:
 
 def _drawn(split: Split, recipe: Recipe) -> Split:
     """The examples that the training part is judged by after all epochs but the last."""
-    if not 0 < recipe.judged < len(split):
+    if not 0 < recipe.eval_samples < len(split):
         return split
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(recipe.seed))
-    chosen = order[: recipe.judged].to(split.y.device)
+    chosen = order[: recipe.eval_samples].to(split.y.device)
     return Split(split.x[chosen], split.y[chosen])
 
 

@@ -1,4 +1,4 @@
-"""What a training is: its hyperparameters, and the learning rate that they give to each step."""
+"""The hyperparameters of a training, and the learning rate of each of its steps."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -6,22 +6,31 @@ from typing import Any, Literal
 
 from skiplab.errors import UsageError
 
-_FIRST_FIELDS = 9  # that every recorded recipe has; later ones are recorded where they differ from their default
+_FIRST_FIELDS = 9  # present in every record; later fields only where they differ from their default
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; without options SGD with momentum, and weight decay on all weights, as in He et al. 2016,
+    """How to train. The defaults are SGD with momentum and weight decay on all weights, as in He et al. 2016,
     arXiv:1512.03385, §4.2.
 
-    `warmup_epochs` may be a fraction. `precision` is Lightning Fabric's name for it, or `fast`: bfloat16 where the
-    device has units for it, float32 elsewhere, and the channels of pictures next to one another in memory.
-
-    `optimizer`: `sgd`, or `adamw`, whose β₁ is `momentum` and β₂ `beta2`.
-    `clip`: the norm of all gradients together to which a longer one is shortened.
-    `augment`: what `training.augment` does to the pictures that are learned from, with `padding` pixels on each side.
-    `judged`: examples, drawn from the seed, of which the training part's loss and error are after all epochs but the
-    last, since that costs a forward pass of each; 0 for all of them.
+    Attributes:
+        epochs: passes over the training data.
+        batch_size: training samples per step.
+        learning_rate: peak learning rate.
+        momentum: momentum of SGD; β₁ of AdamW.
+        weight_decay: weight decay of all weights.
+        schedule: learning rate schedule after the warm-up.
+        warmup_epochs: epochs of linear warm-up; may be a fraction.
+        seed: seed of the initial weights and of the order of the data.
+        precision: number format, as Lightning Fabric names it; "fast" is bfloat16 where the device has units for it,
+            float32 elsewhere, with images in channels-last memory format.
+        optimizer: optimizer.
+        beta2: β₂ of AdamW.
+        clip: largest norm of all gradients together; longer ones are scaled down to it.
+        augment: data augmentation of the training images.
+        padding: pixels of padding on each side before a random crop.
+        eval_samples: training samples on which training loss and error are computed before the last epoch; 0 for all.
     """
 
     epochs: int = 30
@@ -38,7 +47,7 @@ class Recipe:
     clip: float | None = None
     augment: Literal["none", "crop", "crop-flip"] = "none"
     padding: int = 4
-    judged: int = 0
+    eval_samples: int = 0
 
     def __post_init__(self) -> None:
         rules = {
@@ -59,17 +68,15 @@ class Recipe:
             "clip": (self.clip is None or 0 < self.clip < math.inf, "give a number above 0, or none"),
             "augment": (self.augment in ("none", "crop", "crop-flip"), "choose 'none', 'crop' or 'crop-flip'"),
             "padding": (self.padding >= 1, "give at least 1"),
-            "judged": (self.judged >= 0, "give a number of examples, 0 for all"),
+            "eval_samples": (self.eval_samples >= 0, "give a number of examples, 0 for all"),
         }
-        for name, (kept, mend) in rules.items():
-            if not kept:
-                raise UsageError(f"{name}={getattr(self, name)!r}: {mend}")
+        for name, (valid, fix) in rules.items():
+            if not valid:
+                raise UsageError(f"{name}={getattr(self, name)!r}: {fix}")
 
     def record(self) -> dict[str, Any]:
-        """As JSON, by which a kept run is known again; without what came later, unless it is used.
-
-        So runs that were kept before a field was added are still those of the same recipe.
-        """
+        """As JSON, the identity of a saved run. Fields that were added later appear only where they differ from their
+        default, so that runs saved before are still runs of the same recipe."""
         later = {field.name: field.default for field in fields(self)[_FIRST_FIELDS:]}
         return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
@@ -77,9 +84,9 @@ class Recipe:
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of one step, counted from 0.
 
-    The warm-up's W steps climb in a line, (step + 1) / (W + 1) of the full rate. Then `cosine` falls along
-    half a period towards 0 (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts); `step`
-    divides by 10 at one half and again at three quarters of all steps (He et al. 2016, §4.2).
+    The W steps of the warm-up rise linearly, (step + 1) / (W + 1) of the peak rate. Then `cosine` falls along half a
+    period to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts); `step` divides by 10 after one
+    half and again after three quarters of all steps (He et al. 2016, §4.2).
     """
     total = recipe.epochs * steps_per_epoch
     warmup = round(recipe.warmup_epochs * steps_per_epoch)

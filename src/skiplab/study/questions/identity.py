@@ -54,7 +54,13 @@ SIDE = 8  # an input is an image of 8×8 numbers, or a vector of 64
 LEARNED, NEW = 2048, 512  # samples
 UNETS = {8: 1, 18: 3}  # weight layers of a U-Net on such an image, and how often it halves that
 RECIPE = Recipe(
-    epochs=12, batch_size=64, learning_rate=1e-3, weight_decay=0.0, warmup_epochs=1.0, optimizer="adamw", judged=256
+    epochs=12,
+    batch_size=64,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    warmup_epochs=1.0,
+    optimizer="adamw",
+    eval_samples=256,
 )
 GRIDS = {
     "quick": Grid({"depth": (8, 18), "target": TARGETS}, recipe=replace(RECIPE, epochs=8)),

@@ -47,7 +47,7 @@ SIZE: dict[str, Any] = {"patch": 4, "width": 32, "heads": 4, "hidden": 64}
 WARMUP = 0.2  # of all epochs
 CLOSE = 0.05  # errors that differ by less are about as good
 STUCK = 0.5  # of chance's error: above it, a network has not trained
-RECIPE = Recipe(epochs=6, batch_size=64, learning_rate=1e-3, weight_decay=0.0, optimizer="adamw", judged=512)
+RECIPE = Recipe(epochs=6, batch_size=64, learning_rate=1e-3, weight_decay=0.0, optimizer="adamw", eval_samples=512)
 BOTH = (False, True)
 GRIDS = {
     "quick": Grid(

@@ -31,7 +31,7 @@ from skiplab.training.fit import Recipe
 
 VARIANTS = get_args(Placement)  # the paper's order of rows
 RECIPE = Recipe(
-    epochs=24, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
+    epochs=24, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, eval_samples=256
 )  # warm-up: the paper's appendix
 GRIDS = {
     "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=12)),

@@ -40,7 +40,7 @@ VARIANTS: dict[str, Any] = {  # options of `resnet`
 }
 IDENTITY = "identity"
 RECIPE = Recipe(
-    epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
+    epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, eval_samples=256
 )  # warm-up: the paper's appendix
 GRIDS = {
     "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=7)),

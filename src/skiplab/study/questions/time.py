@@ -63,7 +63,7 @@ EXAMPLES, TESTS = 1440, 360  # as many as the digits have
 CLOSE = 0.05  # errors that differ by less are about as good
 MEASURED = 128  # sequences on which the gradient is measured
 RECIPE = Recipe(
-    epochs=20, batch_size=32, learning_rate=0.01, weight_decay=0.0, optimizer="adamw", clip=1.0, judged=TESTS
+    epochs=20, batch_size=32, learning_rate=0.01, weight_decay=0.0, optimizer="adamw", clip=1.0, eval_samples=TESTS
 )
 SHORT = ("pixels", "adding-20", "copying-10")
 GRIDS = {
