@@ -119,12 +119,12 @@ def test_json_holds_what_the_library_measures(net: Path) -> None:
     assert result["data"]["samples"] == 24
     assert set(result["tables"]) == set(result["sentences"]) == {"contribution", "lesion"}
 
-    from skiplab.data.sources import Asked, batches, opened
+    from skiplab.data.sources import DataRequest, batches, open_source
     from skiplab.loading.resolve import resolve
 
     torch.manual_seed(0)
-    asked = Asked("digits", batch=8, samples=24)
-    source = opened(asked)
+    asked = DataRequest("digits", batch_size=8, samples=24)
+    source = open_source(asked)
     program = skiplab.capture(resolve(f"{net}:build", ["2x1x8x8"]).model, (source.example(),))
     skips, data = skiplab.find(program), batches(program, source, asked)
     pd.testing.assert_frame_equal(pd.DataFrame(result["tables"]["contribution"]), contribution(program, skips, data))
@@ -266,7 +266,7 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
         (("--group", "none"), UsageError, "how many skips at once"),
         (("--kind", "bend"), UsageError, "--kind bend: choose of branch, shortcut"),
         (("--column", "x"), UsageError, "write x=NAME,y=NAME"),
-        (("--normalise", "twice"), UsageError, "choose imagenet, data, none"),
+        (("--normalize", "twice"), UsageError, "choose imagenet, data, none"),
         (("--loss", "cross"), UsageError, "choose cross-entropy, mse, bce, or file.py:callable"),
         (("--loss", "mse", "--metric", "error"), UsageError, "counts wrong classes"),
         (("--loss", "mse"), DataError, "output 8x10 and the targets 8 should have the same shape"),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import skiplab
 from skiplab import data
-from skiplab.data.sources import Asked, batches, opened, quartered
+from skiplab.data.sources import DataRequest, batches, open_source, split_batches
 from skiplab.data.sources.examples import Examples
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
@@ -42,8 +42,8 @@ def pool(channels: int = 3, size: int = 6) -> Program:
     return skiplab.capture(Pool(channels), (torch.randn(2, channels, size, size),))
 
 
-def gathered(program: Program, asked: Asked) -> tuple[Tensor, Tensor | None]:
-    pairs = list(batches(program, opened(asked), asked))
+def gathered(program: Program, asked: DataRequest) -> tuple[Tensor, Tensor | None]:
+    pairs = list(batches(program, open_source(asked), asked))
     x = torch.cat([inputs for inputs, _ in pairs])
     return x, None if pairs[0][1] is None else torch.cat([target for _, target in pairs])
 
@@ -65,17 +65,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_digits_are_those_of_the_package() -> None:
-    source = opened(Asked("digits", samples=0))
+    source = open_source(DataRequest("digits", samples=0))
     assert isinstance(source, Examples)
     test = data.digits().test
     assert len(source) == source.total == len(test)
     assert torch.equal(source.x.sort(0).values, test.x.sort(0).values)  # type: ignore[union-attr]
-    assert len(opened(Asked("digits", split="train", samples=0)).x) == len(data.digits().train)  # type: ignore[union-attr]
+    assert len(open_source(DataRequest("digits", split="train", samples=0)).x) == len(data.digits().train)  # type: ignore[union-attr]
 
 
 @given(count=st.integers(1, 40), samples=st.integers(0, 50), seed=st.integers(0, 3))
 def test_a_draw_repeats_nothing_and_depends_on_the_seed_alone(count: int, samples: int, seed: int) -> None:
-    asked = Asked("x", samples=samples, seed=seed)
+    asked = DataRequest("x", samples=samples, seed=seed)
     chosen = asked.draw(count)
     assert len(set(chosen)) == len(chosen) == min(samples or count, count)
     assert set(chosen) <= set(range(count))
@@ -84,9 +84,9 @@ def test_a_draw_repeats_nothing_and_depends_on_the_seed_alone(count: int, sample
 
 def test_every_pass_over_batches_gives_the_same(folder: Path) -> None:
     for spec in ("digits", str(folder), f"{Path(__file__)}:two"):
-        asked = Asked(spec, batch=5, samples=12, normalise=None if spec == "digits" else "none")
+        asked = DataRequest(spec, batch_size=5, samples=12, normalize=None if spec == "digits" else "none")
         program = flat() if spec.endswith("two") else pool(1, 8)
-        drawn = batches(program, opened(asked), asked)
+        drawn = batches(program, open_source(asked), asked)
         first, second = list(drawn), list(drawn)
         assert len(first) > 1
         assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(first, second, strict=True))
@@ -119,7 +119,7 @@ def flat() -> Program:
 
 
 def test_pictures_keep_their_labels_and_their_brightness(folder: Path) -> None:
-    x, y = gathered(pool(3), Asked(str(folder), samples=0, batch=5, normalise="none"))
+    x, y = gathered(pool(3), DataRequest(str(folder), samples=0, batch_size=5, normalize="none"))
     assert x.shape == (12, 3, 6, 6)
     assert y is not None
     assert y.dtype == torch.int64
@@ -134,25 +134,25 @@ def test_wide_pictures_are_cropped_around_the_centre(tmp_path: Path) -> None:
     image[:, 3:9] = 200
     (tmp_path / "a").mkdir()
     Image.fromarray(image).save(tmp_path / "a" / "1.png")
-    x, _ = gathered(pool(1), Asked(str(tmp_path), normalise="none"))
+    x, _ = gathered(pool(1), DataRequest(str(tmp_path), normalize="none"))
     assert x.eq(torch.tensor(200 / 255)).all()
 
 
 def test_colours_become_grey_and_back(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.png").write_bytes(picture((255, 0, 0)))
-    x, _ = gathered(pool(3), Asked(str(tmp_path), normalise="none"))
+    x, _ = gathered(pool(3), DataRequest(str(tmp_path), normalize="none"))
     assert x[0, :, 0, 0].tolist() == [1, 0, 0]
-    x, _ = gathered(pool(1), Asked(str(tmp_path), normalise="none"))
+    x, _ = gathered(pool(1), DataRequest(str(tmp_path), normalize="none"))
     assert float(x.mean()) == pytest.approx(0.299, abs=1 / 255)  # ITU-R 601's share of red
 
 
 def test_normalisation(folder: Path) -> None:
-    raw, _ = gathered(pool(3), Asked(str(folder), normalise="none"))
-    imagenet, _ = gathered(pool(3), Asked(str(folder)))
+    raw, _ = gathered(pool(3), DataRequest(str(folder), normalize="none"))
+    imagenet, _ = gathered(pool(3), DataRequest(str(folder)))
     means, deviations = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(imagenet, (raw - means[:, None, None]) / deviations[:, None, None])
-    own, _ = gathered(pool(1), Asked(str(folder)))  # one channel: by the data's own
+    own, _ = gathered(pool(1), DataRequest(str(folder)))  # one channel: by the data's own
     assert float(own.mean()) == pytest.approx(0, abs=1e-5)
     assert float(own.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
@@ -161,12 +161,12 @@ def test_parts_of_a_folder(folder: Path) -> None:
     for part in ("train", "val"):
         (folder / part / "cat").mkdir(parents=True)
         (folder / part / "cat" / "1.png").write_bytes(picture(250))
-    source = opened(Asked(str(folder)))
+    source = open_source(DataRequest(str(folder)))
     assert isinstance(source, Examples)
     assert (source.part, len(source)) == ("val", 1)
-    assert opened(Asked(str(folder), split="train")).part == "train"  # type: ignore[union-attr]
+    assert open_source(DataRequest(str(folder), split="train")).part == "train"  # type: ignore[union-attr]
     with pytest.raises(DataError, match="has no part `dogs`; its parts are train, val"):
-        opened(Asked(str(folder), split="dogs"))
+        open_source(DataRequest(str(folder), split="dogs"))
 
 
 def rows(count: int) -> pa.Table:
@@ -177,14 +177,17 @@ def rows(count: int) -> pa.Table:
 def test_parquet_file_and_folder_of_parts(tmp_path: Path) -> None:
     pq.write_table(rows(6), tmp_path / "test-00000-of-00001.parquet")
     pq.write_table(rows(3), tmp_path / "train-00000-of-00001.parquet")
-    for asked in (Asked(str(tmp_path), normalise="none"), Asked(str(tmp_path / "test-00000-of-00001.parquet"))):
-        source = opened(asked)
+    for asked in (
+        DataRequest(str(tmp_path), normalize="none"),
+        DataRequest(str(tmp_path / "test-00000-of-00001.parquet")),
+    ):
+        source = open_source(asked)
         assert isinstance(source, Examples)
         assert source.total == 6
-    x, y = gathered(pool(1), Asked(str(tmp_path), normalise="none", batch=4))
+    x, y = gathered(pool(1), DataRequest(str(tmp_path), normalize="none", batch_size=4))
     assert y is not None
     assert torch.equal((x[:, 0, 0, 0] * 255 / 10).round().long(), y)
-    _, y = gathered(pool(1), Asked(str(tmp_path), split="train"))
+    _, y = gathered(pool(1), DataRequest(str(tmp_path), split="train"))
     assert y is not None
     assert sorted(y.tolist()) == [0, 1, 2]
 
@@ -192,8 +195,8 @@ def test_parquet_file_and_folder_of_parts(tmp_path: Path) -> None:
 def test_labels_that_are_words_count_over_the_whole_column(tmp_path: Path) -> None:
     table = rows(4).drop_columns(["label", "row", "note"]).append_column("animal", pa.array(["d", "b", "a", "c"]))
     pq.write_table(table, tmp_path / "x.parquet")
-    order = Asked("x", samples=1).draw(4)
-    _, y = gathered(pool(1), Asked(str(tmp_path / "x.parquet"), samples=1, normalise="none"))
+    order = DataRequest("x", samples=1).draw(4)
+    _, y = gathered(pool(1), DataRequest(str(tmp_path / "x.parquet"), samples=1, normalize="none"))
     assert y is not None
     assert y.tolist() == [[3, 1, 0, 2][order[0]]]
 
@@ -203,13 +206,13 @@ def test_a_column_that_could_be_several_is_asked_for(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
     path = str(tmp_path / "x.parquet")
     with pytest.raises(DataError, match="could be kind or row or note: say which with --column y=NAME"):
-        opened(Asked(path))
-    assert opened(Asked(path, columns={"y": "kind"})).y is not None  # type: ignore[union-attr]
+        open_source(DataRequest(path))
+    assert open_source(DataRequest(path, columns={"y": "kind"})).y is not None  # type: ignore[union-attr]
     with pytest.raises(DataError, match="has no column `sort`; it has image, kind, row, note"):
-        opened(Asked(path, columns={"y": "sort"}))
+        open_source(DataRequest(path, columns={"y": "sort"}))
     pq.write_table(rows(3).select(["label"]), tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"pictures .* is none of label"):
-        opened(Asked(path))
+        open_source(DataRequest(path))
 
 
 def test_the_hub_reads_what_parquet_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +220,8 @@ def test_the_hub_reads_what_parquet_reads(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "own").mkdir()
     pq.write_table(rows(6), tmp_path / "own" / "test.parquet")
-    plain, labels = gathered(pool(1), Asked(str(tmp_path / "own"), normalise="none", samples=4))
-    x, y = gathered(pool(1), Asked(f"hub:{tmp_path / 'own'}", normalise="none", samples=4))
+    plain, labels = gathered(pool(1), DataRequest(str(tmp_path / "own"), normalize="none", samples=4))
+    x, y = gathered(pool(1), DataRequest(f"hub:{tmp_path / 'own'}", normalize="none", samples=4))
     assert torch.equal(x, plain)
     assert y is not None
     assert labels is not None
@@ -228,22 +231,22 @@ def test_the_hub_reads_what_parquet_reads(tmp_path: Path, monkeypatch: pytest.Mo
 def test_without_datasets_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'skiplab\[data\]'"):
-        opened(Asked("hub:some/thing"))
+        open_source(DataRequest("hub:some/thing"))
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_arrays(tmp_path: Path, suffix: str) -> None:
     x, y = np.random.default_rng(0).normal(size=(7, 4)), np.arange(7) % 3
 
-    def write(name: str, **values: np.ndarray) -> Asked:
+    def write(name: str, **values: np.ndarray) -> DataRequest:
         path = tmp_path / f"{name}{suffix}"
         if suffix == ".npz":
             np.savez(path, **values)  # type: ignore[arg-type]
         else:
             save_file({name: torch.tensor(value) for name, value in values.items()}, path)
-        return Asked(str(path), samples=0)
+        return DataRequest(str(path), samples=0)
 
-    order = Asked("x", samples=0).draw(7)
+    order = DataRequest("x", samples=0).draw(7)
     for asked in (write("named", x=x, y=y), write("two", pixels=x, wanted=y), write("parts", x_test=x, y_test=y)):
         inputs, target = gathered(flat(), asked)
         assert inputs.dtype == torch.float32  # as the program takes it, whatever numpy made
@@ -252,17 +255,17 @@ def test_arrays(tmp_path: Path, suffix: str) -> None:
         assert target.tolist() == y[order].tolist()
     assert gathered(flat(), write("alone", x=x))[1] is None
     with pytest.raises(DataError, match=r"--column x=NAME,y=NAME"):
-        opened(write("three", a=x, b=y, c=y))
-    chosen = Asked(write("three", a=x, b=y, c=y).spec, columns={"x": "a", "y": "c"})
+        open_source(write("three", a=x, b=y, c=y))
+    chosen = DataRequest(write("three", a=x, b=y, c=y).spec, columns={"x": "a", "y": "c"})
     assert gathered(flat(), chosen)[1] is not None
     with pytest.raises(DataError, match="one entry of y for each of x"):
-        opened(write("uneven", x=x, y=y[:3]))
+        open_source(write("uneven", x=x, y=y[:3]))
 
 
 def test_streams(tmp_path: Path) -> None:
     def read(name: str, samples: int = 0) -> list:
-        asked = Asked(f"{Path(__file__)}:{name}", samples=samples)
-        return list(batches(flat(), opened(asked), asked))
+        asked = DataRequest(f"{Path(__file__)}:{name}", samples=samples)
+        return list(batches(flat(), open_source(asked), asked))
 
     assert [len(x) for x, _ in read("two")] == [5, 7]
     assert [(len(x), len(y)) for x, y in read("two", samples=8)] == [(5, 5), (3, 3)]
@@ -276,28 +279,28 @@ def test_streams(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no `nothing` there"):
         read("nothing")
     with pytest.raises(DataError, match="there is no file"):
-        opened(Asked(f"{tmp_path}/no.py:two"))
+        open_source(DataRequest(f"{tmp_path}/no.py:two"))
 
 
 def test_what_does_not_fit_is_one_clear_error(folder: Path, tmp_path: Path) -> None:
     cases = [
-        (pool(3, 8), Asked("digits"), "examples of 1x8x8, and Pool was captured with 3x8x8"),
-        (flat(), Asked(str(folder)), "the model takes 4"),
-        (pool(2), Asked(str(folder)), "pictures have 1 or 3 channels"),
-        (pool(1), Asked(str(folder), normalise="imagenet"), "is for 3 channels"),
+        (pool(3, 8), DataRequest("digits"), "examples of 1x8x8, and Pool was captured with 3x8x8"),
+        (flat(), DataRequest(str(folder)), "the model takes 4"),
+        (pool(2), DataRequest(str(folder)), "pictures have 1 or 3 channels"),
+        (pool(1), DataRequest(str(folder), normalize="imagenet"), "is for 3 channels"),
     ]
     for program, asked, message in cases:
         with pytest.raises(DataError, match=message):
             gathered(program, asked)
     np.savez(tmp_path / "bytes.npz", x=np.zeros((3, 4), np.uint8))
     with pytest.raises(DataError, match=r"holds torch.uint8 and Linear takes torch.float32"):
-        gathered(flat(), Asked(str(tmp_path / "bytes.npz")))
+        gathered(flat(), DataRequest(str(tmp_path / "bytes.npz")))
 
 
 def test_a_picture_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "cat" / "bad.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"cat/bad.png cannot be read: .*leave it out"):
-        gathered(pool(3), Asked(str(folder)))
+        gathered(pool(3), DataRequest(str(folder)))
 
 
 def test_no_data_at_all(tmp_path: Path) -> None:
@@ -308,26 +311,26 @@ def test_no_data_at_all(tmp_path: Path) -> None:
         (str(tmp_path), "its pictures lie in no class's folder"),
     ):
         with pytest.raises(DataError, match=message):
-            opened(Asked(spec))
+            open_source(DataRequest(spec))
     (tmp_path / "bad.npz").write_bytes(b"PK no archive")
     with pytest.raises(DataError, match="cannot be read"):
-        opened(Asked(str(tmp_path / "bad.npz")))
+        open_source(DataRequest(str(tmp_path / "bad.npz")))
     (tmp_path / "bad.parquet").write_bytes(b"no table")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
-        opened(Asked(str(tmp_path / "bad.parquet")))
+        open_source(DataRequest(str(tmp_path / "bad.parquet")))
 
 
 def test_requests_that_make_no_sense() -> None:
-    wrong: list[dict[str, Any]] = [{"batch": 0}, {"samples": -1}, {"normalise": "twice"}, {"columns": {"z": "a"}}]
+    wrong: list[dict[str, Any]] = [{"batch": 0}, {"samples": -1}, {"normalize": "twice"}, {"columns": {"z": "a"}}]
     for options in wrong:
         with pytest.raises(UsageError):
-            Asked("digits", **options)
+            DataRequest("digits", **options)
 
 
 def test_quarters_share_nothing_and_lose_nothing() -> None:
     x = torch.arange(11.0)[:, None].repeat(1, 4)
     program = flat()
-    kept, held = quartered(program, [(x[:8], torch.arange(8)), (x[8:], torch.arange(8, 11))])
+    kept, held = split_batches(program, [(x[:8], torch.arange(8)), (x[8:], torch.arange(8, 11))])
     targets = [torch.cat([target for _, target in part]).tolist() for part in (kept, held)]
     assert targets == [[0, 1, 2, 3, 4, 5, 8, 9, 10], [6, 7]]
     assert all(torch.equal(inputs[0][:, 0].long(), target) for inputs, target in kept)
@@ -340,14 +343,14 @@ def test_a_program_of_one_batch_size_gets_no_other(folder: Path) -> None:
 
     program = skiplab.capture(Fixed(), (torch.randn(2, 3, 6, 6),))
     assert not program.dynamic_batch
-    asked = Asked(str(folder), samples=5)
-    assert [len(x) for x, _ in batches(program, opened(asked), asked)] == [2, 2]
+    asked = DataRequest(str(folder), samples=5)
+    assert [len(x) for x, _ in batches(program, open_source(asked), asked)] == [2, 2]
 
 
 def test_tables_have_no_hidden_order(tmp_path: Path) -> None:
     """A table sorted by label is drawn at random, so that a few samples have several labels."""
     frame = pd.DataFrame({"image": [picture(0)] * 40, "label": [i // 10 for i in range(40)]})
     frame.to_parquet(tmp_path / "x.parquet")
-    _, y = gathered(pool(1), Asked(str(tmp_path / "x.parquet"), samples=12, normalise="none"))
+    _, y = gathered(pool(1), DataRequest(str(tmp_path / "x.parquet"), samples=12, normalize="none"))
     assert y is not None
     assert len(set(y.tolist())) == 4

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skiplab import data
 from skiplab.data import DataSet, Split
-from skiplab.data.sources import Asked, dataset
+from skiplab.data.sources import DataRequest, dataset
 from skiplab.errors import DataError
 
 HERE = Path(__file__)
@@ -29,9 +29,9 @@ def picture(value: int) -> bytes:
     return file.getvalue()
 
 
-def arrays(path: Path, **named: np.ndarray) -> Asked:
+def arrays(path: Path, **named: np.ndarray) -> DataRequest:
     np.savez(path, **named)  # type: ignore[arg-type]
-    return Asked(str(path), samples=0)
+    return DataRequest(str(path), samples=0)
 
 
 def rows(count: int, start: int = 0) -> np.ndarray:
@@ -44,8 +44,8 @@ def numbers(split: Split) -> list[int]:
 
 
 def test_digits_are_those_of_the_library() -> None:
-    assert dataset(Asked("digits", samples=0)).fingerprint() == data.digits().fingerprint()
-    few = dataset(Asked("digits", samples=100))
+    assert dataset(DataRequest("digits", samples=0)).fingerprint() == data.digits().fingerprint()
+    few = dataset(DataRequest("digits", samples=100))
     assert (len(few.train), len(few.test), few.classes) == (100, 100, 10)
 
 
@@ -66,7 +66,7 @@ def test_a_fifth_of_each_class_is_held_out(
 ) -> None:
     y = np.repeat(np.arange(len(counts)), counts)
     asked = arrays(tmp_path_factory.getbasetemp() / "held.npz", x=rows(len(y)), y=y)
-    asked = Asked(asked.spec, samples=0, seed=seed)
+    asked = DataRequest(asked.spec, samples=0, seed=seed)
     if max(counts) == 1:
         with pytest.raises(DataError, match="one example of each class"):
             dataset(asked)
@@ -85,13 +85,13 @@ def test_one_part_alone_is_split_and_said_to_be(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="has no part but `train`: 2 of 10"):
         assert len(dataset(asked).test) == 2
     with pytest.raises(DataError, match="no part `test`"):
-        dataset(Asked(asked.spec, split="test"))
+        dataset(DataRequest(asked.spec, split="test"))
 
 
 def test_columns_that_are_named_are_not_both_parts(tmp_path: Path) -> None:
     spec = arrays(tmp_path / "a.npz", x_test=rows(10), y_test=np.arange(10) % 2, x=rows(4)).spec
     with pytest.warns(UserWarning, match="held out"):
-        made = dataset(Asked(spec, columns={"x": "x_test", "y": "y_test"}))
+        made = dataset(DataRequest(spec, columns={"x": "x_test", "y": "y_test"}))
     assert sorted(numbers(made.train) + numbers(made.test)) == [*range(10)]
 
 
@@ -105,19 +105,19 @@ def folder(root: Path, part: str, animals: dict[str, range]) -> None:
 def test_classes_of_a_folder_are_those_of_its_training_part(tmp_path: Path) -> None:
     folder(tmp_path, "train", {"cat": range(3), "dog": range(50, 54), "eel": range(90, 93)})
     folder(tmp_path, "test", {"dog": range(60, 62), "eel": range(95, 97)})
-    made = dataset(Asked(str(tmp_path), normalise="none"), (1, 4, 4))
+    made = dataset(DataRequest(str(tmp_path), normalize="none"), (1, 4, 4))
     brightness = (made.test.x[:, 0, 0, 0] * 255).round()
     assert torch.equal(made.test.y, 1 + (brightness > 90).long())  # counted in its own part, they would be 0 and 1
     assert (made.classes, made.train.x.shape) == (3, (10, 1, 4, 4))
     folder(tmp_path, "test", {"fox": range(1)})
     with pytest.raises(DataError, match="part test has the class `fox`, and the training part has not"):
-        dataset(Asked(str(tmp_path)), (1, 4, 4))
+        dataset(DataRequest(str(tmp_path)), (1, 4, 4))
 
 
 def test_both_parts_are_normalised_by_the_training_part(tmp_path: Path) -> None:
     folder(tmp_path, "train", {"cat": range(0, 40, 10), "dog": range(50, 90, 10)})
     folder(tmp_path, "test", {"cat": range(200, 204), "dog": range(210, 214)})
-    made = dataset(Asked(str(tmp_path)), lambda: (1, 4, 4))
+    made = dataset(DataRequest(str(tmp_path)), lambda: (1, 4, 4))
     assert float(made.train.x.mean()) == pytest.approx(0, abs=1e-5)
     assert float(made.test.x.mean()) > 3
 
@@ -126,7 +126,7 @@ def test_parquet_parts_with_words_for_labels(tmp_path: Path) -> None:
     for part, labels in (("train", ["b", "a", "c", "a"]), ("test", ["c", "b"])):
         table = pa.table({"image": [picture(ord(label)) for label in labels], "label": labels})
         pq.write_table(table, tmp_path / f"{part}-00000-of-00001.parquet")
-    made = dataset(Asked(str(tmp_path), normalise="none"), (1, 2, 2))
+    made = dataset(DataRequest(str(tmp_path), normalize="none"), (1, 2, 2))
     for split in (made.train, made.test):
         assert torch.equal((split.x[:, 0, 0, 0] * 255).round().long() - ord("a"), split.y)
 
@@ -156,17 +156,17 @@ def untargeted() -> Iterator[tuple[Tensor, None]]:
 
 def test_a_stream_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(UserWarning, match="has no parts: 8 of 40"):
-        made = dataset(Asked(f"{HERE}:stream", samples=0))
+        made = dataset(DataRequest(f"{HERE}:stream", samples=0))
     assert sorted(numbers(made.train) + numbers(made.test)) == [*range(40)]
     with pytest.warns(UserWarning, match="of 20 examples"):
-        dataset(Asked(f"{HERE}:stream", samples=20))
-    assert dataset(Asked(f"{HERE}:whole")).name == "digits"
+        dataset(DataRequest(f"{HERE}:stream", samples=20))
+    assert dataset(DataRequest(f"{HERE}:whole")).name == "digits"
     monkeypatch.setattr("skiplab.data.sources.materialize.free_memory", lambda: 1e8)
     with pytest.raises(DataError, match=r"its first 7,000 samples take more than a quarter .*give --samples"):
-        dataset(Asked(f"{HERE}:endless", samples=0))
+        dataset(DataRequest(f"{HERE}:endless", samples=0))
     for name, message in (("mapped", "gives a dict for inputs"), ("untargeted", "gives a NoneType for targets")):
         with pytest.raises(DataError, match=message):
-            dataset(Asked(f"{HERE}:{name}"))
+            dataset(DataRequest(f"{HERE}:{name}"))
 
 
 @pytest.mark.filterwarnings("ignore:.*held out")
@@ -183,11 +183,11 @@ def test_what_cannot_be_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(DataError, match=message):
             dataset(arrays(tmp_path / f"{name}.npz", **named))
     with pytest.raises(DataError, match="has no part `train` to learn from beside `train`"):
-        dataset(Asked("digits", split="train"))
+        dataset(DataRequest("digits", split="train"))
     folder(tmp_path / "big", "train", {"cat": range(2), "dog": range(2)})
     folder(tmp_path / "big", "test", {"cat": range(2), "dog": range(2)})
     with pytest.raises(DataError, match="say to which shape"):
-        dataset(Asked(str(tmp_path / "big")))
+        dataset(DataRequest(str(tmp_path / "big")))
     monkeypatch.setattr(sys.modules["skiplab.data.sources.supervised"], "free_memory", lambda: 2**20)
     with pytest.raises(DataError, match=r"8 pictures of 3x224x224 take 0\.0 GiB, more than half"):
-        dataset(Asked(str(tmp_path / "big")), (3, 224, 224))
+        dataset(DataRequest(str(tmp_path / "big")), (3, 224, 224))

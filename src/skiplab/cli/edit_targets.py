@@ -88,11 +88,11 @@ def _where(program: "Program", name: str) -> str:
 def _data(program: "Program", data: str, request: Request) -> Target:
     """Of the training part where there is one."""
     from skiplab.data.bound_batches import checked
-    from skiplab.data.sources import Asked, batches, opened, to_learn_from
+    from skiplab.data.sources import DataRequest, batches, open_source, training_part
 
-    asked = Asked(data, seed=request.seed)
-    judged = opened(asked)
-    source = to_learn_from(asked, judged) or judged
+    asked = DataRequest(data, seed=request.seed)
+    judged = open_source(asked)
+    source = training_part(asked, judged) or judged
     drawn = list(batches(program, source, asked))
     count = sum(given.size for given in checked(program, drawn))
     return Target(f"on {plural(count, 'sample')} of {source.name}:", (drawn,))

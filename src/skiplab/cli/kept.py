@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from skiplab.cli.model_options import Request
 from skiplab.cli.session import Subject
-from skiplab.data.sources import Asked
+from skiplab.data.sources import DataRequest
 from skiplab.errors import DataError
 from skiplab.io.atomic import replacing, writable_folder, write_json
 from skiplab.io.hashing import checksum
@@ -73,7 +73,7 @@ def must_be(file: Path, config: dict[str, Any], what: str, mend: str = _MEND) ->
         raise DataError(f"{file.parent} holds {what} of another {', '.join(other)}: {mend}")
 
 
-def config_of(request: Request, asked: Asked, subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(request: Request, asked: DataRequest, subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:
     """All that the numbers depend on, as JSON: what else is measured in the same folder may differ."""
     first = pytree.tree_leaves(next(iter(subject.batches)))
     program = subject.program

@@ -43,7 +43,7 @@ def measure(
     samples: Annotated[int, typer.Option(min=0, help="Samples to measure on, drawn at random; 0 for all.")] = 512,
     split: Annotated[str | None, typer.Option(help="Which part of the data, such as train (default: test).")] = None,
     column: Column = None,
-    normalise: Normalise = None,
+    normalize: Normalise = None,
     kind: Annotated[
         str, typer.Option(help="Lesions: branch, mean, noise, shuffle; shortcut, shortcut-mean, …")
     ] = "branch",
@@ -70,14 +70,14 @@ def measure(
     from skiplab.cli.kept import Kept, config_of
     from skiplab.cli.measures import Options
     from skiplab.cli.session import subject
-    from skiplab.data.sources import Asked
+    from skiplab.data.sources import DataRequest
     from skiplab.measure.losses import loss_of, metric_of
 
     names = _names(what)
     lesion = _lesion(kind, group, reorder, reestimate, method, fast, memory)
     chosen = _networks(networks)
     functions = loss_of(loss), metric_of(metric, loss)
-    asked = Asked(data, batch, samples, split, normalise, columns(column), request.seed)
+    asked = DataRequest(data, batch, samples, split, normalize, columns(column), request.seed)
     measured = subject(request, asked, device, skips)
     names = _fitting(names, explicit=what is not None, subject_=measured, estimate=lesion.estimate)
     options = {"loss": loss, "metric": metric, "skips": skips, "lesion": lesion.numbers(), "networks": chosen}

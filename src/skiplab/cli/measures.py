@@ -9,7 +9,7 @@ import pandas as pd
 
 from skiplab import measure
 from skiplab.cli.session import Subject
-from skiplab.data.sources import Batches, quartered
+from skiplab.data.sources import Batches, split_batches
 from skiplab.measure import summaries
 from skiplab.measure.accelerate import deviation, faster
 from skiplab.measure.losses import Function, Named
@@ -143,7 +143,7 @@ def _estimate(work: Work) -> pd.DataFrame:
 
 
 def _probe(work: Work) -> pd.DataFrame:
-    learnt, held = quartered(work.subject.program, work.batches)
+    learnt, held = split_batches(work.subject.program, work.batches)
     return measure.probe(work.subject.program, work.subject.skips, learnt, held)
 
 

@@ -21,7 +21,9 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def with_options(*, leave_out: Collection[str] = ()) -> Callable[[Command], Command]:
+def with_options(
+    *, leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Callable[[Command], Command]:
     """Replaces each parameter of a command that is a dataclass by one option for each field of the dataclass.
 
     An option's type and default are those of the field. Its help comes from the field's annotation
@@ -29,12 +31,14 @@ def with_options(*, leave_out: Collection[str] = ()) -> Callable[[Command], Comm
 
     Args:
         leave_out: fields that keep their default and get no option.
+        defaults: other defaults than those of the fields, by name.
     """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command)
-        groups = {name: each.annotation for name, each in signature.parameters.items() if is_dataclass(each.annotation)}
-        options = {name: _options(group, leave_out) for name, group in groups.items()}
+        annotations = {name: each.annotation for name, each in signature.parameters.items()}
+        groups = {name: each for name, each in annotations.items() if isinstance(each, type) and is_dataclass(each)}
+        options = {name: _options(group, leave_out, defaults or {}) for name, group in groups.items()}
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
@@ -55,12 +59,15 @@ def with_options(*, leave_out: Collection[str] = ()) -> Callable[[Command], Comm
     return decorate
 
 
-def _options(group: type, leave_out: Collection[str]) -> list[inspect.Parameter]:
+def _options(group: type, leave_out: Collection[str], defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
     """The parameters with which the dataclass is made, each annotated as an option."""
     hints, texts = get_type_hints(group, include_extras=True), parameter_help(group)
     parameters = inspect.signature(group).parameters
     return [
-        parameters[name].replace(annotation=_annotated(hints[name], name, texts.get(name), PANELS.get(group.__name__)))
+        parameters[name].replace(
+            annotation=_annotated(hints[name], name, texts.get(name), PANELS.get(group.__name__)),
+            default=defaults.get(name, parameters[name].default),
+        )
         for name in (field.name for field in fields(group))
         if name not in leave_out
     ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from skiplab.cli.prune_finetune import Training
     from skiplab.cli.session import Subject
     from skiplab.cli.steps import Steps
-    from skiplab.data.sources import Asked, Batches
+    from skiplab.data.sources import Batches, DataRequest
     from skiplab.graph.program import Program
     from skiplab.pruning import Pruned
     from skiplab.pruning.summary import Result
@@ -51,7 +51,7 @@ def prune(
     samples: Annotated[int, typer.Option(min=0, help="Training samples to rank on, drawn; 0 for all.")] = 512,
     split: Annotated[str | None, typer.Option(help="Which part to judge by (default: test).")] = None,
     column: Column = None,
-    normalise: Normalise = None,
+    normalize: Normalise = None,
     out: Annotated[Path | None, typer.Option(help="Write network and frontier there, and go on from it.")] = None,
     formats: Annotated[
         str | None, typer.Option(help="What to save it as, with commas: python, pt2, onnx (default: python,pt2).")
@@ -66,7 +66,7 @@ def prune(
     from skiplab.cli.kept import config_of
     from skiplab.cli.prune_finetune import training_of
     from skiplab.cli.steps import Steps
-    from skiplab.data.sources import Asked
+    from skiplab.data.sources import DataRequest
     from skiplab.measure.losses import loss_of, metric_of
     from skiplab.pruning.summary import Result
     from skiplab.serialization import save
@@ -76,7 +76,7 @@ def prune(
     if len(options) > 1:
         raise UsageError("--keep, --max-loss and --latency exclude each other: give one target")
     options |= {"by": by, "greedy": not one_shot, "unit": unit, "candidates": candidates, "seed": request.seed}
-    asked = Asked(data, batch, samples, split, normalise, columns(column), request.seed)
+    asked = DataRequest(data, batch, samples, split, normalize, columns(column), request.seed)
     wanted = formats_of(formats, out, default="python,pt2", training=request.train)
     with notes():
         work = _work(request, asked, device, skips, (loss_of(loss), metric_of(metric, loss)))
@@ -107,21 +107,21 @@ class _Work:
     apart: bool
 
 
-def _work(request: Request, asked: "Asked", device: str, skips: str | None, functions: tuple[Any, Any]) -> _Work:
+def _work(request: Request, asked: "DataRequest", device: str, skips: str | None, functions: tuple[Any, Any]) -> _Work:
     """Everything that can be wrong with the request is said here, before anything takes long."""
     from skiplab.cli.session import subject
-    from skiplab.data.sources import batches, quartered, to_learn_from
+    from skiplab.data.sources import batches, split_batches, training_part
     from skiplab.measure.losses import try_on
 
     given = subject(request, replace(asked, samples=0), device, skips)
     if not len(given.skips):
         raise DataError("there is no skip connection whose branch could be removed: see skiplab find")
     try_on(given.program, given.batches, functions, given.targets)
-    source = to_learn_from(asked, given.source)
+    source = training_part(asked, given.source)
     if source is not None:
         return _Work(given, list(batches(given.program, source, asked)), given.batches, functions, apart=True)
     say("note: the data have one part: of each batch three quarters rank blocks, one quarter judges")
-    learned, judged = quartered(given.program, given.batches)
+    learned, judged = split_batches(given.program, given.batches)
     return _Work(given, list(learned), judged, functions, apart=False)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from skiplab.data import DataSet, Split
-from skiplab.data.sources import Asked, dataset
+from skiplab.data.sources import DataRequest, dataset
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.training.loop import must_fit
@@ -18,7 +18,7 @@ class Training:
     recipe: Recipe
 
 
-def training_of(program: Program, asked: Asked, recipe: Recipe, loss: str, *, apart: bool) -> Training:
+def training_of(program: Program, asked: DataRequest, recipe: Recipe, loss: str, *, apart: bool) -> Training:
     """UsageError and DataError where the network could not be trained, or not apart from what it is judged by.
 
     apart: whether the data have a training part beside the one that networks are judged by.

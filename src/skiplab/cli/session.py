@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from skiplab.analysis.skips import Skips
-    from skiplab.data.sources import Asked, Batches
+    from skiplab.data.sources import Batches, DataRequest
     from skiplab.data.sources.examples import Examples
     from skiplab.data.sources.streams import Stream
     from skiplab.graph.program import Program
@@ -30,15 +30,15 @@ class Subject:
     targets: Any  # all of them where they are at hand, else those of the first batch; None for none
 
 
-def subject(request: ModelOptions, asked: "Asked", device: str, pattern: str | None) -> Subject:
+def subject(request: ModelOptions, asked: "DataRequest", device: str, pattern: str | None) -> Subject:
     """Everything that can be wrong with the request is said here, before anything takes long."""
     if request.meta:
         raise UsageError("measures need the network's values: leave out --meta")
     from skiplab.analysis.finder import find
-    from skiplab.data.sources import batches, opened
+    from skiplab.data.sources import batches, open_source
     from skiplab.data.sources.examples import Examples
 
-    source = opened(asked)
+    source = open_source(asked)
     program = _captured(request, source, device)
     skips = find(program).in_graph()
     if pattern is not None and not len(skips.at(pattern)):
@@ -132,7 +132,7 @@ def _notes(request: ModelOptions, program: "Program") -> None:
     warn_about(program)
 
 
-def _say_how_many(source: "Examples | Stream", asked: "Asked") -> None:
+def _say_how_many(source: "Examples | Stream", asked: "DataRequest") -> None:
     from skiplab.data.sources.examples import Examples
 
     if not isinstance(source, Examples):

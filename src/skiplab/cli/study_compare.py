@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, print_message
-from skiplab.cli.common_options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
-from skiplab.cli.model_options import ModelOptions
+from skiplab.cli.common_options import DataOptions, Device, warnings_on_stderr
+from skiplab.cli.model_options import ModelOptions, parse_kwargs
+from skiplab.cli.option_groups import with_options
 from skiplab.cli.study import PREPARING, Destination, Fresh, Out, Report, Runs, Workers, answer, repeating, study_app
 from skiplab.errors import UsageError
 from skiplab.training.recipe import Recipe
@@ -18,10 +19,11 @@ _LIBRARIES = ("timm", "torchvision", "transformers")
 
 
 @study_app.command("compare")
+@with_options(leave_out=("seed",))
 def compare(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more; NAME=MODEL names one.")],
-    data: Data,
+    data: DataOptions,
     *,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
     recipe: Recipe,
@@ -29,11 +31,6 @@ def compare(
         list[str] | None,
         typer.Option(help="JSON for what builds a network: for all of Skiplab and of libraries, or NAME={…} for one."),
     ] = None,
-    samples: Samples = 0,
-    split: Split = None,
-    column: Column = None,
-    normalise: Normalise = None,
-    data_seed: DataSeed = 0,
     report: Report = None,
     out: Out = None,
     runs: Runs = None,
@@ -46,16 +43,15 @@ def compare(
     print_message(PREPARING)
     from skiplab import study
     from skiplab.cli.train_plan import shape_of
-    from skiplab.data.sources import Asked, dataset
+    from skiplab.data.sources import dataset
     from skiplab.study.comparison import resolved
 
     named = _named(models)
     options = _options(named, kwargs or [])
     first = next(iter(named))
     example = ModelOptions(named[first], kwargs=json.dumps(options[first]))
-    asked = Asked(data, samples=samples, split=split, normalise=normalise, columns=columns(column), seed=data_seed)
-    with notes():
-        learned = dataset(asked, lambda: shape_of(example))
+    with warnings_on_stderr():
+        learned = dataset(data.request(), lambda: shape_of(example))
     variants = {
         name: partial(resolved, model, options[name]) if options[name] else model for name, model in named.items()
     }
@@ -107,7 +103,7 @@ def _options(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, dict
                 f"before the options: --kwargs '{first}={{…}}'"
             )
         for each in names:
-            options[each] |= keywords(given if alone else text)
+            options[each] |= parse_kwargs(given if alone else text)
     return options
 
 

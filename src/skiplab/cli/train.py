@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, print_message, write_page
-from skiplab.cli.common_options import Column, Data, DataSeed, Device, Normalise, Samples, Split, columns, notes
+from skiplab.cli.common_options import DataOptions, Device, warnings_on_stderr
 from skiplab.cli.model_options import ModelOptions
 from skiplab.cli.option_groups import with_options
 from skiplab.errors import UsageError
@@ -22,14 +22,9 @@ if TYPE_CHECKING:
 @with_options(leave_out=("train", "meta", "trust", "seed"))
 def train(
     options: ModelOptions,
-    data: Data,
+    data: DataOptions,
     recipe: Recipe,
     seeds: Annotated[str, typer.Option(help="A run each, of initial weights and order: 0,1,2.")] = "0",
-    samples: Samples = 0,
-    split: Split = None,
-    column: Column = None,
-    normalise: Normalise = None,
-    data_seed: DataSeed = 0,
     out: Annotated[Path | None, typer.Option(help="Keep each run there, in seed-N, and go on from it.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the folder of --out.")] = False,
     device: Device = "auto",
@@ -43,11 +38,9 @@ def train(
     if fresh and out is None:
         raise UsageError("--fresh starts over in the folder of --out: give both, or none")
     from skiplab.cli.train_plan import config_of, plan_of
-    from skiplab.data.sources import Asked
 
-    asked = Asked(data, recipe.batch_size, samples, split, normalise, columns(column), data_seed)
-    with notes():
-        plan = plan_of(options, asked, recipe, device, out)
+    with warnings_on_stderr():
+        plan = plan_of(options, data.request(recipe.batch_size), recipe, device, out)
         config = config_of(options, plan, chosen[0], fresh=fresh)
         trials = _trials(plan, chosen)
     _told(options.model, plan, trials, config, as_json=as_json, report=report)

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from skiplab.cli.kept import must_be
 from skiplab.cli.model_options import ModelOptions
 from skiplab.cli.session import mend
-from skiplab.data.sources import Asked, dataset
+from skiplab.data.sources import DataRequest, dataset
 from skiplab.errors import DataError, ModelError, UsageError
 from skiplab.io.atomic import writable_folder, write_json
 from skiplab.io.hashing import checksum
@@ -25,7 +25,7 @@ from skiplab.training.recipe import Recipe
 from skiplab.training.seeds import Plan, start_over
 
 
-def plan_of(options: ModelOptions, asked: Asked, recipe: Recipe, device: str, out: Path | None) -> Plan:
+def plan_of(options: ModelOptions, asked: DataRequest, recipe: Recipe, device: str, out: Path | None) -> Plan:
     """Everything that can be wrong with the request is said here, before anything takes long."""
     if options.model.endswith(".pt2"):
         raise UsageError(
@@ -37,7 +37,7 @@ def plan_of(options: ModelOptions, asked: Asked, recipe: Recipe, device: str, ou
 
 def shape_of(options: ModelOptions) -> tuple[int, ...]:
     """To which pictures are brought: what the model's example, or --input, has."""
-    made = resolve(options.model, options.input_shapes()(options.kwargs))
+    made = resolve(options.model, options.input_shapes(), options.keywords())
     first = next((leaf for leaf in pytree.tree_leaves((made.args, made.kwargs)) if isinstance(leaf, Tensor)), None)
     if first is None:
         raise UsageError(f"{options.model} takes no tensor: give --input, such as --input 1x3x224x224")
@@ -47,7 +47,7 @@ def shape_of(options: ModelOptions) -> tuple[int, ...]:
 def _built(options: ModelOptions, seed: int) -> nn.Module:
     """The network with the initial weights of that seed, or those of --weights."""
     torch.manual_seed(seed)
-    made = resolve(options.model, ("1",)(options.kwargs), options.weights)  # the data say what goes in
+    made = resolve(options.model, ("1",), options.keywords(), options.weights)  # the data say what goes in
     if made.meta:
         raise ModelError(f"{options.model} would fill the memory: train a smaller one")
     return made.model

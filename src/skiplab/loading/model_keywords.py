@@ -28,7 +28,8 @@ def takes_img_size(model: str) -> bool:
     if library == "timm":
         import timm
 
-        return timm.is_model(name) and bool(timm.get_pretrained_cfg(name).fixed_input_size)
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        return config is not None and bool(config.fixed_input_size)
     if library in LIBRARY_NAMES:
         return library == "transformers" or name.startswith("vit_")
     build = builder_of(model)

@@ -12,34 +12,34 @@ from torch import Tensor
 
 from skiplab import data
 from skiplab.data.sources.examples import Examples
-from skiplab.data.sources.request import PARTS, Asked
+from skiplab.data.sources.request import PARTS, DataRequest
 from skiplab.errors import DataError
 
 
-def digits(asked: Asked) -> Examples:
+def digits(request: DataRequest) -> Examples:
     """scikit-learn's handwritten digits, (N, 1, 8, 8)."""
-    part = asked.part({"train", "test"})
+    part = request.part({"train", "test"})
     split = getattr(data.digits(), part)
-    chosen = asked.draw(len(split))
-    return Examples(asked.spec, part, split.x[chosen], split.y[chosen], len(split), frozenset({"train", "test"}))
+    chosen = request.draw(len(split))
+    return Examples(request.spec, part, split.x[chosen], split.y[chosen], len(split), frozenset({"train", "test"}))
 
 
-def arrays(asked: Asked) -> Examples:
+def arrays(request: DataRequest) -> Examples:
     """The arrays `x` and `y`, or `x_test` and `y_test`, or the only two of a file."""
-    found = _read(Path(asked.spec))
+    found = _read(Path(request.spec))
     parts = {name.partition("_")[2] for name in found if name.startswith("x_")} & PARTS
-    part = _part(asked, found, parts)
-    x_name, y_name = _names(asked, found, part)
+    part = _part(request, found, parts)
+    x_name, y_name = _names(request, found, part)
     x, y = found[x_name], None if y_name is None else found[y_name]
     if x.ndim == 0 or (y is not None and (y.ndim == 0 or len(y) != len(x))):
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in found.items())
-        raise DataError(f"{asked.spec}: there should be one entry of y for each of x; the arrays are {shapes}")
-    chosen = asked.draw(len(x))
-    if asked.columns:
+        raise DataError(f"{request.spec}: there should be one entry of y for each of x; the arrays are {shapes}")
+    chosen = request.draw(len(x))
+    if request.columns:
         parts = set()  # the columns are the same ones in every part
     elif "x" in found:
         parts.add("")
-    return Examples(asked.spec, part, x[chosen], None if y is None else y[chosen], len(x), frozenset(parts))
+    return Examples(request.spec, part, x[chosen], None if y is None else y[chosen], len(x), frozenset(parts))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -58,25 +58,25 @@ def _tensor(array: Any) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _part(asked: Asked, found: dict[str, Tensor], parts: set[str]) -> str:
+def _part(request: DataRequest, found: dict[str, Tensor], parts: set[str]) -> str:
     """`x_test` belongs to the part `test`."""
-    if asked.split is None and ("x" in found or asked.columns or not parts):
+    if request.split is None and ("x" in found or request.columns or not parts):
         return ""
-    return asked.part(parts)
+    return request.part(parts)
 
 
-def _names(asked: Asked, found: dict[str, Tensor], part: str) -> tuple[str, str | None]:
-    names = {key: f"{key}_{part}" if part else key for key in ("x", "y")} | dict(asked.columns)
-    if not asked.columns and names["x"] not in found and len(found) <= 2:
+def _names(request: DataRequest, found: dict[str, Tensor], part: str) -> tuple[str, str | None]:
+    names = {key: f"{key}_{part}" if part else key for key in ("x", "y")} | dict(request.columns)
+    if not request.columns and names["x"] not in found and len(found) <= 2:
         # The only two: targets have fewer dimensions than examples.
         ordered = sorted(found, key=lambda name: found[name].ndim, reverse=True)
         if len(ordered) == 1 or found[ordered[0]].ndim > found[ordered[-1]].ndim:
             return ordered[0], ordered[1] if len(ordered) > 1 else None
-    wrong = [name for key, name in names.items() if name not in found and (key == "x" or key in asked.columns)]
+    wrong = [name for key, name in names.items() if name not in found and (key == "x" or key in request.columns)]
     if wrong:
         there = ", ".join(found) or "nothing"
         raise DataError(
-            f"{asked.spec} holds {there} and not {wrong[0]}: name the arrays x and y, or say which they are with "
+            f"{request.spec} holds {there} and not {wrong[0]}: name the arrays x and y, or say which they are with "
             "--column x=NAME,y=NAME"
         )
     return names["x"], names["y"] if names["y"] in found else None

@@ -47,7 +47,7 @@ class Pixels:
         return values.reshape(self.height, self.width, self.channels).permute(2, 0, 1)
 
 
-def pixels(wanted: Sequence[int], pictures: Sequence[Picture], normalise: str | None) -> Pixels:
+def pixels(wanted: Sequence[int], pictures: Sequence[Picture], normalize: str | None) -> Pixels:
     """For a model that takes `wanted` (channels, height, width)."""
     if len(wanted) != 3 or wanted[0] not in (1, 3):
         raise DataError(
@@ -55,13 +55,13 @@ def pixels(wanted: Sequence[int], pictures: Sequence[Picture], normalise: str | 
             "that shape, such as a .npz file"
         )
     plain = Pixels(wanted[0], wanted[1], wanted[2])
-    match normalise or ("imagenet" if wanted[0] == 3 else "data"):
+    match normalize or ("imagenet" if wanted[0] == 3 else "data"):
         case "none":
             return plain
         case "imagenet" if wanted[0] == 3:
             return replace(plain, mean=_IMAGENET[0], deviation=_IMAGENET[1])
         case "imagenet":
-            raise DataError("--normalise imagenet is for 3 channels, and the model takes 1: choose data or none")
+            raise DataError("--normalize imagenet is for 3 channels, and the model takes 1: choose data or none")
         case _:
             return _standardised(plain, pictures)
 

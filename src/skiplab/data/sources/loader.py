@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from skiplab.data.bound_batches import Batch, checked
 from skiplab.data.sources.examples import Examples
 from skiplab.data.sources.images import Pixels, pixels
-from skiplab.data.sources.request import Asked
+from skiplab.data.sources.request import DataRequest
 from skiplab.data.sources.streams import Stream
 from skiplab.errors import DataError
 from skiplab.graph.program import Program
@@ -87,7 +87,7 @@ class _Share:
                 yield part.inputs, part.target
 
 
-def batches(program: Program, source: Examples | Stream, asked: Asked) -> Batches:
+def batches(program: Program, source: Examples | Stream, request: DataRequest) -> Batches:
     """What measures run on; DataError when the data do not fit the program."""
     device = _like(program).device
     if isinstance(source, Stream):
@@ -96,7 +96,7 @@ def batches(program: Program, source: Examples | Stream, asked: Asked) -> Batche
     wanted = tuple(like.shape[1:])
     prepare = None
     if not isinstance(source.x, Tensor):
-        prepare = pixels(wanted, source.x, asked.normalise)
+        prepare = pixels(wanted, source.x, request.normalize)
     elif tuple(source.x.shape[1:]) != wanted:
         raise DataError(
             f"{source.name} has examples of {_by(source.x.shape[1:])}, and {program.name} was captured with "
@@ -112,10 +112,10 @@ def batches(program: Program, source: Examples | Stream, asked: Asked) -> Batche
         raise DataError(
             f"{program.name} takes batches of {len(like)} only, and {source.name} has {len(source)} examples"
         )
-    return _Drawn(source, len(like) if fixed else asked.batch, like, prepare, whole=fixed)
+    return _Drawn(source, len(like) if fixed else request.batch_size, like, prepare, whole=fixed)
 
 
-def quartered(program: Program, batches: Batches) -> tuple[Batches, Batches]:
+def split_batches(program: Program, batches: Batches) -> tuple[Batches, Batches]:
     """Three quarters of every batch to learn from, and the other quarter to judge by."""
     return _Share(program, batches, held=False), _Share(program, batches, held=True)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from skiplab.data.sources.arrays import arrays, digits
 from skiplab.data.sources.examples import Examples
 from skiplab.data.sources.folders import folder
-from skiplab.data.sources.request import Asked
+from skiplab.data.sources.request import DataRequest
 from skiplab.data.sources.streams import Stream, stream
 from skiplab.data.sources.tables import hub, parquet
 from skiplab.errors import DataError
@@ -17,19 +17,19 @@ FORMS = (
 _FILES = {".npz": arrays, ".safetensors": arrays, ".parquet": parquet}
 
 
-def opened(asked: Asked) -> Examples | Stream:
-    """The data that `asked` names; DataError when there are none."""
-    path = Path(asked.spec)
-    if asked.spec == "digits":
-        return digits(asked)
-    if asked.spec.startswith("hub:"):
-        return hub(asked)
+def open_source(request: DataRequest) -> Examples | Stream:
+    """The data that `request` names; DataError when there are none."""
+    path = Path(request.spec)
+    if request.spec == "digits":
+        return digits(request)
+    if request.spec.startswith("hub:"):
+        return hub(request)
     if path.is_dir():
-        return parquet(asked) if any(path.rglob("*.parquet")) else folder(asked)
+        return parquet(request) if any(path.rglob("*.parquet")) else folder(request)
     if path.suffix in _FILES:
         if not path.is_file():
             raise DataError(f"there is no file {path}: check the path (it is taken from {Path.cwd()})")
-        return _FILES[path.suffix](asked)
-    if ":" in asked.spec:
-        return stream(asked)
-    raise DataError(f"--data {asked.spec}: there is no such file or folder; data are {FORMS}")
+        return _FILES[path.suffix](request)
+    if ":" in request.spec:
+        return stream(request)
+    raise DataError(f"--data {request.spec}: there is no such file or folder; data are {FORMS}")

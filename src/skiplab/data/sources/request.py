@@ -1,4 +1,4 @@
-"""Which data, and which of them: what every kind of source is told."""
+"""Which data to read, and which part of them: what every kind of source takes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,56 +7,58 @@ import torch
 
 from skiplab.errors import DataError, UsageError
 
-NORMALISE = ("imagenet", "data", "none")
+NORMALIZE = ("imagenet", "data", "none")
 
-# What people call the part that a model was not trained on, in the order in which it is looked for.
-JUDGED = ("test", "validation", "valid", "val", "dev")
-LEARNED = ("train", "training")
-_SAME = (JUDGED[1:], LEARNED)
+# Names of the part that a model was not trained on, in the order in which they are looked for.
+EVALUATION_PARTS = ("test", "validation", "valid", "val", "dev")
+TRAINING_PARTS = ("train", "training")
+_SYNONYMS = (EVALUATION_PARTS[1:], TRAINING_PARTS)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user asks for.
+class DataRequest:
+    """The data that the user asks for.
 
     Attributes:
         spec: the data, as the user wrote it.
-        batch: examples a batch.
-        samples: how many examples at most, drawn at random from `seed`; 0 for all of them.
-        split: the part, such as `train`; None for the one that a model is judged by, where there are parts.
-        normalise: how pictures are normalised; None for `imagenet` with three channels and `data` otherwise.
+        batch_size: samples per batch.
+        samples: largest number of samples, drawn at random from `seed`; 0 for all.
+        split: the part, such as `train`; None for the one that a model is evaluated on, where there are parts.
+        normalize: normalization of images; None for `imagenet` with three channels and `data` otherwise.
         columns: for `x` and `y`, the name of the column or array that holds them.
-        seed: of the draw.
+        seed: seed of the draw.
     """
 
     spec: str
-    batch: int = 64
+    batch_size: int = 64
     samples: int = 512
     split: str | None = None
-    normalise: str | None = None
+    normalize: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.samples < 0:
-            raise UsageError(f"batch {self.batch}, samples {self.samples}: at least 1, and at least 0 (all of them)")
-        if self.normalise is not None and self.normalise not in NORMALISE:
-            raise UsageError(f"normalise {self.normalise}: choose {', '.join(NORMALISE)}")
+        if self.batch_size < 1 or self.samples < 0:
+            raise UsageError(
+                f"batch size {self.batch_size}, samples {self.samples}: at least 1, and at least 0 (all of them)"
+            )
+        if self.normalize is not None and self.normalize not in NORMALIZE:
+            raise UsageError(f"normalize {self.normalize}: choose {', '.join(NORMALIZE)}")
         if wrong := set(self.columns) - {"x", "y"}:
             raise UsageError(f"column {', '.join(sorted(wrong))}: only x and y are chosen, as in x=image,y=label")
 
     def draw(self, count: int) -> list[int]:
-        """Which of `count` examples: files and tables are often sorted by class, so that the first are no sample."""
+        """Indices drawn from `count` samples: files and tables are often sorted by class."""
         if not count:
             raise DataError(f"{self.spec} holds no example: check the path and the part of the data")
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
         return order[: self.samples or count].tolist()
 
     def part(self, names: set[str]) -> str:
-        """Which of the parts that there are."""
+        """The part to read, of those in the data."""
         if self.split is None:
-            return next((name for name in (*JUDGED, *LEARNED) if name in names), min(names))
-        alike = next((group for group in _SAME if self.split in group), ())
+            return next((name for name in (*EVALUATION_PARTS, *TRAINING_PARTS) if name in names), min(names))
+        alike = next((group for group in _SYNONYMS if self.split in group), ())
         found = next((name for name in (self.split, *alike) if name in names), None)
         if found is None:
             there = f"its parts are {', '.join(sorted(names))}" if names else "it has no parts: leave out --split"
@@ -64,4 +66,4 @@ class Asked:
         return found
 
 
-PARTS = frozenset((*JUDGED, *LEARNED))
+PARTS = frozenset((*EVALUATION_PARTS, *TRAINING_PARTS))

@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from skiplab.data.sources.request import Asked
+from skiplab.data.sources.request import DataRequest
 from skiplab.errors import DataError, ModelError
 from skiplab.loading.resolve import module_of
 
@@ -56,20 +56,20 @@ class Stream:
             raise DataError(f"{self.name} fails: {type(error).__name__}: {error}") from error
 
 
-def stream(asked: Asked) -> Stream:
+def stream(request: DataRequest) -> Stream:
     """`file.py:callable` or `package.module:callable`: a function that yields batches, or what can be iterated."""
-    owner, _, name = asked.spec.rpartition(":")
+    owner, _, name = request.spec.rpartition(":")
     try:
         module = module_of(owner)
     except ModelError as error:
-        raise DataError(f"--data {asked.spec}: {error}") from error.__cause__
+        raise DataError(f"--data {request.spec}: {error}") from error.__cause__
     found: Any = getattr(module, name, None)
     if callable(found):
-        return Stream(asked.spec, cast(Callable[[], Iterable[Any]], found), asked.samples)
+        return Stream(request.spec, cast(Callable[[], Iterable[Any]], found), request.samples)
     if isinstance(found, Iterable) and not isinstance(found, Iterator):
-        return Stream(asked.spec, lambda: found, asked.samples)
+        return Stream(request.spec, lambda: found, request.samples)
     what = f"`{name}` is a {type(found).__name__}" if hasattr(module, name) else f"there is no `{name}` there"
-    raise DataError(f"--data {asked.spec}: {what}; give a function that yields pairs (inputs, target)")
+    raise DataError(f"--data {request.spec}: {what}; give a function that yields pairs (inputs, target)")
 
 
 def _size(batch: Any) -> int:

@@ -11,49 +11,49 @@ import torch
 from torch import Tensor
 
 from skiplab.data.sources.examples import Examples, Picture, classes
-from skiplab.data.sources.request import PARTS, Asked
+from skiplab.data.sources.request import PARTS, DataRequest
 from skiplab.errors import DataError
 
 # What such columns are called most often; a type alone does not tell a label from a row's number.
 _USUAL = {"x": ("image", "img", "picture", "jpg", "png"), "y": ("label", "labels", "class", "target", "y")}
 
 
-def parquet(asked: Asked) -> Examples:
+def parquet(request: DataRequest) -> Examples:
     """A Parquet file, or a folder of them; parts are told by the names of files or folders, as the hub does."""
-    files = _files(Path(asked.spec))
-    named = {file: _part_of(file, Path(asked.spec)) for file in files}
+    files = _files(Path(request.spec))
+    named = {file: _part_of(file, Path(request.spec)) for file in files}
     parts = {part for part in named.values() if part}
-    part = asked.part(parts) if parts or asked.split is not None else ""
+    part = request.part(parts) if parts or request.split is not None else ""
     try:
         table = pads.dataset([str(file) for file in files if named[file] == part], format="parquet")
-        drawn = _examples(asked, part, table.schema, table.count_rows(), lambda c, rows: _rows(table, c, rows))
+        drawn = _examples(request, part, table.schema, table.count_rows(), lambda c, rows: _rows(table, c, rows))
         return replace(drawn, parts=frozenset(parts))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{asked.spec} cannot be read as Parquet: {error}") from error
+        raise DataError(f"{request.spec} cannot be read as Parquet: {error}") from error
 
 
-def hub(asked: Asked) -> Examples:
+def hub(request: DataRequest) -> Examples:
     """`hub:NAME` or `hub:NAME:CONFIGURATION`, downloaded into the cache of `datasets`, or a folder as it takes it."""
     try:
         import datasets
     except ImportError:
-        raise DataError(f"{asked.spec} needs the package datasets: pip install 'skiplab[data]'") from None
-    name, _, configuration = asked.spec.removeprefix("hub:").partition(":")
+        raise DataError(f"{request.spec} needs the package datasets: pip install 'skiplab[data]'") from None
+    name, _, configuration = request.spec.removeprefix("hub:").partition(":")
     try:
         loaded = datasets.load_dataset(name, configuration or None)
         parts = frozenset(str(each) for each in loaded)
-        part = asked.part(set(parts))
+        part = request.part(set(parts))
         table = loaded[part].with_format("arrow")
     except DataError:
         raise
     except Exception as error:  # whatever a network, a cache or somebody's file may raise
-        raise DataError(f"{asked.spec} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise DataError(f"{request.spec} cannot be loaded: {type(error).__name__}: {error}") from error
 
     def read(columns: list[str], rows: list[int] | None) -> pa.Table:
         chosen = table.select_columns(columns)
         return chosen[:] if rows is None else chosen.select(rows)[:]
 
-    return replace(_examples(asked, part, table.features.arrow_schema, len(table), read), parts=parts)
+    return replace(_examples(request, part, table.features.arrow_schema, len(table), read), parts=parts)
 
 
 def _rows(table: pads.Dataset, columns: list[str], rows: list[int] | None) -> pa.Table:
@@ -61,27 +61,31 @@ def _rows(table: pads.Dataset, columns: list[str], rows: list[int] | None) -> pa
 
 
 def _examples(
-    asked: Asked, part: str, schema: pa.Schema, count: int, read: Callable[[list[str], list[int] | None], pa.Table]
+    request: DataRequest,
+    part: str,
+    schema: pa.Schema,
+    count: int,
+    read: Callable[[list[str], list[int] | None], pa.Table],
 ) -> Examples:
     """Only the rows that are drawn are kept, as the compressed pictures that they are."""
-    x_name = _column(asked, schema, "x", _is_picture)
-    y_name = _column(asked, schema, "y", _is_label)
+    x_name = _column(request, schema, "x", _is_picture)
+    y_name = _column(request, schema, "y", _is_label)
     assert x_name is not None
-    rows = asked.draw(count)
+    rows = request.draw(count)
     drawn = read([x_name, *([y_name] if y_name else [])], rows)
-    pictures = [_picture(asked, value) for value in drawn[x_name].to_pylist()]
+    pictures = [_picture(request, value) for value in drawn[x_name].to_pylist()]
     y, names = None, ()
     if y_name is not None:
         y, names = _labels(drawn[y_name], lambda: read([y_name], None)[y_name])
-    return Examples(asked.spec, part, pictures, y, count, classes=names)
+    return Examples(request.spec, part, pictures, y, count, classes=names)
 
 
-def _column(asked: Asked, schema: pa.Schema, key: str, fits: Callable[[pa.DataType], bool]) -> str | None:
-    """The column asked for, the only one of its type, or the one with a usual name; no labels give None."""
-    if key in asked.columns:
-        if asked.columns[key] not in schema.names:
-            raise DataError(f"{asked.spec} has no column `{asked.columns[key]}`; it has {', '.join(schema.names)}")
-        return asked.columns[key]
+def _column(request: DataRequest, schema: pa.Schema, key: str, fits: Callable[[pa.DataType], bool]) -> str | None:
+    """The column request for, the only one of its type, or the one with a usual name; no labels give None."""
+    if key in request.columns:
+        if request.columns[key] not in schema.names:
+            raise DataError(f"{request.spec} has no column `{request.columns[key]}`; it has {', '.join(schema.names)}")
+        return request.columns[key]
     fitting = [field.name for field in schema if fits(field.type)]
     usual = [name for name in _USUAL[key] if name in fitting]
     if len(fitting) == 1 or usual:
@@ -90,7 +94,7 @@ def _column(asked: Asked, schema: pa.Schema, key: str, fits: Callable[[pa.DataTy
         return None
     found = f"could be {' or '.join(fitting)}" if fitting else f"is none of {', '.join(schema.names)}"
     what = "pictures (bytes, or bytes and path)" if key == "x" else "labels"
-    raise DataError(f"{asked.spec}: the column with {what} {found}: say which with --column {key}=NAME")
+    raise DataError(f"{request.spec}: the column with {what} {found}: say which with --column {key}=NAME")
 
 
 def _is_picture(kind: pa.DataType) -> bool:
@@ -104,11 +108,11 @@ def _is_label(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or is_text
 
 
-def _picture(asked: Asked, value: Any) -> Picture:
+def _picture(request: DataRequest, value: Any) -> Picture:
     if isinstance(value, dict):
         value = value.get("bytes") or (Path(value["path"]) if value.get("path") else None)
     if not isinstance(value, (bytes, Path)):
-        raise DataError(f"{asked.spec} holds a row without a picture: leave such rows out")
+        raise DataError(f"{request.spec} holds a row without a picture: leave such rows out")
     return value
 
 
