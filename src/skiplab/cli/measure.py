@@ -197,10 +197,10 @@ def _work(
     """What a measure gets, with a bar on stderr while it works."""
     from skiplab.cli import render
     from skiplab.cli.measures import MEASURES, Work
-    from skiplab.data.sources import Told
+    from skiplab.data.sources import WithProgress
 
     with render.bar(", ".join(names)) as progress:
-        batches = subject.batches if MEASURES[names[0]].own_progress else Told(subject.batches, progress)
+        batches = subject.batches if MEASURES[names[0]].own_progress else WithProgress(subject.batches, progress)
         yield Work(subject, batches, *functions, options, progress, kept.folder(names[0]))
 
 

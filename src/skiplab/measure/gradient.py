@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skiplab.analysis.edges import fork_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Program
@@ -18,7 +18,7 @@ from skiplab.measure.batches import Loss
 from skiplab.measure.edge_gradients import alias_of
 from skiplab.measure.network_variants import AS_IT_IS, Variant, variants
 from skiplab.measure.norms import norm
-from skiplab.measure.observers import Gradients, Look, observe
+from skiplab.measure.observers import Gradients, Hooks, observe
 
 Way = tuple[str, str]  # (skip's id, "shortcut" or "branch")
 _WAYS = ("shortcut", "branch")
@@ -84,7 +84,7 @@ class Gradient:
         }
         self.norms: dict[tuple[str, str], list[float]] = defaultdict(list)
 
-    def look(self, given: Given) -> Look:
+    def look(self, given: BoundBatch) -> Hooks:
         norms: dict[tuple[str, str], Tensor] = {}
         sums: dict[Way, Tensor] = {}  # of ways of which more gradients are to come
         left = {way: sum(self._readings(edge) for edge in edges) for way, edges in self.ways.items()}
@@ -116,7 +116,7 @@ class Gradient:
             self._keep(norms, given.size)
 
         values = {skip.merge: merged(skip.merge) for skip in self.skips}
-        return Look(keep, {edge: _tap(edge, arrived) for edge in by_edge}, values)
+        return Hooks(keep, {edge: _tap(edge, arrived) for edge in by_edge}, values)
 
     def _readings(self, edge: Edge) -> int:
         """How often a reader takes the value: x · x does twice, and gives two gradients."""

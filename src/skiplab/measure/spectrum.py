@@ -13,11 +13,11 @@ from torch import Tensor
 
 from skiplab.analysis.edges import shortcut_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Execution
 from skiplab.graph.program import Op, Program
-from skiplab.measure.batches import each, finite
+from skiplab.measure.batches import finite, map_batches
 from skiplab.measure.features import first_real, fork_of, sampled
 from skiplab.measure.jacobian import Jacobian
 from skiplab.measure.merge_operands import sample_dimension
@@ -66,11 +66,11 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
     found: dict[_Place, list[Tensor]] = {place: [] for place in places}
     done = 0
 
-    def work(given: Given) -> dict[_Place, Tensor]:
+    def work(given: BoundBatch) -> dict[_Place, Tensor]:
         return _measured(program, given, places, min(given.size, samples - done), np.random.default_rng((seed, done)))
 
     together = program.training or not program.dynamic_batch
-    for _, values in each(program, batches, work, None if together else 1):
+    for _, values in map_batches(program, batches, work, None if together else 1):
         for place, of_samples in values.items():
             found[place].append(of_samples)
         done += len(values[places[0]])
@@ -110,7 +110,7 @@ def _places(program: Program, skips: Skips) -> list[_Place]:
 
 
 def _measured(
-    program: Program, given: Given, places: list[_Place], rows: int, random: np.random.Generator
+    program: Program, given: BoundBatch, places: list[_Place], rows: int, random: np.random.Generator
 ) -> dict[_Place, Tensor]:
     """For each place, (rows, 5): largest, smallest, mean square, condition, and whether they are exact."""
     found: dict[_Place, Tensor] = {}
@@ -135,7 +135,7 @@ def _require_samples_first(program: Program, place: "_Place", size: int) -> None
 
 
 def _values(
-    program: Program, given: Given, execution: Execution, place: _Place, row: int, random: np.random.Generator
+    program: Program, given: BoundBatch, execution: Execution, place: _Place, row: int, random: np.random.Generator
 ) -> list[float]:
     jacobian = Jacobian(execution, place.source.name, place.target.name, row, place.zeroed)
     if not place.zeroed:
