@@ -57,7 +57,7 @@ def measure(
     memory: Annotated[float | None, typer.Option(help="Lesions: GiB for values that are kept.")] = None,
     networks: Annotated[
         str | None,
-        typer.Option(help="Gradient, shattering: as it is, twin, reinitialised, reinitialised twin, with commas."),
+        typer.Option(help="Gradient, shattering: original, plain, reinitialized, reinitialized plain, with commas."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep tables, charts and config there, and go on from it.")] = None,
     device: Device = "auto",

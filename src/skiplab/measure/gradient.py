@@ -16,7 +16,7 @@ from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.edge_gradients import alias_of
-from skiplab.measure.network_variants import AS_IT_IS, Variant, variants
+from skiplab.measure.network_variants import ORIGINAL, Variant, variants
 from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
 
@@ -29,7 +29,7 @@ def gradient(
     skips: Skips,
     batches: Iterable[Batch],
     loss: Loss,
-    networks: Sequence[str] = ("as it is",),
+    networks: Sequence[str] = ("original",),
     seed: int = 0,
 ) -> pd.DataFrame:
     """Norm of the loss's gradient for every weight layer and at every skip, by the way that it came.
@@ -52,8 +52,8 @@ def gradient(
         program, skips, batches: what is measured, and on what; batches that can be gone through again where there
             are several networks.
         loss: (output, target) -> mean over the batch.
-        networks: of "as it is"; "twin", the same weights with every one of the skips' shortcuts removed;
-            "reinitialised" and "reinitialised twin", both with fresh weights from `seed`.
+        networks: of "original"; "plain", the same weights with every one of the skips' shortcuts removed;
+            "reinitialized" and "reinitialized plain", both with fresh weights from `seed`.
 
     Returns:
         One row a weight layer or skip of each network: what ("weight" or "skip"), name (module path or skip id),
@@ -74,7 +74,7 @@ class Gradient:
 
     backward = True
 
-    def __init__(self, program: Program, skips: Skips, variant: Variant = AS_IT_IS) -> None:
+    def __init__(self, program: Program, skips: Skips, variant: Variant = ORIGINAL) -> None:
         self.program = program
         self.variant = variant
         self.skips = skips.check(program).require_merges()

@@ -12,7 +12,7 @@ from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss, loss_of, map_batches
-from skiplab.measure.network_variants import AS_IT_IS, Variant
+from skiplab.measure.network_variants import ORIGINAL, Variant
 
 Gradients = Mapping[str, Tensor]  # by the parameter's name in the model
 
@@ -49,7 +49,7 @@ def observe(
     batches: Iterable[Batch],
     observers: Sequence[Observer],
     loss: Loss | None = None,
-    variant: Variant = AS_IT_IS,
+    variant: Variant = ORIGINAL,
 ) -> None:
     """Runs each batch once for all observers; `loss` is needed where one of them wants gradients."""
 

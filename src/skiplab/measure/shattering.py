@@ -25,7 +25,7 @@ def shattering(
     program: Program,
     skips: Skips,
     batches: Iterable[Batch],
-    networks: Sequence[str] = ("as it is", "twin"),
+    networks: Sequence[str] = ("original", "plain"),
     distances: Sequence[float] = DISTANCES,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -36,12 +36,12 @@ def shattering(
     the gradient is smooth; near 0 it is white noise. Dimensionless, invariant to the scale of output and input; mean
     and standard deviation over samples. After Balduzzi et al. 2017, "The Shattered Gradients Problem",
     arXiv:1702.08591, §2, there along a line and at initialisation: capture with `train=True`, or ask for
-    "reinitialised" networks. For tokens x are their embeddings.
+    "reinitialized" networks. For tokens x are their embeddings.
 
     Args:
         program, skips, batches: what is measured, and on what; targets are not used. Batches that can be gone
             through again where there are several networks.
-        networks: of "as it is"; "twin", without the skips' shortcuts; "reinitialised"; "reinitialised twin".
+        networks: of "original"; "plain", without the skips' shortcuts; "reinitialized"; "reinitialized plain".
         distances: relative to the sample's own norm, above 0.
         seed: of the projection, the directions and the fresh weights.
 

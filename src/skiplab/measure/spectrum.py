@@ -32,7 +32,7 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
 
     For a skip, J = ∂merge/∂fork, with all that does not come from the fork kept as it is. For the whole network,
     J = ∂output/∂input: of its first real output by its first real input, or by the first embeddings of token
-    ids. Of each there is a row "as it is" and a row "twin": the same at the same point with zeros on the shortcut's
+    ids. Of each there is a row "original" and a row "plain": the same at the same point with zeros on the shortcut's
     edges into the merge (for the network, on those of all of `skips`), which leaves the branch alone.
 
     - largest, smallest: of the min(m, n) singular values of J, shape (m, n): how far the most and the least
@@ -56,7 +56,7 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
         seed: for the random vectors, which are drawn apart from torch's and numpy's own generators.
 
     Returns:
-        One row a skip and one for the network (id "network"), each as "as it is" and as "twin": id, network,
+        One row a skip and one for the network (id "network"), each as "original" and as "plain": id, network,
         order, samples, largest, largest_std, smallest, smallest_std, mean_square, mean_square_std, condition (its
         mean over samples), exact.
     """
@@ -99,13 +99,13 @@ def _places(program: Program, skips: Skips) -> list[_Place]:
     places = []
     for skip in skips:
         fork, merge = fork_of(program, skip), program.by_name[skip.merge]
-        places.append(_Place(skip.id, "as it is", fork, merge, ()))
-        places.append(_Place(skip.id, "twin", fork, merge, shortcut_edges(program, skip)))
+        places.append(_Place(skip.id, "original", fork, merge, ()))
+        places.append(_Place(skip.id, "plain", fork, merge, shortcut_edges(program, skip)))
     first, last = first_real(program, range(len(program.ops))), first_real(program, program.outputs)
     if first is None or last is None:
         raise UsageError(f"{program.name} has no real-valued input and output, between which there is no Jacobian")
     every = tuple(edge for skip in skips for edge in shortcut_edges(program, skip))
-    places += [_Place("network", "as it is", first, last, ()), _Place("network", "twin", first, last, every)]
+    places += [_Place("network", "original", first, last, ()), _Place("network", "plain", first, last, every)]
     return places
 
 
