@@ -25,7 +25,8 @@ def tower() -> tuple:
 
 @pytest.fixture(scope="module")
 def table(tower: tuple) -> MeasureTable:
-    return contribution(*tower, samples(4, 3))
+    program, skips = tower
+    return contribution(program, skips, samples(4, 3))
 
 
 def test_a_result_answers_and_draws_its_chart(table: MeasureTable) -> None:
