@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from skiplab.analysis.finder import find
 from skiplab.analysis.skips import Skips
 from skiplab.graph.program import Program
-from skiplab.measure.lesions.batchnorm import normalised
+from skiplab.measure.lesions.batchnorm import find_batch_norms
 from skiplab.serialization.compare import answers_on_example, largest, rounding
 from skiplab.stats.wording import plural
 
@@ -82,7 +82,7 @@ def notes(edit: str, before: Program, after: Program, skips: Skips, found: Chang
         what = "module that acts" if len(gone) == 1 else "modules that act"
         yield f"{len(gone)} {what} in training alone will be missing when it trains: {listed(gone)}"
     known = edit == "recalibrate" or before.training or found.difference <= found.rounding
-    norms = 0 if known else sum(len(norm.calls) for norm in normalised(after))
+    norms = 0 if known else sum(len(norm.calls) for norm in find_batch_norms(after))
     if norms:
         keep = "keeps its" if norms == 1 else "keep their"
         yield (

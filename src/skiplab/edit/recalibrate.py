@@ -6,7 +6,7 @@ from skiplab.data.bound_batches import Batch
 from skiplab.edit.graph_editor import Draft
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
-from skiplab.measure.lesions.batchnorm import normalised, reestimated
+from skiplab.measure.lesions.batchnorm import find_batch_norms, reestimate_batch_norms
 from skiplab.measure.lesions.resumable_pass import Passes
 
 
@@ -31,9 +31,9 @@ def recalibrate(program: Program, batches: Iterable[Batch]) -> Program:
             f"{program.name} was captured as training graph, which does not read the statistics of its batch norms: "
             "capture it without train=True"
         )
-    if not normalised(program):
+    if not find_batch_norms(program):
         raise UsageError(f"{program.name} has no batch norm with statistics to estimate anew: use it as it is")
-    _, statistics = reestimated(Passes(program, batches, {"statistics": 1}, {}, {}), "statistics", [])
+    _, statistics = reestimate_batch_norms(Passes(program, batches, {"statistics": 1}, {}, {}), "statistics", [])
     draft = Draft(program)
     for placeholder, new in {operand: patch for (_, operand), patch in statistics.items()}.items():
         draft.replace_tensor(placeholder, new(program.tensors[placeholder]))

@@ -13,7 +13,7 @@ from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.ggn_probe import Probe
-from skiplab.measure.lesions.batchnorm import normalised
+from skiplab.measure.lesions.batchnorm import find_batch_norms
 from skiplab.pruning import ranking, units
 from skiplab.pruning.block_influence import influence
 from skiplab.pruning.evaluation import Judge
@@ -165,7 +165,7 @@ class _Walk:
 
 def settled(program: Program, batches: Iterable[Batch]) -> Program:
     """The network with batch norm statistics of its own; itself where it has none."""
-    return recalibrate(program, batches) if normalised(program) and not program.training else program
+    return recalibrate(program, batches) if find_batch_norms(program) and not program.training else program
 
 
 def _target(options: Options) -> tuple[str, float] | None:

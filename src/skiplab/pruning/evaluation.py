@@ -13,7 +13,7 @@ from skiplab.data.bound_batches import Batch, BoundBatch, require_again, validat
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss, map_batches
-from skiplab.measure.kernels import plain
+from skiplab.measure.kernels import unfused_kernels
 from skiplab.measure.lesions.bootstrap import intervals
 from skiplab.measure.lesions.per_sample_loss import losses
 
@@ -70,7 +70,7 @@ class Judge:
 
 def flops(program: Program, given: BoundBatch) -> int:
     """Floating-point operations for one sample, by torch's `FlopCounterMode`: of convolutions and matrix products."""
-    with torch.no_grad(), plain(program), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), unfused_kernels(program), FlopCounterMode(display=False) as counter:
         Execution(program, given.args, given.kwargs).finish()
     return round(counter.get_total_flops() / given.size)
 
