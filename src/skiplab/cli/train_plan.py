@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from skiplab.cli.kept import must_be
 from skiplab.cli.model_options import Request, keywords
-from skiplab.cli.session import mend
+from skiplab.cli.session import suggest_kwargs
 from skiplab.data.sources import Asked, dataset
 from skiplab.errors import DataError, ModelError, UsageError
 from skiplab.io.atomic import writable_folder, write_json
@@ -82,7 +82,7 @@ def _must_fit(request: Request, model: nn.Module, plan: Plan) -> None:
     try:
         must_fit(model, plan.data.train, plan.data)
     except DataError as error:
-        how = mend(request, plan.data.train.x.shape[1:], plan.data.classes)
+        how = suggest_kwargs(request, plan.data.train.x.shape[1:], plan.data.classes)
         what = str(error).removesuffix(f": build it with num_classes={plan.data.classes}")
         raise DataError(f"{request.model}: {what}; {how}") from error
 
