@@ -144,7 +144,7 @@ def _report_samples(source: "Examples | Stream", asked: "Asked") -> None:
         return
     part = f" ({source.part})" if source.part else ""
     if source.part in ("train", "training") and asked.split is None:
-        say(f"note: {source.name} has only the part {source.part}, which the model may have been trained on")
+        say(f"note: {source.name} has only the part {source.part}: the model may know it")
     if len(source) < source.total:
         say(
             f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn at random; --samples 0 takes all"
