@@ -146,6 +146,4 @@ def _report_samples(source: "Examples | Stream", asked: "Asked") -> None:
     if source.part in ("train", "training") and asked.split is None:
         say(f"note: {source.name} has only the part {source.part}: the model may know it")
     if len(source) < source.total:
-        say(
-            f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn at random; --samples 0 takes all"
-        )
+        say(f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn; --samples 0 takes all")

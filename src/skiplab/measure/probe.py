@@ -193,7 +193,7 @@ MEASURE = Measure(
         Column("", "samples", doc="number of samples that it is fitted on"),
         Column("", "held_out", doc="number of samples that its accuracy is of"),
         Column("accuracy", "accuracy", "interval", doc="share of held-out samples classified correctly"),
-        Column("on what it learnt", "train_accuracy", doc="the same of the samples that it is fitted on"),
+        Column("training accuracy", "train_accuracy", doc="the same of the samples that it is fitted on"),
     ),
     title="Probes",
     reading="Held-out samples that a linear classifier of each block's output gets right; band: 95 % interval.",
