@@ -264,7 +264,7 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
         (("--what", "magic"), UsageError, "--what magic: choose of contribution, clipping"),
         (("--method", "guess"), UsageError, "choose exact or estimate"),
         (("--group", "none"), UsageError, "how many skips at once"),
-        (("--kind", "bend"), UsageError, "kind 'bend': choose of branch, shortcut"),
+        (("--kind", "bend"), UsageError, "kinds: 'bend' is none of branch, shortcut"),
         (("--column", "x"), UsageError, "write x=NAME,y=NAME"),
         (("--normalise", "twice"), UsageError, "choose imagenet, data, none"),
         (("--loss", "cross"), UsageError, "loss cross: choose cross-entropy, mse, bce, or file.py:callable"),

@@ -120,7 +120,7 @@ def _kinds(options: Options) -> list[Kind]:
 def check_options(options: Mapping[str, Any]) -> None:
     """UsageError for what is wrong with the options of a lesion, whatever the network."""
     if other := [kind for kind in options.get("kinds", ()) if kind not in KINDS]:
-        raise UsageError(f"kind {other[0]!r}: choose of {', '.join(KINDS)}")
+        raise UsageError(f"kinds: {other[0]!r} is none of {', '.join(KINDS)}; give a list of these")
     if options.get("fast") and options.get("reestimate"):
         raise UsageError("the fast form has no batch norms to re-estimate: leave one of them out")
 
