@@ -25,7 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from skiplab.errors import WorkerError
 from skiplab.files import write_json, writing_to
-from skiplab.study.outcome import code_of
+from skiplab.study.cache_key import code_of
 
 try:
     import fcntl

@@ -14,8 +14,8 @@ import pandas as pd
 
 from skiplab.figure import PERCENT, Axis, Figure
 from skiplab.files import write_json
+from skiplab.study.cache_key import PACKAGE
 from skiplab.study.examine import Tables, save
-from skiplab.study.outcome import PACKAGE
 from skiplab.study.question import label
 
 SCHEMA = "skiplab.study/1"

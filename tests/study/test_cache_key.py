@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from skiplab.study.outcome import PACKAGE, _names, modules, reached
+from skiplab.study.cache_key import PACKAGE, _names, modules, reached
 
 QUESTION = """
 from skiplab.data import digits
