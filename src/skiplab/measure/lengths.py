@@ -13,7 +13,7 @@ from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.data.bound_batches import Batch, Given
 from skiplab.errors import UsageError
-from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import Loss, each, finite, loss_of
 from skiplab.measure.input_leaves import replacing, starts
@@ -93,7 +93,9 @@ def _coefficients(
     for edge, begin in replacing(program, origin, leaf).items():
         patches[edge] = (lambda value, begin=begin: raised(begin(value))) if edge in marked else begin
     with torch.inference_mode(False), torch.enable_grad():
-        output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen(program)).finish()
+        output = Execution(
+            program, given.args, given.kwargs, patches=patches, tensors=detached_tensors(program)
+        ).finish()
         output = pytree.tree_map_only(Tensor, lambda t: t.view_as(t), output)  # one output may depend on another
         ends = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
         value = loss_of(program, given, loss, output)

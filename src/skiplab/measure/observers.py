@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skiplab.data.bound_batches import Batch, Given
-from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss, each, loss_of
 from skiplab.measure.network_variants import AS_IT_IS, Variant
@@ -94,7 +94,7 @@ def _execution(
     for look in looks:
         for name, see in look.values.items():
             watch[name] = _both(watch[name], see) if name in watch else see
-    tensors = {**frozen(program), **variant.tensors, **weights}
+    tensors = {**detached_tensors(program), **variant.tensors, **weights}
     return Execution(program, given.args, given.kwargs, watch=watch, patches=patches, tensors=tensors)
 
 

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from skiplab.analysis.skips import Skips
 from skiplab.data.bound_batches import Batch, Given, require_again
 from skiplab.errors import UsageError
-from skiplab.graph.interpreter import Execution, frozen
+from skiplab.graph.interpreter import Execution, detached_tensors
 from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import each, finite, own_randomness
 from skiplab.measure.input_leaves import replacing, starts
@@ -68,7 +68,7 @@ class _Nearby:
     def __init__(self, program: Program, variant: Variant, distances: Sequence[float], seed: int) -> None:
         self.program, self.variant, self.distances, self.seed = program, variant, distances, seed
         self.origin = starts(program)
-        self.tensors = {**frozen(program), **variant.tensors}
+        self.tensors = {**detached_tensors(program), **variant.tensors}
 
     def correlations(self, given: Given) -> Tensor:
         """(samples, distances); NaN where a gradient is zero."""
