@@ -26,7 +26,7 @@ def test_operands_of_an_addition_add_up_to_the_merge(name: str) -> None:
         )
     args, kwargs = program.example
     with torch.no_grad():
-        execution = Execution(program, args, kwargs, patches=patches, record=additions)
+        execution = Execution(program, args, kwargs, patches=patches).recording(additions)
         execution.finish()
     assert sums.keys() == additions.keys()
     for merge_name, total in sums.items():
@@ -51,7 +51,7 @@ def test_signs_and_factors_are_operators_before_the_merge(join) -> None:
     x = torch.randn(3, 8)
     patches = collect_operands(program, merge, lambda values: sums.append(torch.stack(values).sum(0)))
     with torch.no_grad():
-        execution = Execution(program, (x,), patches=patches, record=[merge.op.name])
+        execution = Execution(program, (x,), patches=patches).recording([merge.op.name])
         execution.finish()
     torch.testing.assert_close(sums[0], execution.recorded[merge.op.name])
 

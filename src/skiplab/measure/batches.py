@@ -11,6 +11,7 @@ from torch import Tensor
 from skiplab.data.bound_batches import Batch, BoundBatch, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 
 Loss = Callable[[Any, Any], Tensor]  # (output, target) -> the batch's mean, a scalar
 Result = TypeVar("Result")
@@ -50,9 +51,8 @@ def map_chunks(
 @contextmanager
 def own_randomness(program: Program) -> Iterator[None]:
     """What is drawn inside, such as a training graph's dropout, is the same each time, and nothing outside changes."""
-    devices = {tensor.device for tensor in program.tensors.values() if tensor.device.type == "cuda"}
-    with torch.random.fork_rng([device.index or 0 for device in devices]):
-        torch.manual_seed(0)
+    device = next((tensor.device for tensor in program.tensors.values() if tensor.device.type != "cpu"), None)
+    with isolated_rng(0, device):
         yield
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from skiplab.analysis.edges import into
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.data.bound_batches import Batch, BoundBatch
-from skiplab.graph.ops import Op, is_concat
+from skiplab.graph.ops import Op, is_concat, op_info
 from skiplab.graph.program import Program
 from skiplab.measure.batches import finite
 from skiplab.measure.features import output_of
@@ -19,11 +19,6 @@ from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
 
 QUANTITIES = ("entries", "energy", "route_kept")
-_ZERO_AT_ZERO = frozenset(
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish tanh prelu _prelu_kernel rrelu clamp "
-    "clamp_min clamp_max abs hardshrink softshrink threshold sin sinh asinh atan erf expm1 log1p sign".split()
-)
-_IN_ORDER = frozenset("view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous clone alias to".split())
 COLUMNS = ["id", "order", "samples", "activation", "route", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_std"))]
 
 
@@ -106,7 +101,7 @@ class Clipping:
             merged.append(value.detach())
             return value
 
-        told = activation.target in _ZERO_AT_ZERO and self._in_order(merge, activation)
+        told = op_info(activation.target).zero_at_zero and self._in_order(merge, activation)
 
         def leaves(value: Tensor) -> None:
             gate = _gate(activation, merged.pop(), value.detach())
@@ -124,7 +119,7 @@ class Clipping:
         """Whether what lies between a merge and its activation leaves entries in their order."""
         op = self.program.ops[activation.inputs[0]]
         while op.name != merge:
-            if op.target not in _IN_ORDER:
+            if not op_info(op.target).reshape:
                 return False
             op = self.program.ops[op.inputs[0]]
         return True

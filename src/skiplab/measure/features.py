@@ -43,7 +43,7 @@ def reduced(
 
     with torch.no_grad():
         watch = {op: watcher(program.by_name[op], of_op) for op, of_op in names.items()}
-        Execution(program, given.args, given.kwargs, watch=watch).advance()
+        Execution(program, given.args, given.kwargs, watch=watch).run_until()
     return {name: found[name] for name in wanted}
 
 
