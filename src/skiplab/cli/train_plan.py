@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from skiplab.cli.kept import must_be
 from skiplab.cli.model_options import Request, keywords
 from skiplab.cli.session import mend
 from skiplab.data.sources import Asked, dataset
 from skiplab.errors import DataError, ModelError, UsageError
-from skiplab.io.atomic import writable_folder, write_json
 from skiplab.io.hashing import checksum
 from skiplab.loading.resolve import resolve
 from skiplab.training.fit import fabric_on
 from skiplab.training.loop import must_fit
 from skiplab.training.objectives import chance
 from skiplab.training.recipe import Recipe
-from skiplab.training.seeds import Plan, start_over
+from skiplab.training.seeds import Plan, open_folder
 
 
 def plan_of(request: Request, asked: Asked, recipe: Recipe, device: str, out: Path | None) -> Plan:
@@ -69,7 +67,7 @@ def config_of(request: Request, plan: Plan, seed: int, *, fresh: bool) -> dict[s
         "recipe": {name: value for name, value in plan.recipe.record().items() if name != "seed"},
     }
     if plan.out is not None:
-        _keep(plan.out, config, fresh=fresh)
+        open_folder(plan.out, config, fresh=fresh)
     config["data"]["chance"] = {part: chance(getattr(plan.data, part)) for part in ("train", "test")}
     return {**config, "versions": {name: version(name) for name in ("skiplab", "torch")}}
 
@@ -85,13 +83,3 @@ def _must_fit(request: Request, model: nn.Module, plan: Plan) -> None:
         how = mend(request, plan.data.train.x.shape[1:], plan.data.classes)
         what = str(error).removesuffix(f": build it with num_classes={plan.data.classes}")
         raise DataError(f"{request.model}: {what}; {how}") from error
-
-
-def _keep(out: Path, config: dict[str, Any], *, fresh: bool) -> None:
-    file = writable_folder(out) / "config.json"
-    if fresh:
-        start_over(out)
-    if file.exists():
-        must_be(file, config, "runs", "choose another folder, or start over in this one with --fresh")
-    else:
-        write_json(file, config)

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from skiplab.errors import WorkerError
-from skiplab.io.atomic import write_json, writing_to
+from skiplab.io.atomic import writing_to
+from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
 from skiplab.study.cache_key import code_of
 
 try:
@@ -35,7 +36,7 @@ except ImportError:  # Windows has no such locks
 Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises when told to stop
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
 
-_DONE = "done.json"
+_DONE = StoreLayout("done.json", fix=FRESH)  # the configuration of a cell, written when it has finished
 _GRACE = 5.0  # seconds that a stopped cell has to end by itself
 
 
@@ -92,7 +93,7 @@ def run_grid(
     if fresh:
         for folder in folders.values():
             _forget(folder)
-    finished = [cell for cell in cells if (folders[cell.label] / _DONE).exists()]
+    finished = [cell for cell in cells if _DONE.check(folders[cell.label], cell.config)]
     listener.begin(cells, finished)
     todo = [cell for cell in cells if cell not in finished]
     todo.sort(key=lambda cell: -cell.cost)
@@ -197,9 +198,9 @@ def _finish(work: Work, config: dict[str, Any], folder: Path, report: Report) ->
     report(0.0, "starting")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder, report):
-        if not (folder / _DONE).exists():
+        if not _DONE.check(folder, config):
             work(config, folder, report)
-            write_json(folder / _DONE, config)
+            ResumeStore(folder, config, _DONE).claim()
 
 
 @contextlib.contextmanager

@@ -1,26 +1,24 @@
 """Passes over the data: each a fold over batches, saved after every batch, that goes on from where it was stopped."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from skiplab.data.bound_batches import Batch, Given, checked, require_again
-from skiplab.errors import DataError, UsageError
+from skiplab.errors import UsageError
 from skiplab.graph.program import Program
-from skiplab.io.atomic import replacing, writable_folder
 from skiplab.io.hashing import checksum
-from skiplab.io.resume import differences
+from skiplab.io.resume import ResumeStore, StoreLayout
 from skiplab.measure.batches import in_parts
 from skiplab.measure.memory import peak_bytes, samples
 
 State = dict[str, Tensor]
+
+_LAYOUT = StoreLayout(parts=("*.safetensors",))
 
 
 class Running(TypedDict, total=False):
@@ -80,12 +78,7 @@ class Passes:
         self.program, self.batches, self.plan = program, batches, plan
         memory, self.progress = running.get("memory"), running.get("progress")
         self.largest = None if memory is None else _largest(program, memory)
-        folder = running.get("folder")
-        self.folder = None if folder is None else writable_folder(folder)
-        self.identity: dict[str, Any] = {}
-        if self.folder is not None:
-            named = {"program": program.fingerprint, "weights": checksum(program.tensors.values()), **identity}
-            self.identity = json.loads(json.dumps(named))  # as it will be read back: lists, not tuples
+        self.store = _store(running.get("folder"), program, identity)
         self.done = 0
         total = sum(plan.values())
         self.total = total * len(batches) if hasattr(batches, "__len__") else None  # type: ignore[arg-type]
@@ -135,25 +128,20 @@ class Passes:
 
     def _load(self, name: str) -> tuple[State, int, bool]:
         """The state of a pass, the number of batches in it, and whether these are all."""
-        if self.folder is None or not (path := self.folder / f"{name}.safetensors").exists():
+        saved = self.store.load_tensors(name)
+        if saved is None:
             return {}, 0, False
-        mend = "choose another folder, or delete that file"
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            identity, done, finished = (json.loads(metadata[key]) for key in ("identity", "batches", "finished"))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"cannot read {path} ({error}): {mend}") from error
-        if other := list(differences(identity, self.identity)):
-            raise DataError(f"{path} holds other lesions ({'; '.join(other)[:300]}): {mend}")
-        return state, done, finished
+        state, progress = saved
+        return state, progress["batches"], progress["finished"]
 
     def _save(self, name: str, state: State, done: int, *, finished: bool) -> None:
-        if self.folder is not None:
-            about = {"identity": self.identity, "batches": done, "finished": finished}
-            with replacing(self.folder / f"{name}.safetensors") as path:
-                save_file(state, path, {key: json.dumps(value) for key, value in about.items()})
+        self.store.save_tensors(name, state, {"batches": done, "finished": finished})
+
+
+def _store(folder: Path | str | None, program: Program, identity: Mapping[str, Any]) -> ResumeStore:
+    if folder is not None:
+        identity = {"program": program.fingerprint, "weights": checksum(program.tensors.values()), **identity}
+    return ResumeStore(folder, identity, _LAYOUT)
 
 
 def _largest(program: Program, memory: float) -> int | None:
