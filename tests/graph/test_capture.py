@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import math
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -283,6 +284,19 @@ def test_no_more_than_four_tensors_are_shown() -> None:
     with pytest.raises(ModelError) as caught:
         skiplab.capture(Net(many), (torch.randn(2, 4, 8, 8),))
     assert str(caught.value).split("\n")[0].endswith("(a 2x4x8x8; b 2x4x8x7; c 2x4x8x6; d 2x4x8x5)")
+
+
+def test_the_expression_is_found_in_lines_of_several_bytes_a_letter_and_whatever_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "tracebacklimit", 0, raising=False)
+
+    def function(net: nn.Module, x: Tensor) -> Tensor:
+        größe, β = x[..., :7], x[..., :6]
+        return len("größe") + (größe + β)
+
+    with pytest.raises(ModelError, match=r"\(größe 2x4x8x7; β 2x4x8x6\)\n"):
+        skiplab.capture(Net(function), (torch.randn(2, 4, 8, 8),))
 
 
 def test_sums_in_place_are_explained_too() -> None:

@@ -3,10 +3,10 @@
 import linecache
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from types import CodeType, FrameType
 
 import torch
 from torch import Tensor, nn
@@ -71,22 +71,16 @@ def _differing(tensors: list[Tensor], along: int, sizes: set[int]) -> int | None
 
 def _tensors(error: BaseException) -> Iterator[tuple[str, Tensor]]:
     """Local tensors of the innermost frame that is not torch's: those named in the failing expression, or all."""
-    inner = [(frame, at) for frame, at in _walk(error) if not frame.f_code.co_filename.startswith(_TORCH)]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    lines = traceback.extract_tb(error.__traceback__, limit=len(frames))  # whatever `sys.tracebacklimit` is
+    inner = [(frame, line) for frame, line in zip(frames, lines, strict=True) if not line.filename.startswith(_TORCH)]
     if not inner:
         return
-    frame, at = inner[-1]
+    frame, line = inner[-1]
     found = {name: value for name, value in frame.f_locals.items() if isinstance(value, (Tensor, list, tuple))}
-    named = [name for name in _names(frame.f_code, at) if name in found]
+    named = [name for name in _names(line) if name in found]
     parts = [part for name in named for part in _parts(name, found[name])]
     yield from parts if len(parts) > 1 else (part for name in found for part in _parts(name, found[name]))
-
-
-def _walk(error: BaseException) -> Iterator[tuple[FrameType, int]]:
-    """Frames of the traceback, each with the index of the instruction at which it stands."""
-    trace = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame, trace.tb_lasti
-        trace = trace.tb_next
 
 
 def _parts(name: str, value: object) -> Iterator[tuple[str, Tensor]]:
@@ -96,13 +90,12 @@ def _parts(name: str, value: object) -> Iterator[tuple[str, Tensor]]:
         yield from ((f"{name}[{i}]", each) for i, each in enumerate(value) if isinstance(each, Tensor))
 
 
-def _names(code: CodeType, at: int) -> list[str]:
+def _names(at: traceback.FrameSummary) -> list[str]:
     """The identifiers of the expression that was being evaluated, in order."""
-    first, last, start, end = list(code.co_positions())[at // 2]
-    if first is None or last is None:
+    if at.lineno is None or at.end_lineno is None:
         return []
-    lines = [linecache.getline(code.co_filename, number) for number in range(first, last + 1)]
-    if start is not None and end is not None and lines:
-        lines[-1] = lines[-1].encode()[:end].decode(errors="ignore")
-        lines[0] = lines[0].encode()[start:].decode(errors="ignore")
+    lines = [linecache.getline(at.filename, number) for number in range(at.lineno, at.end_lineno + 1)]
+    if at.colno is not None and at.end_colno is not None and lines:  # columns count bytes
+        lines[-1] = lines[-1].encode()[: at.end_colno].decode(errors="ignore")
+        lines[0] = lines[0].encode()[at.colno :].decode(errors="ignore")
     return list(dict.fromkeys(re.findall(r"[^\W\d]\w*", " ".join(lines))))

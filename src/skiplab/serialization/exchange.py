@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import logging
 import re
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,12 +143,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _place(program: Program, chain: list[BaseException]) -> str:
     """ ", at `net.block` (file.py:12)": the translator has a graph of its own, whose lines are generated ones."""
     for error in reversed(chain):
-        trace = error.__traceback__
-        while trace is not None:
-            node = trace.tb_frame.f_locals.get("node")
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            node = frame.f_locals.get("node")
             if isinstance(node, Node):
                 return _written(program, node)
-            trace = trace.tb_next
     return ""
 
 

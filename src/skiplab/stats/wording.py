@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from skiplab.stats.intervals import t_interval
 
 
 def finite_in(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -18,9 +19,7 @@ def row_at(table: pd.DataFrame, place: Any) -> pd.Series:
 
 def interval_of(row: pd.Series, column: str) -> tuple[float, float]:
     """Student's t around a mean over samples; NaN where there is one sample."""
-    n = int(row["samples"])
-    half = stats.t.ppf(0.975, n - 1) * row[f"{column}_std"] / math.sqrt(n) if n > 1 else math.nan
-    return row[column] - half, row[column] + half
+    return t_interval(float(row[column]), float(row[f"{column}_std"]), int(row["samples"]))
 
 
 def intervals_of(table: pd.DataFrame, column: str) -> list[tuple[float, float]]:

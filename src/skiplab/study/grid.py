@@ -16,22 +16,19 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
 from skiplab.errors import WorkerError
 from skiplab.io.atomic import writing_to
 from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
 from skiplab.study.cache_key import code_of
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
 
 Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises when told to stop
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
@@ -197,27 +194,20 @@ def _finish(work: Work, config: dict[str, Any], folder: Path, report: Report) ->
     """Does the work unless another command has just done it."""
     report(0.0, "starting")
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, report):
+    with _acquired(folder / "lock", report):
         if not _DONE.check(folder, config):
             work(config, folder, report)
             ResumeStore(folder, config, _DONE).claim()
 
 
-@contextlib.contextmanager
-def _alone(folder: Path, report: Report) -> Iterator[None]:
+def _acquired(file: Path, report: Report) -> AcquireReturnProxy:
     """Waits while another command works on the same cell. The system drops the lock of a process that dies."""
-    if fcntl is None:
-        yield
-        return
-    with (folder / "lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                report(0.0, "waiting for another command that trains it")
-                time.sleep(0.5)
-        yield
+    lock = FileLock(file, timeout=0.5)
+    while True:
+        try:
+            return lock.acquire()
+        except Timeout:
+            report(0.0, "waiting for another command that trains it")  # raises when the grid is stopped
 
 
 def available_workers() -> int:

@@ -1,0 +1,50 @@
+"""A page as Markdown: what is in it, what is left out, and what would break its tables."""
+
+import altair as alt
+import pandas as pd
+
+from skiplab.report import Page, Section, markdown
+
+TEXT = """\
+# Does <it> train?
+
+- plain is worse & `deeper`
+- so there
+
+## Text
+
+As **it** was.
+
+## Table
+
+How to read it.
+
+| name | test error | seeds |
+| --- | --: | --: |
+| a\\|b c | 0.1235 | 1,000 |
+| d | – | 2 |
+
+## Chart
+
+![Chart](figures/curve.svg)
+
+## How this was made
+
+- seeds: 0 / 1
+- versions: torch 2
+"""
+
+
+def test_the_text_of_a_page() -> None:
+    table = pd.DataFrame({"name": ["a|b\nc", "d"], "test_error": [0.12345, float("nan")], "seeds": [1000, 2]})
+    sections = [
+        Section("Text", "", "As **it** was."),
+        Section("Folded", "Left out.", "text", folded=True),
+        Section("Table", "How to read it.", table),
+        Section("Long", "Left out.", pd.DataFrame({"row": range(61)})),
+        Section("Chart", "", alt.Chart(table).mark_point(), "curve"),
+    ]
+    verdicts = ("plain is worse & `deeper`", "so there")
+    facts = {"seeds": [0, 1], "versions": {"torch": 2, "none": None}}
+    assert markdown(Page("Does <it> train?", "lead", verdicts, sections, facts), "figures") == TEXT
+    assert markdown(Page("Nothing", "lead", (), ()), "figures").split() == "# Nothing ## How this was made".split()
