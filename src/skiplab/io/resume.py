@@ -12,7 +12,7 @@ Each file is replaced as a whole, so a process that is killed leaves every part 
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ class StoreLayout:
                 there = part_files.read_document(file)
             changes = list(differences(there, _as_json(identity), self.tolerance))
         else:
-            changes = [f"{path.name} without {self.identity}" for path in self._matching(folder, self.parts)]
+            changes = [f"{path.name} without {self.identity}" for path in self._parts(folder)]
         if changes:
             more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
             raise DataError(f"{folder} holds other results: {'; '.join(changes[:3])}{more}; {self.fix}")
@@ -69,7 +69,7 @@ class StoreLayout:
     def forget(self, folder: Path) -> None:
         """Removes the store's files, the identity last, and nothing else."""
         with writing_to(folder):
-            for path in [*self._matching(folder, (*self.parts, self.identity)), *self.leftovers(folder)]:
+            for path in [*self._parts(folder), *self.leftovers(folder), folder / self.identity]:
                 if path.is_dir():
                     shutil.rmtree(path)
                 else:
@@ -77,11 +77,11 @@ class StoreLayout:
 
     def leftovers(self, folder: Path) -> Iterator[Path]:
         """Temporary files of writes that were killed."""
-        return self._matching(folder, [f".{name}.*.tmp" for name in (self.identity, *self.parts, "probe")])
+        return (path for name in (self.identity, *self.parts, "probe") for path in folder.glob(f".{name}.*.tmp"))
 
-    @staticmethod
-    def _matching(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
-        return (path for pattern in patterns for path in sorted(folder.glob(pattern)))
+    def _parts(self, folder: Path) -> Iterator[Path]:
+        found = (path for pattern in self.parts for path in sorted(folder.glob(pattern)))
+        return (path for path in found if path.name != self.identity)
 
 
 TABLES = StoreLayout("config.json", parts=("*.parquet", "*-parts"))
