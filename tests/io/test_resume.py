@@ -126,7 +126,7 @@ def test_a_store_killed_in_any_history_of_saves_holds_each_parts_last_value(hist
             expected[form, part] = {found}
         again = store(folder)
         assert {key: {load(again, *key)} for key in expected} == expected
-        again.forget()
+        LAYOUT.forget(folder)
         assert not list(folder.iterdir())
 
 
@@ -138,7 +138,7 @@ def test_a_store_killed_while_it_forgets_holds_nothing_of_another(tmp_path: Path
         save(first, form, "a", value)
     try:
         with killed_at(moment):
-            first.forget()
+            LAYOUT.forget(tmp_path)
     except Killed:
         assert (tmp_path / "identity.json").exists()
         again = store(tmp_path)
@@ -146,7 +146,7 @@ def test_a_store_killed_while_it_forgets_holds_nothing_of_another(tmp_path: Path
             assert load(again, form, "a") in (value, None)
         with pytest.raises(DataError, match="holds other results"):
             store(tmp_path, more=1)
-        again.forget()
+        LAYOUT.forget(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -299,7 +299,7 @@ def test_only_its_own_files_are_forgotten(tmp_path: Path) -> None:
     with killed_at(2), pytest.raises(Killed):
         save(first, "table", "c", 1)
     assert list(tmp_path.glob(".*.tmp"))
-    first.forget()
+    LAYOUT.forget(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "notes.txt"]
     assert not store(tmp_path, another=1).claimed
 
@@ -310,5 +310,4 @@ def test_without_a_folder_nothing_is_kept() -> None:
         save(nothing, form, "a", 1)
         assert load(nothing, form, "a") is None
     nothing.claim()
-    nothing.forget()
     assert nothing.parts_folder("a") is None

@@ -1,4 +1,4 @@
-"""What `skiplab train` is asked to train, built and checked before anything takes long."""
+"""The plan of `skiplab train`: model, data and recipe, checked before anything takes long."""
 
 import zlib
 from functools import partial
@@ -24,7 +24,7 @@ from skiplab.training.seeds import Plan, open_folder
 
 
 def plan_of(request: Request, asked: Asked, recipe: Recipe, device: str, out: Path | None) -> Plan:
-    """Everything that can be wrong with the request is said here, before anything takes long."""
+    """Builds the plan; every error in the request is raised here, before anything takes long."""
     if request.model.endswith(".pt2"):
         raise UsageError(
             f"{request.model} is a graph for inference, which does not train: name the code of the network"
@@ -34,7 +34,7 @@ def plan_of(request: Request, asked: Asked, recipe: Recipe, device: str, out: Pa
 
 
 def shape_of(request: Request) -> tuple[int, ...]:
-    """To which pictures are brought: what the model's example, or --input, has."""
+    """The shape to which pictures are resized: that of the model's example, or of --input."""
     made = resolve(request.model, request.inputs or (), keywords(request.kwargs))
     first = next((leaf for leaf in pytree.tree_leaves((made.args, made.kwargs)) if isinstance(leaf, Tensor)), None)
     if first is None:
@@ -43,16 +43,16 @@ def shape_of(request: Request) -> tuple[int, ...]:
 
 
 def _built(request: Request, seed: int) -> nn.Module:
-    """The network with the initial weights of that seed, or those of --weights."""
+    """The network with the initial weights of this seed, or with those of --weights."""
     torch.manual_seed(seed)
-    made = resolve(request.model, ("1",), keywords(request.kwargs), request.weights)  # the data say what goes in
+    made = resolve(request.model, ("1",), keywords(request.kwargs), request.weights)  # the data give the input
     if made.meta:
-        raise ModelError(f"{request.model} would fill the memory: train a smaller one")
+        raise ModelError(f"{request.model} does not fit into memory: train a smaller one")
     return made.model
 
 
 def config_of(request: Request, plan: Plan, seed: int, *, fresh: bool) -> dict[str, Any]:
-    """All that the numbers depend on but the seed; the folder must hold no run of anything else."""
+    """Everything that the numbers depend on except the seed; DataError when --out holds runs of anything else."""
     model = plan.build(seed)
     _must_fit(request, model, plan)
     weights = checksum(model.state_dict().values()) if request.weights else None

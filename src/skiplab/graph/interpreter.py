@@ -19,7 +19,7 @@ def run(program: Program, *args: Any, **kwargs: Any) -> Any:
     return Execution(program, args, kwargs).finish()
 
 
-def frozen(program: Program) -> dict[str, Tensor]:
+def detached_tensors(program: Program) -> dict[str, Tensor]:
     """What stands for the tensors that learn in a pass whose gradients are not to reach the model's own."""
     return {name: tensor.detach() for name, tensor in program.tensors.items() if tensor.requires_grad}
 

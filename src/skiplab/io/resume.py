@@ -109,12 +109,6 @@ class ResumeStore:
             write_json(self.folder / self.layout.identity, self.identity)
             self.claimed = True
 
-    def forget(self) -> None:
-        """Removes what the store has written, and nothing else."""
-        if self.folder is not None:
-            self.layout.forget(self.folder)
-            self.claimed = False
-
     def save_table(self, name: str, table: pd.DataFrame) -> None:
         """Keeps a finished table, and removes the unfinished work on it."""
         self._save(f"{name}.parquet", partial(part_files.write_table, table=table))

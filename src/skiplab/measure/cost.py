@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from skiplab.analysis.edges import shortcut_edges
 from skiplab.analysis.reachability import between
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
-from skiplab.measure.batches import each
+from skiplab.measure.batches import map_batches
 from skiplab.measure.kernels import plain
 from skiplab.measure.memory import live_bytes
 
@@ -60,7 +60,7 @@ def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int 
     skips.check(program).require_merges()
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, got {repeats}")
-    given, work = next(each(program, batches, lambda given: _work(program, given, repeats)))
+    given, work = next(map_batches(program, batches, lambda given: _work(program, given, repeats)))
     live = live_bytes(program)
     rows = [
         [
@@ -115,7 +115,7 @@ def _parameters(program: Program, ops: list[int]) -> int:
     return sum(program.tensors[node].numel() for node, name in program.parameters.items() if name in names)
 
 
-def _work(program: Program, given: Given, repeats: int) -> _Work:
+def _work(program: Program, given: BoundBatch, repeats: int) -> _Work:
     counted = _Counted(program, given.args, given.kwargs)
     passes = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""One training a seed: each from its own initial weights, kept in its own folder."""
+"""One training run for each seed: each has its own initial weights and its own folder."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _START = StoreLayout(  # of each seed's folder; other kernels round the loss dif
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, on what and how; `build` gives the network with the initial weights of a seed."""
+    """What is trained, on which data and how; `build` returns the network with the initial weights of a seed."""
 
     build: Callable[[int], nn.Module]
     data: DataSet
@@ -37,12 +37,13 @@ class Plan:
     out: Path | None
 
     def folder(self, seed: int) -> Path | None:
+        """Where the run of this seed is kept; None: nowhere."""
         return self.out / f"seed-{seed}" if self.out else None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How one seed's training went; `history` as in `skiplab.Run`, `why` says why a run diverged."""
+    """The outcome of one seed's run; `history` as in `skiplab.Run`, `why` is the reason why it diverged, or empty."""
 
     seed: int
     history: pd.DataFrame
@@ -56,7 +57,7 @@ class Trial:
         return f"seed {self.seed}: training error {train}, test error {test}"
 
     def row(self) -> dict[str, Any]:
-        """Of a run that diverged, the losses and errors are NaN, and the seconds those of whole epochs."""
+        """The run as a row of a table. A run that diverged has NaN losses and errors, and the time of whole epochs."""
         done = len(self.history)
         last = dict.fromkeys(LOGGED, math.nan) if self.why or not done else dict(self.history.iloc[-1][list(LOGGED)])
         seconds = float(self.history["seconds"].sum()) if done else 0.0
@@ -65,7 +66,7 @@ class Trial:
 
 
 def trained(plan: Plan, seed: int, tell: Callable[[dict[str, Any]], None]) -> Trial:
-    """One run, from where it was stopped; one that diverges is a result as well. `tell` gets each new epoch's row."""
+    """Trains one seed, or resumes its run. A run that diverges is a result too. `tell` gets each new epoch's row."""
     model, folder = plan.build(seed), plan.folder(seed)
     if folder is not None:
         _check_start(folder, model, plan.data)
@@ -77,6 +78,7 @@ def trained(plan: Plan, seed: int, tell: Callable[[dict[str, Any]], None]) -> Tr
 
 
 def percent(share: float) -> str:
+    """A share from 0 to 1 as "12.3 %"."""
     return f"{100 * share:.1f} %"
 
 
