@@ -78,7 +78,7 @@ def test_what_is_finished_is_not_ranked_again(net: str, tmp_path: Path, monkeypa
         patch.setattr(pruning.Judge, "row", stop)
         stopped = invoke(net, *QUICK, "--keep", "0.5", *out)
     assert stopped.exit_code == 130
-    assert "goes on from" in stopped.stderr
+    assert f"to resume from {tmp_path / 'kept'}, run the same command again" in stopped.stderr
     judged.clear()
     done = invoke(net, *QUICK, "--keep", "0.5", *out)
     assert len(judged) == 2
@@ -150,5 +150,5 @@ def test_data_of_one_part_are_cut_and_not_trained_on(net: str, tmp_path: Path) -
 def test_another_request_in_the_same_folder(net: str, tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "kept"), "--formats", "python")
     assert invoke(net, *QUICK, "--keep", "0.9", *out).exit_code == 0
-    with pytest.raises(SkiplabError, match="another options"):
+    with pytest.raises(SkiplabError, match=r"holds other results: options.keep was 0.9, now 0.5"):
         invoke(net, *QUICK, "--keep", "0.5", *out)

@@ -16,9 +16,9 @@ from skiplab.errors import DataError, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skiplab.cli.kept import Kept
     from skiplab.cli.measures import LesionOptions, Options, Work
     from skiplab.cli.session import Subject
+    from skiplab.io.resume import ResumeStore
     from skiplab.measure.losses import Function
 
 _DEFAULT = "contribution, clipping, gradient, lesion"
@@ -67,10 +67,11 @@ def measure(
     """Measure what the skip connections of a network do, on data."""
     if report is not None:
         check_page(report)
-    from skiplab.cli.kept import Kept, config_of
     from skiplab.cli.measures import Options
+    from skiplab.cli.output_folder import measurement_identity
     from skiplab.cli.session import subject
     from skiplab.data.sources import Asked
+    from skiplab.io.resume import TABLES, ResumeStore
     from skiplab.measure.losses import loss_of, metric_of
 
     names = _names(what)
@@ -81,10 +82,10 @@ def measure(
     measured = subject(request, asked, device, skips)
     names = _fitting(names, explicit=what is not None, subject_=measured, estimate=lesion.estimate)
     options = {"loss": loss, "metric": metric, "skips": skips, "lesion": lesion.numbers(), "networks": chosen}
-    config = config_of(request, asked, measured, options)
-    kept = Kept(out, config)
+    config = measurement_identity(request, asked, measured, options)
+    store = ResumeStore(out, config, TABLES)
     with notes():
-        tables = _measured(names, measured, functions, Options(lesion, chosen), kept)
+        tables = _measured(names, measured, functions, Options(lesion, chosen), store)
     _told(request.model, config, tables, as_json)
     _written(request.model, config, tables, report, out)
 
@@ -153,15 +154,16 @@ def _fitting(names: Sequence[str], *, explicit: bool, subject_: "Subject", estim
 
 
 def _measured(
-    names: Sequence[str], subject: "Subject", functions: Functions, options: "Options", kept: "Kept"
+    names: Sequence[str], subject: "Subject", functions: Functions, options: "Options", store: "ResumeStore"
 ) -> Tables:
     """Every table, in the order asked for; those that are finished are loaded."""
     from skiplab.cli.measures import MEASURES, ONE_PASS
+    from skiplab.cli.output_folder import resume_hint
     from skiplab.measure.losses import try_on
 
     if any(MEASURES[name].targets for name in names):
         try_on(subject.program, subject.batches, functions, subject.targets)
-    tables: Tables = {name: table for name in names if (table := kept.load(name)) is not None}
+    tables: Tables = {name: table for name in names if (table := store.load_table(name)) is not None}
     if tables:
         say(f"loaded what is finished: {', '.join(tables)}")
     left = [name for name in names if name not in tables]
@@ -171,15 +173,15 @@ def _measured(
     try:
         for group in groups:
             started = time.monotonic()
-            with _work(subject, functions, options, kept, group) as work:
+            with _work(subject, functions, options, store, group) as work:
                 found = _one_pass(work, group) if len(group) > 1 else {group[0]: MEASURES[group[0]].call(work)}
             for name, table in found.items():
-                kept.save(name, table)
+                store.save_table(name, table)
             tables |= found
             say(f"measured {', '.join(group)} in {time.monotonic() - started:.1f} s")
     except (KeyboardInterrupt, SystemExit):
         done = ", ".join(tables) or "nothing yet"
-        say(f"stopped; finished: {done}" + kept.mend())
+        say(f"stopped; finished: {done}; {resume_hint(store.folder)}")
         raise
     return {name: tables[name] for name in names}
 
@@ -192,7 +194,7 @@ def _one_pass(work: "Work", names: Sequence[str]) -> Tables:
 
 @contextmanager
 def _work(
-    subject: "Subject", functions: Functions, options: "Options", kept: "Kept", names: Sequence[str]
+    subject: "Subject", functions: Functions, options: "Options", store: "ResumeStore", names: Sequence[str]
 ) -> Iterator["Work"]:
     """What a measure gets, with a bar on stderr while it works."""
     from skiplab.cli import render
@@ -201,7 +203,7 @@ def _work(
 
     with render.bar(", ".join(names)) as progress:
         batches = subject.batches if MEASURES[names[0]].own_progress else WithProgress(subject.batches, progress)
-        yield Work(subject, batches, *functions, options, progress, kept.folder(names[0]))
+        yield Work(subject, batches, *functions, options, progress, store.parts_folder(names[0]))
 
 
 def _told(model: str, config: dict[str, Any], tables: Tables, as_json: bool) -> None:

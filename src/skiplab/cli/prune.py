@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from skiplab.cli.prune_finetune import Training
     from skiplab.cli.session import Subject
-    from skiplab.cli.steps import Steps
     from skiplab.data.sources import Asked, Batches
     from skiplab.graph.program import Program
     from skiplab.pruning import Pruned
@@ -63,9 +62,8 @@ def prune(
     """Remove the blocks of a network that it misses least, and say what each removal costs and saves."""
     if report is not None:
         check_page(report)
-    from skiplab.cli.kept import config_of
+    from skiplab.cli.output_folder import measurement_identity
     from skiplab.cli.prune_finetune import training_of
-    from skiplab.cli.steps import Steps
     from skiplab.data.sources import Asked
     from skiplab.measure.losses import loss_of, metric_of
     from skiplab.pruning.summary import Result
@@ -83,14 +81,14 @@ def prune(
         recipe = Recipe(epochs=finetune, learning_rate=learning_rate, seed=request.seed) if finetune else None
         training = None if recipe is None else training_of(work.subject.program, asked, recipe, loss, apart=work.apart)
         said = {**options, "skips": skips, "loss": loss, "metric": metric}
-        kept = Steps(out, config_of(request, asked, work.subject, said))
-        pruned = _pruned(work, options, kept)
+        config = measurement_identity(request, asked, work.subject, said)
+        pruned = _pruned(work, options, config, out)
         program, row = (pruned.program, None) if training is None else _trained(pruned, training)
         files = save(program, out, wanted) if out else None
     name = "loss" if work.functions[1] is None else "error" if metric in (None, "error") else "metric"
     result = Result(request.model, pruned.frontier, pruned.chosen, name, row, finetune)
-    _told(result, kept.config, files, as_json)
-    _written(result, kept.config, report, out)
+    _told(result, config, files, as_json)
+    _written(result, config, report, out)
 
 
 @dataclass(frozen=True)
@@ -125,13 +123,16 @@ def _work(request: Request, asked: "Asked", device: str, skips: str | None, func
     return _Work(given, list(learned), judged, functions, apart=False)
 
 
-def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
+def _pruned(work: _Work, options: dict[str, Any], config: dict[str, Any], out: Path | None) -> "Pruned":
     from skiplab.cli import render
+    from skiplab.cli.output_folder import resume_hint
     from skiplab.pruning import prune
+    from skiplab.pruning.frontier_store import FrontierStore
     from skiplab.stats.wording import plural
 
-    if kept.before:
-        say(f"going on from {plural(len(kept.before), 'network')} that have been judged")
+    store = FrontierStore(out, config)
+    if store.before:
+        say(f"resuming after {plural(len(store.before), 'network')}")
     try:
         with render.bar("blocks removed") as progress:
             pruned = prune(
@@ -142,14 +143,14 @@ def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
                 *work.functions,
                 **options,
                 probe=getattr(work.functions[0], "probe", None),
-                before=kept.before,
-                on_row=kept.add,
+                before=store.before,
+                on_row=store.add,
                 progress=progress,
             )
     except (KeyboardInterrupt, SystemExit):
-        say("stopped" + kept.mend())
+        say(f"stopped; {resume_hint(out)}")
         raise
-    kept.finish(pruned.frontier)
+    store.finish(pruned.frontier)
     return pruned
 
 
