@@ -32,6 +32,15 @@ def test_what_is_listed_apart(name: str) -> None:
     assert {reason: found[reason] for reason in known} == known
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_selecting_everything_selects_the_non_skips_too(name: str) -> None:
+    found = captured(name).skips
+    for selected in (found.at("*"), found[:]):
+        assert not skiplab.diff(found, selected)
+        assert (list(selected), selected.apart) == (list(found), found.apart)
+    assert found.in_graph().apart == found.apart
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].census])
 def test_census(name: str) -> None:
     census = skiplab.census(captured(name).program)

@@ -88,7 +88,11 @@ class Apart:
 
 
 class Skips(Sequence[Skip]):
-    """The skip connections of one program, in order of their merges."""
+    """The skip connections of one program, in order of their merges.
+
+    A selection keeps the non-skips of the place that it selects: `at` those whose path matches; a slice and `in_graph`,
+    which select no place, all of them.
+    """
 
     def __init__(self, skips: Iterable[Skip], apart: Iterable[Apart] = ()) -> None:
         self._skips = tuple(skips)
@@ -99,7 +103,7 @@ class Skips(Sequence[Skip]):
     @overload
     def __getitem__(self, index: slice) -> "Skips": ...
     def __getitem__(self, index: int | slice) -> "Skip | Skips":
-        return Skips(self._skips[index]) if isinstance(index, slice) else self._skips[index]
+        return Skips(self._skips[index], self.apart) if isinstance(index, slice) else self._skips[index]
 
     def __len__(self) -> int:
         return len(self._skips)
@@ -112,8 +116,9 @@ class Skips(Sequence[Skip]):
         return self.table().to_html(index=False)
 
     def at(self, pattern: str) -> "Skips":
-        """Those whose path or id matches a shell pattern: `layer2.*`."""
-        return Skips(s for s in self if fnmatch.fnmatch(s.path, pattern) or fnmatch.fnmatch(s.id, pattern))
+        """Those whose path or id matches a shell pattern (`layer2.*`), and the non-skips whose path does."""
+        skips = (s for s in self if fnmatch.fnmatch(s.path, pattern) or fnmatch.fnmatch(s.id, pattern))
+        return Skips(skips, (each for each in self.apart if fnmatch.fnmatch(each.path, pattern)))
 
     def expect(self, count: int) -> "Skips":
         """Itself, when it holds `count` skips; SelectionError otherwise."""
@@ -128,7 +133,7 @@ class Skips(Sequence[Skip]):
         return pd.DataFrame([asdict(s) for s in self], columns=columns)
 
     def in_graph(self) -> "Skips":
-        """Those whose merge is an op of the graph, and not inside a fused recurrent operator."""
+        """Those whose merge is an op of the graph, and not inside a fused recurrent operator; all non-skips."""
         return Skips((skip for skip in self if skip.steps is None), self.apart)
 
     def require_merges(self) -> "Skips":

@@ -1,18 +1,11 @@
 """A program, its skips and its census as plain tables for drawing: what stands where, at which resolution."""
 
-import math
-
 import pandas as pd
 
 from skiplab.analysis.backtrace import route
 from skiplab.analysis.path_census import Census
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.graph.program import Op, Program
-
-# Operators that say how their value is laid out: (N, C, *positions) or (N, *positions, C).
-_CHANNELS_FIRST = ("conv", "pool", "batch_norm", "upsample", "group_norm", "pixel_")
-_CHANNELS_LAST = ("linear", "layer_norm", "embedding", "scaled_dot", "rms_norm")
-_REARRANGED = ("view", "reshape", "permute", "transpose", "flatten", "unflatten", "movedim")
+from skiplab.graph.program import Program
 
 
 def spine(program: Program, skips: Skips) -> pd.DataFrame:
@@ -98,38 +91,11 @@ def witness(census: Census) -> pd.DataFrame:
 
 def _resolutions(program: Program) -> list[float]:
     dimensions = _spatial_dimensions(program)
-    layouts: list[slice | None] = []
     resolutions: list[float] = []
-    for op in program.ops:
-        layout = _layout(op, layouts)
-        layouts.append(layout)
-        if layout is None and op.inputs:
-            resolutions.append(resolutions[op.inputs[0]])
-        else:
-            sizes = [size for size in op.shape[layout or slice(1, 1)] if size]
-            resolutions.append(float(math.prod(sizes) ** (1 / dimensions)))
+    for op, layout in zip(program.ops, program.layouts, strict=True):
+        several = not op.shape and op.inputs  # results of one operator, which have a shape each
+        resolutions.append(resolutions[op.inputs[0]] if several else float(layout.places ** (1 / dimensions)))
     return resolutions
-
-
-def _layout(op: Op, layouts: list[slice | None]) -> slice | None:
-    """Which dimensions are positions; None where that is unknown and the resolution is the operand's."""
-    first, last = slice(2, None), slice(1, -1)
-    if any(word in op.target for word in _CHANNELS_FIRST):
-        return first
-    if any(word in op.target for word in _CHANNELS_LAST):
-        return last
-    if len(op.shape) == 2 and op.inputs:
-        return last
-    if not op.inputs:
-        return _input_layout(op)
-    return None if any(word in op.target for word in _REARRANGED) else layouts[op.inputs[0]]
-
-
-def _input_layout(op: Op) -> slice:
-    """Images are (N, C, H, W), sequences (N, T, C) or token ids (N, T)."""
-    if len(op.shape) >= 4:
-        return slice(2, None)
-    return slice(1, -1) if len(op.shape) == 3 else slice(1, None)
 
 
 def _spatial_dimensions(program: Program) -> int:

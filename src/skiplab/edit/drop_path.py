@@ -16,8 +16,7 @@ aten = torch.ops.aten
 def drop_path(program: Program, skips: Skips, p: float, linear: bool = True) -> Program:
     """In training each sample's branch is zero with a probability, and else divided by 1 minus it; never in evaluation.
 
-    Samples lie along the dimension that grows with the batch, or the first one where the batch is fixed; in a network
-    that takes sequences first these are steps. Each operand of a merge is dropped by itself.
+    Samples lie where `skiplab.graph.layout` finds them. Each operand of a merge is dropped by itself.
 
     Huang et al. 2016, Deep Networks with Stochastic Depth, arXiv:1603.09382, §3, by sample instead of by batch and
     scaled in training instead of in testing, as is usual today.
@@ -51,29 +50,16 @@ def drop_path(program: Program, skips: Skips, p: float, linear: bool = True) -> 
 def _dropped(draft: Draft, edge: Edge, p: float) -> Node:
     """Dropout of whole features of a batch of one, in which the samples stand where features do."""
     reader, operand = (draft.nodes[name] for name in edge)
-    dim = _samples(draft.program, edge[1])
+    op = draft.program.by_name[edge[1]]
+    layout = draft.program.layouts[op.index]
+    if layout.samples is None or layout.folded != (1, 1):
+        raise UsageError(
+            f"the branch `{op.name}` at `{op.module}` has shape {op.shape}, in which no dimension is that of the "
+            "samples: leave its skip out"
+        )
+    dim = layout.samples
     first = operand if dim == 0 else draft.call(reader, aten.transpose.int, operand, 0, dim)
     outer = draft.call(reader, aten.unsqueeze.default, first, 0)
     kept = draft.call(reader, aten.feature_dropout.default, outer, p, draft.program.training)
     inner = draft.call(reader, aten.squeeze.dim, kept, 0)
     return inner if dim == 0 else draft.call(reader, aten.transpose.int, inner, 0, dim)
-
-
-def _samples(program: Program, name: str) -> int:
-    """The dimension of the samples, which grows with the batch and holds nothing else."""
-    op = program.by_name[name]
-    if not program.dynamic_batch:
-        return 0
-    batch = {str(size) for each in program.inputs for size in _sizes(program, each) if not isinstance(size, int)}
-    dims = [dim for dim, size in enumerate(_sizes(program, name)) if str(size) in batch]
-    if len(dims) != 1:
-        raise UsageError(
-            f"the branch `{name}` at `{op.module}` has shape {op.shape}, in which no dimension is that of the samples: "
-            "leave its skip out"
-        )
-    return dims[0]
-
-
-def _sizes(program: Program, name: str) -> tuple:
-    value = program.nodes[name].meta.get("val")
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()

@@ -12,7 +12,6 @@ from skiplab.analysis.skips import Skip, Skips
 from skiplab.edit.graph_editor import Draft
 from skiplab.edit.new_layers import as_kernel, can_project, projection
 from skiplab.errors import UsageError
-from skiplab.graph.channels import channel
 from skiplab.graph.program import Program
 
 Form = Literal["exclusive", "shortcut-only"]
@@ -84,7 +83,7 @@ def _gated(draft: Draft, skip: Skip, bias: float, form: Form, generator: torch.G
 
 def _gate(draft: Draft, skip: Skip, carried: Node, before: Node, bias: float, generator: torch.Generator) -> Node:
     op = draft.program.by_name[carried.name]
-    dim = channel(draft.program, op)
+    dim = draft.program.layouts[op.index].require_channels(f"`{op.name}`")
     size, rank = op.shape[dim], len(op.shape)
     if size is None or not can_project(rank, dim):
         raise UsageError(f"`{skip.id}`: a gate needs channels in dimension 1 or last, and {op.shape} has them in {dim}")

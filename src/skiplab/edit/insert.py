@@ -11,7 +11,6 @@ from skiplab.edit.graph_editor import Draft
 from skiplab.edit.insertion_points import Place, place
 from skiplab.edit.new_layers import as_kernel, batch_norm, can_project, is_image, projection
 from skiplab.errors import UsageError
-from skiplab.graph.channels import channel
 from skiplab.graph.functionalize import sizes
 from skiplab.graph.ops import operator_name
 from skiplab.graph.program import Program
@@ -97,8 +96,11 @@ class _Insertion:
         here, there = (node.meta["val"].shape for node in (self.start, self.end))
         if sizes(self.start) == sizes(self.end):
             return self.start
-        ops = self.draft.program.by_name
-        dims = [channel(self.draft.program, ops[name]) for name in (self.at.start, self.at.end)]
+        program = self.draft.program
+        layouts = [program.layouts[program.by_name[name].index] for name in (self.at.start, self.at.end)]
+        dims = [layout.channels for layout in layouts if layout.channels is not None]
+        if len(dims) < 2:
+            raise self._misfit("one of them has no dimension of channels: end it elsewhere")
         strides = _strides(here, there, dims[1]) if len(here) == len(there) and dims[0] == dims[1] else None
         widths = here[dims[0]], there[dims[1]]
         if strides is None or not all(isinstance(width, int) for width in widths):

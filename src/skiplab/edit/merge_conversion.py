@@ -11,7 +11,6 @@ from skiplab.analysis.skips import Skip, Skips
 from skiplab.edit.graph_editor import Draft
 from skiplab.edit.new_layers import as_kernel, can_project, projection
 from skiplab.errors import UsageError
-from skiplab.graph.channels import channel
 from skiplab.graph.program import Program
 
 aten = torch.ops.aten
@@ -107,9 +106,9 @@ def _present(draft: Draft, edge: tuple[str, str]) -> Node:
 
 
 def _channels(program: Program, skip: Skip) -> tuple[int, int]:
-    """The dimension of a merge's channels, which its branch has from its layers, and their number."""
+    """The dimension of a merge's channels, and their number."""
     merge = program.by_name[skip.merge]
-    dim = channel(program, program.by_name[skip.branch[0]])
+    dim = program.layouts[merge.index].require_channels(f"`{skip.id}`")
     size = merge.shape[dim]
     if size is None or not can_project(len(merge.shape), dim):
         raise UsageError(

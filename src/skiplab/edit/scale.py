@@ -12,7 +12,6 @@ from skiplab.analysis.merges import merge_at
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.edit.graph_editor import Draft
 from skiplab.errors import UsageError
-from skiplab.graph.channels import channel
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.program import Program
 
@@ -118,7 +117,7 @@ def _scaled(draft: Draft, skip: Skip, edges: Iterable[Edge], name: str, factor: 
 def _width(program: Program, name: str) -> tuple[int, ...]:
     """The shape of a vector of a value's channels that can be multiplied with it."""
     op = program.by_name[name]
-    dim = channel(program, op)
+    dim = program.layouts[op.index].require_channels(f"`{name}`")
     size = op.shape[dim]
     if size is None:
         raise UsageError(f"`{name}` has no fixed number of channels for a vector of scales: learn='scalar'")

@@ -7,7 +7,7 @@ from skiplab.measure.cost import cost
 from skiplab.measure.estimate import estimate
 from skiplab.measure.gradient import gradient
 from skiplab.measure.layers import layers
-from skiplab.measure.lengths import band, lengths
+from skiplab.measure.lengths import lengths
 from skiplab.measure.lesion import lesion
 from skiplab.measure.linearity import linearity
 from skiplab.measure.one_pass import together
@@ -15,6 +15,7 @@ from skiplab.measure.probe import probe
 from skiplab.measure.shattering import shattering
 from skiplab.measure.similarity import similarity
 from skiplab.measure.spectrum import spectrum
+from skiplab.stats.band import band
 
 __all__ = [
     "band",

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, BoundBatch, validate_batches
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
 from skiplab.graph.rng import isolated_rng
@@ -86,7 +86,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _halved(program: Program, given: BoundBatch, error: BaseException) -> int:
     size = given.size // 2
-    if not size or not program.dynamic_batch:
+    if not size or not divisible(program):
         why = "one sample" if not size else f"a batch of {given.size}, which the program was captured to need,"
         raise DataError(f"{why} does not fit into memory: measure fewer skips, or smaller inputs") from error
     warnings.warn(f"a batch of {given.size} samples does not fit into memory: going on with {size}", stacklevel=3)

@@ -17,7 +17,7 @@ def starts(program: Program) -> tuple[Op, ...]:
     """
     useful = [op for op in program.ops if op.index in program.useful]
     inputs = [op for op in useful if op.kind == "input"]
-    real = [op for op in inputs if is_real(program, op) and (None in op.shape or not program.dynamic_batch)]
+    real = [op for op in inputs if is_real(program, op) and program.layouts[op.index].samples is not None]
     if not real:
         real = [op for op in useful if op_info(op.target).embedding and op.inputs]
     if not real:

@@ -11,13 +11,12 @@ from torch.utils import _pytree as pytree
 
 from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, BoundBatch
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import Loss, finite, loss_of, map_batches
 from skiplab.measure.input_leaves import replacing, starts
-from skiplab.measure.merge_operands import sample_dimension
 from skiplab.measure.moments import Moments
 from skiplab.measure.polynomial_grad import raised
 
@@ -58,8 +57,8 @@ def lengths(
     def work(given: BoundBatch) -> Tensor:
         return _quantities(_coefficients(program, given, loss, marked, origin, len(counts)))
 
-    divisible = program.dynamic_batch and not program.training  # a training graph's batch norm sees whole batches
-    largest = max(1, _GRADIENTS // len(counts)) if divisible else None
+    in_parts = divisible(program) and not program.training  # a training graph's batch norm sees whole batches
+    largest = max(1, _GRADIENTS // len(counts)) if in_parts else None
     for given, quantities in map_batches(program, batches, work, largest):
         finite(program, given, quantities[:, :, 0], "the gradient")
         moments.add(quantities)
@@ -70,13 +69,6 @@ def lengths(
         pairs = zip(means[length].tolist(), deviations[length].tolist(), strict=True)
         rows.append([length, samples, *(n for pair in pairs for n in pair), float(Fraction(count, total))])
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def band(table: pd.DataFrame, column: str = "weight", level: float = 0.95) -> tuple[int, int]:
-    """The shortest and longest length that are left when (1 − level) / 2 of `column` is cut off at either end."""
-    below = table[column].cumsum() / table[column].sum()
-    low, high = (1 - level) / 2, (1 + level) / 2
-    return int(table["length"][below > low].iloc[0]), int(table["length"][below >= high - 1e-12].iloc[0])
 
 
 def _coefficients(
@@ -116,8 +108,8 @@ def _coefficients(
 
 def _by_sample(program: Program, op: Op, grad: Tensor, size: int) -> Tensor:
     """(coefficients, …) as (coefficients, samples, entries)."""
-    dim = sample_dimension(program, op, size)
-    return grad.reshape(len(grad), 1, -1) if dim is None else grad.movedim(dim + 1, 1).reshape(len(grad), size, -1)
+    layout = program.layouts[op.index]
+    return torch.stack([layout.by_sample(each, size) for each in grad])
 
 
 def _quantities(coefficients: Tensor) -> Tensor:

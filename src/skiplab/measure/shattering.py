@@ -14,7 +14,7 @@ from skiplab.graph.interpreter import Execution, detached_tensors
 from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import finite, map_batches, own_randomness
 from skiplab.measure.input_leaves import replacing, starts
-from skiplab.measure.merge_operands import by_sample, sample_dimension
+from skiplab.measure.merge_operands import by_sample
 from skiplab.measure.moments import Moments
 from skiplab.measure.network_variants import Variant, variants
 
@@ -104,12 +104,7 @@ class _Nearby:
             return noise
         rows, norms = by_sample(self.program, op, noise, size), by_sample(self.program, op, value, size).norm(dim=1)
         scale = norms / rows.norm(dim=1)
-        dim = sample_dimension(self.program, op, size)
-        if dim is None:
-            return noise * scale.to(value)
-        shape = [1] * value.ndim
-        shape[dim] = value.shape[dim]
-        return noise * scale.repeat_interleave(value.shape[dim] // len(scale)).reshape(shape).to(value)
+        return noise * self.program.layouts[op.index].spread(scale, value).to(value)
 
 
 def _normal(like: Tensor, seed: int) -> Tensor:

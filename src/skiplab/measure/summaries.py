@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from skiplab.stats.band import band
 from skiplab.stats.wording import (
     beside_zero,
     counted,
@@ -21,7 +22,6 @@ from skiplab.stats.wording import (
     intervals_of,
     memory,
     plural,
-    quantiles,
     row_at,
     short,
     spread,
@@ -97,8 +97,8 @@ def lengths(table: pd.DataFrame) -> Iterator[str]:
     if known.empty:
         yield "The gradient of the input is zero: no path carries any of it."
         return
-    low, middle, high = quantiles(known, "weight")
-    few, half, many = quantiles(known, "path_share")
+    (low, high), (few, many) = band(known, "weight"), band(known, "path_share")
+    (_, middle), (_, half) = band(known, "weight", level=0), band(known, "path_share", level=0)
     yield (
         f"95 % of the gradient comes by paths through {low} to {high} branches, half of it by paths of at most "
         f"{middle}; of the paths themselves 95 % have {few} to {many}, half at most {half}."

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from skiplab.data.bound_batches import Batch
-from skiplab.graph.channels import channel
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.measure.batches import map_batches
@@ -22,8 +21,9 @@ def influence(program: Program, units: Sequence[Unit], batches: Iterable[Batch])
     """
     pairs = [(unit.skips[0].operand, unit.skips[-1].merge) for unit in units]
     ops = program.by_name
-    dims = [channel(program, ops[unit.skips[-1].branch[0]]) for unit in units]
     alike = [ops[x].shape == ops[y].shape for x, y in pairs]
+    ends = [(y, program.layouts[ops[y].index]) for _, y in pairs]
+    dims = [end.require_channels(f"`{y}`") if same else 0 for (y, end), same in zip(ends, alike, strict=True)]
     sums, counts = [0.0] * len(units), [0] * len(units)
 
     def work(given) -> list[tuple[float, int]]:

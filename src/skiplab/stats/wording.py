@@ -53,13 +53,6 @@ def extremes(table: pd.DataFrame, column: str, form: str = ".3g") -> str:
     return f"from {least[column]:{form}} (`{least['id']}`) to {most[column]:{form}} (`{most['id']}`)"
 
 
-def quantiles(table: pd.DataFrame, column: str) -> tuple[int, int, int]:
-    """Lengths at 2.5, 50 and 97.5 % of all."""
-    reached = table[column].cumsum() / table[column].sum()
-    low, middle, high = (int(table["length"][reached >= q - 1e-12].iloc[0]) for q in (0.025, 0.5, 0.975))
-    return low, middle, high
-
-
 def spread(values: pd.Series) -> float:
     positive = values[values > 0]
     return float(positive.max() / positive.min()) if len(positive) else math.nan

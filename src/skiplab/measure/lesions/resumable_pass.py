@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, BoundBatch, require_again, validate_batches
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible, require_again, validate_batches
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.io.hashing import checksum
@@ -155,7 +155,7 @@ def _largest(program: Program, memory: float) -> int | None:
         raise UsageError(f"memory={memory:g}: give GiB, above 0")
     each_sample = 2 * peak_bytes(program)
     fitting = int(memory * 2**30 // each_sample)
-    if program.dynamic_batch and fitting:
+    if divisible(program) and fitting:
         return fitting
     least = samples(program)
     if fitting < least:

@@ -9,6 +9,7 @@ import pandas as pd
 from skiplab.report.charts.blocks import Blocks, stacked
 from skiplab.report.json_data import finite, inline
 from skiplab.report.theme import MUTED, PALETTE, AnyChart, dress
+from skiplab.stats.band import band
 
 _PARTS = {"gradient_norm": "at the merge", "shortcut_norm": "back by the shortcut", "branch_norm": "back by the branch"}
 _CELL = 560  # side of the heat map
@@ -71,7 +72,7 @@ def lengths_chart(table: pd.DataFrame) -> AnyChart:
     frame = frame[["length"]].assign(**{column: finite(frame[column]).fillna(0.0) for column in names})
     long = frame.melt(["length"], list(names), var_name="of", value_name="share").replace({"of": names})
     bands = pd.DataFrame(
-        [(names[column], *_band(frame, column), row) for row, column in enumerate(names)],
+        [(names[column], *band(frame, column), row) for row, column in enumerate(names)],
         columns=["of", "from", "to", "row"],
     )
     color = alt.Color(
@@ -149,15 +150,6 @@ def similarity_chart(table: pd.DataFrame) -> AnyChart:
         .properties(width=alt.Step(step), height=alt.Step(step))
     )
     return dress(chart.properties(title="Which blocks say the same? Similarity of their outputs"))
-
-
-def _band(table: pd.DataFrame, column: str) -> tuple[float, float]:
-    """The lengths that are left when 2.5 % is cut off at either end."""
-    whole = table[column].sum()
-    if not whole > 0:
-        return float("nan"), float("nan")
-    below = table[column].cumsum() / whole
-    return float(table["length"][below > 0.025].iloc[0]), float(table["length"][below >= 0.975 - 1e-12].iloc[0])
 
 
 def _positive(values: pd.Series) -> pd.Series:
