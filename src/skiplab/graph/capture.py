@@ -19,6 +19,7 @@ from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
 
 from skiplab.errors import CaptureError, ModelError, UsageError
+from skiplab.graph.differences import largest_difference
 from skiplab.graph.interpreter import run
 from skiplab.graph.program import Program, from_exported
 from skiplab.graph.shape_errors import explain
@@ -265,16 +266,7 @@ def _difference(program: Program, reference: Any) -> float:
         except Exception:  # a graph that does not take a batch of one, which the example is
             return math.nan
     got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-    gaps = [_gap(a, b) for a, b in zip(got, wanted, strict=True)]
-    return max(gaps, default=math.nan)
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    """Largest difference; two NaN, and two infinities of the same sign, do not differ."""
-    if a.shape != b.shape:
-        return math.inf
-    same = (a == b) | (a.isnan() & b.isnan())
-    return 0.0 if bool(same.all()) else float((a.double() - b.double()).abs()[~same].max())
+    return max((largest_difference(a, b) for a, b in zip(got, wanted, strict=True)), default=math.nan)
 
 
 def _place(model: nn.Module, error: BaseException) -> str:

@@ -6,7 +6,6 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +22,7 @@ from skiplab.graph.functionalize import functionalise
 from skiplab.graph.module import Network, Origin, network
 from skiplab.graph.ops import Kind, Op
 from skiplab.graph.origins import anchors
-from skiplab.graph.source_map import paths_in
-
-# Frames of torch's own Python stand between an operator and the line that asked for it. Only its modules are
-# networks, and among them a recurrent one is a single operator, which its caller placed.
-_TORCH = f"{Path(torch.__file__).parent}/"
-_MODULES = f"{_TORCH}nn/modules/"
-_CALLERS = tuple(f"{_MODULES}{name}.py" for name in ("module", "container", "rnn"))
+from skiplab.graph.source_map import innermost_source, paths_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,17 +311,8 @@ class _Flow:
         if not trace:
             return None
         if trace not in self.files:
-            self.files[trace] = _innermost(trace)
+            self.files[trace] = innermost_source(trace)
         return self.files[trace]
-
-
-def _innermost(trace: str) -> str | None:
-    for line in reversed(trace.splitlines()):
-        if line.lstrip().startswith('File "'):
-            _, file, rest = line.split('"', 2)
-            if not file.startswith(_TORCH) or (file.startswith(_MODULES) and file not in _CALLERS):
-                return f"{file}:{rest.split('line ')[1].split(',')[0]}"
-    return None
 
 
 def _tensor_operands(node: Node) -> list[Node]:
