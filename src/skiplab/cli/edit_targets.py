@@ -49,7 +49,7 @@ def _skips(program: "Program", pattern: str | None) -> Target:
         some = ", ".join(skip.id for skip in skips[:5]) or "none"
         which = "selects none" if pattern is not None else "there is none"
         raise UsageError(f"--skips {pattern or '*'}: {which} of {len(skips)} skips ({some}): see skiplab find")
-    inside = [skip for skip in selected if skip.steps is not None]
+    inside = [skip for skip in selected if skip.location == "fused"]
     if inside:
         rest = ", ".join(skip.id for skip in skips.in_graph()[:5])
         mend = f"choose others with --skips ({rest})" if rest else "write the cell in plain operators"

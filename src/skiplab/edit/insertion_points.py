@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from skiplab.analysis.reachability import between
+from skiplab.analysis.reachability import between, ops_on_every_path
 from skiplab.errors import UsageError
 from skiplab.graph.ops import WEIGHT_LAYERS, Op
 from skiplab.graph.program import Program
+from skiplab.graph.source_map import common_path
 
 Placement = Literal["post", "pre"]
 
@@ -78,20 +79,13 @@ def place(program: Program, start: str, end: str) -> Place:
             f"no way leads from `{start}` to `{end}` through a weight layer, so there is nothing to go around: give a "
             "value, and one that is computed from it"
         )
-    paths = [program.ops[index].module.split(".") for index in region]
-    return Place(first.name, last.name, ".".join(_common(paths)))
+    return Place(first.name, last.name, common_path(program.ops[index].module for index in region))
 
 
 def _chain(program: Program) -> list[Op]:
     """The ops through which all ways from the inputs to the outputs lead, in order."""
-    chain, furthest = [], -1  # the last op that reads a value of before
-    for op in program.ops:
-        if op.index in program.useful:
-            readers = [user for user in program.users[op.index] if user in program.useful]
-            if furthest <= op.index and op.kind != "input":
-                chain.append(op)
-            furthest = max([furthest, *readers])
-    return chain
+    crossed = (program.ops[index] for index in ops_on_every_path(program, program.useful))
+    return [op for op in crossed if op.kind != "input"]
 
 
 def _normalised(chain: list[Op], layer: int) -> int:
@@ -111,12 +105,3 @@ def _named(program: Program, name: str) -> Op:
         some = ", ".join(dict.fromkeys(op.module for op in program.ops if op.module))[:200]
         raise UsageError(f"there is no op and no module `{name}` in {program.name}; its modules are {some}")
     return inside[-1]
-
-
-def _common(paths: list[list[str]]) -> list[str]:
-    shared = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return shared

@@ -11,14 +11,14 @@ import pandas as pd
 
 from skiplab.analysis.differ import Difference, trait
 from skiplab.analysis.path_census import Census
-from skiplab.analysis.skips import Apart, Skip, Skips
+from skiplab.analysis.skips import NonSkip, Skip, Skips
 from skiplab.errors import DataError
 from skiplab.graph.program import Program
 from skiplab.verification import Proof, proof_json
 
-FIND = "skiplab.find/2"
+FIND = "skiplab.find/3"
 CENSUS = "skiplab.census/1"
-DIFF = "skiplab.diff/1"
+DIFF = "skiplab.diff/2"
 MEASURE = "skiplab.measure/1"
 PRUNE = "skiplab.prune/1"
 TRAIN = "skiplab.training.fit/1"
@@ -38,7 +38,7 @@ def find_json(model: str, program: Program, skips: Skips, census: Census, proof:
             "fingerprint": program.fingerprint,
         },
         "skips": [asdict(skip) for skip in skips],
-        "apart": [asdict(each) for each in skips.apart],
+        "non_skips": [asdict(each) for each in skips.non_skips],
         "census": census_fields(census),
         **({} if proof is None else {"proof": proof_json(proof)}),
     }
@@ -56,7 +56,7 @@ def census_fields(census: Census) -> dict[str, Any]:
     for name in ("histogram", "weight_histogram"):
         fields[name] = {str(k): str(n) for k, n in sorted(fields[name].items())}
     fields["counted"] = list(census.counted)
-    fields["witness"] = fields.pop("fewest")["steps"]
+    fields["witness"] = fields.pop("most_linear")["steps"]
     return fields
 
 
@@ -79,7 +79,7 @@ def diff_json(before: str, after: str, difference: Difference) -> dict[str, Any]
         "removed": [asdict(skip) for skip in difference.removed],
         "added": [asdict(skip) for skip in difference.added],
         "changed": changed,
-        "apart": [{"path": path, "reason": why, "more": n} for (path, why), n in difference.apart.items()],
+        "non_skips": [{"path": path, "reason": why, "more": n} for (path, why), n in difference.non_skips.items()],
     }
 
 
@@ -164,7 +164,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def read_skips(path: Path) -> Skips:
-    """The skips in a file that `skiplab find --json` has written; DataError when it is none."""
+    """The skips in a file of `skiplab find --json`; DataError if the file is no such file, or of another version."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -174,11 +174,12 @@ def read_skips(path: Path) -> Skips:
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != FIND:
         raise DataError(
-            f"{path} holds {schema or 'no schema'} where {FIND} is wanted: write it again with "
+            f"{path} has the format {schema or 'of no schema'}, and this version reads {FIND}: write it again with "
             f"`skiplab find MODEL --json > {path}`"
         )
     try:
-        return Skips((_record(Skip, each) for each in found["skips"]), (_record(Apart, e) for e in found["apart"]))
+        skips = [_record(Skip, each) for each in found["skips"]]
+        return Skips(skips, [_record(NonSkip, each) for each in found["non_skips"]])
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no complete {FIND} file: {type(error).__name__}: {error}") from error
 

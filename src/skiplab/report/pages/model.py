@@ -17,7 +17,7 @@ def model_page(
 ) -> Page:
     """The page of `skiplab find MODEL --report`.
 
-    tables: spine, skips (with places), apart, histogram and witness, as in `skiplab.analysis.tables`.
+    tables: spine, skips (with places), non_skips, histogram and witness, as in `skiplab.analysis.tables`.
     """
     own = {key: tables[key].assign(variant=name, depth=0) for key in ("spine", "skips", "histogram")}
     skips = tables["skips"][_SHOWN].fillna("–")
@@ -38,7 +38,7 @@ def model_page(
             Section(
                 "No skip connections",
                 "Where else ways of the signal meet, and why these are none.",
-                tables["apart"].fillna("–"),
+                tables["non_skips"].fillna("–"),
                 folded=True,
             ),
             Section(
@@ -47,6 +47,6 @@ def model_page(
                 path_histogram(own["histogram"]),
                 "census",
             ),
-            Section("The lightest path", "The path with the fewest nonlinearities.", tables["witness"], folded=True),
+            Section("The most linear path", "A path with the fewest nonlinearities.", tables["witness"], folded=True),
         ],
     )

@@ -64,7 +64,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
 def shape(model: nn.Module, data: DataSet) -> Tables:
     """What every seed has alike, so that the first one's is enough; census with the number of foldable sums."""
     tables = structure(model, data)
-    foldable = sum(apart.reason == "foldable" for apart in found(model, data)[1].apart)
+    foldable = sum(apart.reason == "foldable" for apart in found(model, data)[1].non_skips)
     return {**tables, "census": tables["census"].assign(foldable=foldable)}
 
 

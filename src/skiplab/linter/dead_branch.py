@@ -1,69 +1,89 @@
-"""`dead-branch`: branches that add nothing and can never learn to."""
+"""`dead-branch`: a branch that adds nothing and cannot learn to."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from skiplab.analysis.backtrace import trace_chain
 from skiplab.analysis.merges import merge_at
 from skiplab.analysis.reachability import between
-from skiplab.analysis.skips import Skip, Skips
+from skiplab.analysis.skips import Skip
 from skiplab.graph.interpreter import Edge, Execution, Patch
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Op, Program
 from skiplab.graph.rng import isolated_rng, reseed
-from skiplab.linter.droppath import drop_paths
+from skiplab.linter.drop_paths import drop_paths
 from skiplab.linter.finding import Finding
-from skiplab.linter.ways import walk
+from skiplab.linter.rule import LintContext, Rule
 
-# Of inputs and of dropout: on one alone, a narrow branch that ends in a ReLU may be zero by chance.
+# Of inputs and of dropout. With one draw, a narrow branch that ends in a ReLU may be zero by chance.
 _DRAWS = 4
 _REZERO = "Bachlechner et al. 2021, ReZero is All You Need, §3"
-# what, why, mend, reference
-_UNREAD = (
-    "no output of the network depends on this merge",
-    "The block costs time and memory and has no effect.",
-    "return what comes of it, or delete the block",
-    _REZERO,
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cause:
+    """Why a branch is dead, in the fields of a `Finding`."""
+
+    what: str
+    why: str
+    fix: str
+    reference: str = _REZERO
+
+
+_UNREAD = _Cause(
+    what="no output of the network depends on this merge",
+    why="The block costs time and memory and has no effect.",
+    fix="return a value that depends on it, or delete the block",
 )
-_CUT = (
-    "the branch is cut from the gradient by `detach`, so that nothing on it learns",
-    "The branch stays as it was at the start of training.",
-    "take `detach` away, or apply it to what goes into the branch, or train the branch by a loss of its own",
-    "PyTorch documentation, torch.Tensor.detach",
+_CUT = _Cause(
+    what="`detach` cuts the branch off from the gradient, so nothing on it learns",
+    why="The branch keeps its initial weights throughout training.",
+    fix="remove `detach`, or apply it to the input of the branch, or train the branch with a loss of its own",
+    reference="PyTorch documentation, torch.Tensor.detach",
 )
-_ZERO = (
-    "the branch is zero everywhere, on the example and near it, and no parameter on it gets a gradient",
-    "Its gradient is a product with zero, so the branch stays zero however long it is trained.",
-    "take the constant zero away, let the zero factor learn, or start only one of two factors at zero",
-    _REZERO,
+_ZERO = _Cause(
+    what="the branch is zero everywhere, on the example and near it, and no parameter on it gets a gradient",
+    why="Its gradient is multiplied by zero, so the branch stays zero however long it is trained.",
+    fix="remove the constant zero, make the zero factor a parameter, or start only one of two factors at zero",
 )
 
 
-def dead_branches(program: Program, skips: Skips, notes: list[str]) -> Iterator[Finding]:
-    """Skips whose branch reaches no output, gets no gradient, or is zero for good."""
+def _check(context: LintContext) -> Iterator[Finding]:
+    """Skips whose branch reaches no output, gets no gradient, or is always zero."""
+    program = context.program
     branches: dict[Edge, Skip] = {}
-    for skip in skips:
-        if skip.steps is None and program.by_name[skip.merge].index in program.useful:
+    for skip in context.skips.in_graph():
+        if program.by_name[skip.merge].index in program.useful:
             branches.update(((skip.merge, name), skip) for name in skip.branch)
-        elif skip.steps is None:
+        else:
             yield _finding(skip, _UNREAD)
     detaches = any(op.target == "detach" for op in program.ops)
     cut = [edge for edge, skip in branches.items() if detaches and _is_cut(program, skip, edge[1])]
     for edge in cut:
         yield _finding(branches.pop(edge), _CUT)
-    for edge in _zeros(program, branches, notes):
+    for edge in _zeros(program, branches, context.notes):
         yield _finding(branches[edge], _ZERO)
 
 
-def _finding(skip: Skip, texts: tuple[str, str, str, str]) -> Finding:
-    return Finding("dead-branch", skip.path, skip.source, *texts)
+def _finding(skip: Skip, cause: _Cause) -> Finding:
+    return Finding(
+        rule=RULE.name,
+        path=skip.path,
+        source=skip.source,
+        what=cause.what,
+        why=cause.why,
+        fix=cause.fix,
+        reference=cause.reference,
+    )
 
 
 def _is_cut(program: Program, skip: Skip, end: str) -> bool:
-    """Whether every parameter on a branch is cut off by `detach` on the way to the merge."""
+    """Whether `detach` cuts every parameter on a branch off from the merge."""
     fork, last = program.by_name[skip.fork].index, program.by_name[end].index
     region = between(program, fork, [last])
     detached: list[Op] = []
@@ -83,16 +103,16 @@ def _is_cut(program: Program, skip: Skip, end: str) -> bool:
 
 
 def _is_straight_through(program: Program, detach: Op, fork: int) -> bool:
-    """`x + (q(x) − x).detach()`, which gives q's value with x's gradient: of a vector quantiser, say."""
+    """Whether this is `x + (q(x) − x).detach()`, q's value with x's gradient, as in a vector quantizer."""
     op = program.ops[detach.inputs[0]]
     operands = merge_at(program, op.name).operands if op.kind == "merge" else ()
-    return any(fork in (s.value for s in walk(program, i)) for i in operands)
+    return any(fork in (s.value for s in trace_chain(program, i)) for i in operands)
 
 
 def _zeros(program: Program, branches: dict[Edge, Skip], notes: list[str]) -> list[Edge]:
-    """Of the branches (merge, operand), those that are zero on the example and without gradient."""
+    """The branches (merge, operand) that are zero on the example and get no gradient."""
     if not program.has_values:
-        notes.append("dead-branch: the network was captured without values, so no branch's value could be looked at.")
+        notes.append(f"{RULE.name}: the network was captured without values, so no branch's value could be checked.")
         return []
     if not branches:
         return []
@@ -100,14 +120,14 @@ def _zeros(program: Program, branches: dict[Edge, Skip], notes: list[str]) -> li
         with isolated_rng():
             zero = _zero_values(program, branches)
             return _without_gradient(program, {edge: branches[edge] for edge in zero}) if zero else []
-    except Exception as error:  # it is the user's code that runs
+    except Exception as error:  # the user's operators run here
         line = (str(error).splitlines() or [""])[0]
-        notes.append(f"dead-branch: the graph could not be run on its example ({type(error).__name__}: {line[:120]}).")
+        notes.append(f"{RULE.name}: the graph could not be run on its example ({type(error).__name__}: {line[:120]}).")
         return []
 
 
 def _zero_values(program: Program, branches: dict[Edge, Skip]) -> list[Edge]:
-    """Branches whose every entry is zero in all draws, whereas their fork's is not."""
+    """The branches that are zero in every entry and draw, although their fork is not."""
     edges = {edge: _reader_edge(program, edge) for edge in branches}
     forks = {skip.fork: (program.ops[_first_reader(program, skip.fork)].name, skip.fork) for skip in branches.values()}
     alive: set[Edge] = set()
@@ -121,27 +141,27 @@ def _zero_values(program: Program, branches: dict[Edge, Skip]) -> list[Edge]:
 
 
 def _watch(edge: Edge, alive: set[Edge]) -> Patch:
-    def look(value: Any) -> Any:  # the parts of a split are a list
+    def record(value: Any) -> Any:  # the parts of a split are a list
         if edge not in alive and any(bool(t.count_nonzero()) for t in pytree.tree_leaves(value)):
             alive.add(edge)
         return value
 
-    return look
+    return record
 
 
 def _run(
     program: Program, patches: dict[Edge, Patch], tensors: dict[str, Tensor] | None = None, *, noise: bool = False
 ) -> None:
-    """Runs the example, or one that differs from it by normal noise in whatever is a real number.
+    """Runs the program on its example, with normal noise added to its real inputs on request.
 
-    Every drop-path is kept, since it may by chance drop every sample of a small batch.
+    No drop-path drops a sample: in a small batch it may drop all of them by chance.
     """
-    kept: dict[Edge, Patch] = dict.fromkeys(drop_paths(program).items(), torch.ones_like)
-    args, kwargs = pytree.tree_map_only(Tensor, _disturbed, program.example) if noise else program.example
-    Execution(program, args, kwargs, patches={**kept, **patches}, tensors=tensors).finish()
+    undropped: dict[Edge, Patch] = dict.fromkeys(drop_paths(program).items(), torch.ones_like)
+    args, kwargs = pytree.tree_map_only(Tensor, _with_noise, program.example) if noise else program.example
+    Execution(program, args, kwargs, patches={**undropped, **patches}, tensors=tensors).finish()
 
 
-def _disturbed(value: Tensor) -> Tensor:
+def _with_noise(value: Tensor) -> Tensor:
     return value + torch.randn_like(value) if value.is_floating_point() else value
 
 
@@ -158,27 +178,27 @@ def _first_reader(program: Program, name: str) -> int:
 
 
 def _without_gradient(program: Program, branches: dict[Edge, Skip]) -> list[Edge]:
-    """Those of the branches of which no parameter on them gets a gradient."""
+    """The branches on which no parameter gets a gradient."""
     trained = {name: program.tensors[node] for node, name in program.parameters.items() if node in program.tensors}
     tensors: dict[str, Tensor] = {}
     if not any(parameter.requires_grad for parameter in trained.values()):
-        # A network frozen as a whole, for inference: judge it as it is before that.
+        # The whole network is frozen, for inference: check it as it is before that.
         trained = {n: t.detach().clone().requires_grad_(t.is_floating_point()) for n, t in trained.items()}
         tensors = {node: trained[name] for node, name in program.parameters.items() if name in trained}
     values: dict[Edge, Tensor] = {}
     edges = {_reader_edge(program, edge): edge for edge in branches}
 
-    def keep(edge: Edge) -> Patch:
+    def store(edge: Edge) -> Patch:
         return lambda value: values.setdefault(edge, value)
 
     reseed(0)
     with torch.inference_mode(False), torch.enable_grad():
-        _run(program, {reader: keep(edge) for reader, edge in edges.items()}, tensors)
+        _run(program, {reader: store(edge) for reader, edge in edges.items()}, tensors)
         return [e for e, skip in branches.items() if not _learns(program, skip, e[1], values[e], trained)]
 
 
 def _learns(program: Program, skip: Skip, end: str, value: Tensor, trained: dict[str, Tensor]) -> bool:
-    """Whether a random projection of a branch's value has a gradient by any parameter on it."""
+    """Whether a random projection of a branch's value has a nonzero gradient for any parameter on it."""
     region = between(program, program.by_name[skip.fork].index, [program.by_name[end].index])
     names = {name for index in region for name in program.ops[index].weights}
     parameters = [trained[name] for name in names if name in trained and trained[name].requires_grad]
@@ -187,3 +207,10 @@ def _learns(program: Program, skip: Skip, end: str, value: Tensor, trained: dict
     onto = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
     gradients = torch.autograd.grad(value, parameters, onto, retain_graph=True, allow_unused=True)
     return any(gradient is not None and bool(gradient.count_nonzero()) for gradient in gradients)
+
+
+RULE = Rule(
+    name="dead-branch",
+    summary="a branch that adds nothing and cannot learn to",
+    check=_check,
+)

@@ -41,7 +41,7 @@ def test_max_pool_and_average() -> None:
 
     findings = linted(block(F.max_pool2d), IMAGE)
     assert [finding.rule for finding in findings] == [RULE]
-    assert "average" in findings[0].mend
+    assert "average" in findings[0].fix
     assert list(linted(block(F.avg_pool2d), IMAGE)) == []
 
 

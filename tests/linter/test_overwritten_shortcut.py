@@ -245,7 +245,7 @@ def test_not_overwritten(block: type[nn.Module]) -> None:
 
 def test_the_names_and_the_line_of_the_write_are_told() -> None:
     what = linted(network(Kept))[0].what
-    assert what.startswith("`identity` on the shortcut has been overwritten by relu in place")
+    assert what.startswith("`identity` on the shortcut is overwritten in place by relu")
     line = inspect.getsourcelines(Kept)[1] + 3
     assert f"{__file__}:{line}" in what
 
@@ -324,7 +324,10 @@ def test_code_that_cannot_be_read_is_a_note() -> None:
     linecache.checkcache()
     findings = linted(network(space["OldName"]))
     assert list(findings) == []
-    assert "overwritten-shortcut: no source code to read names from in <unknown>." in findings.notes
+    assert (
+        "overwritten-shortcut: the source code of <unknown> is not available, so names cannot be read."
+        in findings.notes
+    )
 
 
 def test_the_shortcut_really_carries_what_the_activation_left() -> None:

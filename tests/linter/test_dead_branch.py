@@ -207,7 +207,7 @@ def test_a_graph_that_does_not_run_is_a_note(monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("skiplab.linter.dead.Execution", fail)
+    monkeypatch.setattr("skiplab.linter.dead_branch.Execution", fail)
     assert (
         "dead-branch: the graph could not be run on its example (RuntimeError: out of memory)." in lint(program).notes
     )

@@ -10,7 +10,7 @@ from torchvision.ops import StochasticDepth
 import skiplab
 from linted import linted
 from networks import Net, heavy, linear
-from skiplab.linter.droppath import drop_paths
+from skiplab.linter.drop_paths import drop_paths
 
 LONELY, SHARED = "drop-path-without-shortcut", "shared-drop-path"
 
@@ -60,11 +60,11 @@ def test_forms_of_drop_path(path: object) -> None:
 
 def test_where_it_stands_is_told() -> None:
     on_shortcut = linted(Net(lambda net, x: net.p(x) + net.f(x), f=heavy(), p=timm_path()), train=True)
-    assert on_shortcut[0].what == "drop-path is on a shortcut, not on the branch beside it"
+    assert on_shortcut[0].what == "drop-path is on a shortcut instead of the branch"
     before = linted(
         Net(lambda net, x: (y := net.p(net.f(x))) + net.g(y), f=heavy(), g=linear(), p=timm_path()), train=True
     )
-    assert [finding.what for finding in before] == ["drop-path stands where there is no shortcut"]
+    assert [finding.what for finding in before] == ["drop-path is at a place without a shortcut"]
 
 
 def test_drop_path_is_in_the_training_graph_alone() -> None:
