@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from skiplab.analysis.skips import Shortcut
-from skiplab.graph.ops import TRANSPARENT, op_info
+from skiplab.graph.ops import TRANSPARENT, Kind, op_info
 from skiplab.graph.program import Op, Program
 from skiplab.graph.slices import Position, are_two_signals, position
 
