@@ -15,8 +15,9 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, run
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.accelerate import deviation, faster, native
+from skiplab.measure.accelerate import faster, native
 from skiplab.measure.estimate import estimate
+from skiplab.measure.lesion import deviation
 
 aten = torch.ops.aten
 

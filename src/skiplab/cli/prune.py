@@ -65,7 +65,7 @@ def prune(
     from skiplab.cli.output_folder import measurement_identity
     from skiplab.cli.prune_finetune import training_of
     from skiplab.data.sources import Asked
-    from skiplab.measure.losses import loss_of, metric_of
+    from skiplab.measure.losses import resolve_loss, resolve_metric
     from skiplab.pruning.summary import Result
     from skiplab.serialization import save
 
@@ -77,7 +77,7 @@ def prune(
     asked = Asked(data, batch, samples, split, normalise, columns(column), request.seed)
     wanted = formats_of(formats, out, default="python,pt2", training=request.train)
     with notes():
-        work = _work(request, asked, device, skips, (loss_of(loss), metric_of(metric, loss)))
+        work = _work(request, asked, device, skips, (resolve_loss(loss), resolve_metric(metric, loss)))
         recipe = Recipe(epochs=finetune, learning_rate=learning_rate, seed=request.seed) if finetune else None
         training = None if recipe is None else training_of(work.subject.program, asked, recipe, loss, apart=work.apart)
         said = {**options, "skips": skips, "loss": loss, "metric": metric}

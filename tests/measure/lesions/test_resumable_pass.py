@@ -200,7 +200,7 @@ def test_a_batch_that_does_not_fit_is_measured_in_halves_and_so_are_all_that_fol
         return {"sizes": torch.tensor([part.given.size])}
 
     passes = Passes(program, samples(8, 8), {"all": 1}, {}, {})
-    with pytest.warns(UserWarning, match="a batch of 8 samples does not fit into memory: going on with 4"):
+    with pytest.warns(UserWarning, match="a batch of 8 samples does not fit into memory: continuing with 4"):
         state = passes.fold("all", work, lambda old, new: {"sizes": torch.cat((old["sizes"], new["sizes"]))})
     assert tried == [(0, 8), (0, 4), (4, 4), (8, 4), (12, 4)]
     assert state["sizes"].tolist() == [4] * 4
