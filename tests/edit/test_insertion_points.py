@@ -86,5 +86,5 @@ def test_a_shortcut_starts_and_ends_at_a_tensor() -> None:
     for each in places(program, 1):
         assert program.by_name[each.start].shape
         assert program.by_name[each.end].shape
-    with pytest.raises(UsageError, match="`unbind` gives no tensor"):
+    with pytest.raises(UsageError, match="`unbind` returns several values"):
         place(program, "linear", "unbind")
