@@ -134,7 +134,7 @@ def test_projections_and_padding_of_every_form(form: str, outputs: int) -> None:
     x = torch.randn(shape)
     assert_same_network(insert(program, [("stem", "f")], "B").module(), wanted, x)
     if outputs < 4:
-        with pytest.raises(UsageError, match="zero padding cannot reduce the number of channels: use shortcut B, a projection"):
+        with pytest.raises(UsageError, match="cannot reduce the number of channels: use shortcut B"):
             insert(program, [("stem", "f")])
         return
 
@@ -248,7 +248,7 @@ def test_shapes_that_no_stride_turns_into_each_other() -> None:
     for model, end in ((grown, "2"), (cut, "1"), (flat, "3")):
         program, _ = found(model, (2, 3, 9, 9))
         for shortcut in ("A", "B"):
-            with pytest.raises(UsageError, match=r"no shortcut fits from .* no stride changes one shape into the other"):
+            with pytest.raises(UsageError, match=r"no shortcut fits from .* no stride changes one shape"):
                 insert(program, [("0", end)], shortcut)
 
 

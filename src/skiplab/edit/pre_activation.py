@@ -58,13 +58,14 @@ def to_pre_activation(program: Program, skips: Skips, norm: bool = True) -> Prog
     A branch whose fork is no merge of these blocks, such as the activation of a stem, starts unchanged.
 
     The function changes: with `norm=False` the result is, in evaluation, the old network without the activations on its
-    shortcuts. All weights are kept, so that training can continue; without its last norm a branch needs a smaller
-    learning rate.
+    shortcuts, and the same where these change nothing (sums without negative values, for ReLU). All weights are kept,
+    so that training can continue; without its last norm a branch needs a smaller learning rate.
 
     Args:
-        program: an inference graph. skips: the skips of the blocks; each joins by addition. norm: whether a new batch
-        norm comes before each moved activation. It is called `pre_norm` in the module of the next
-            block's merge and `post_norm` in the block's own, and starts as the identity up to its ε.
+        program: an inference graph.
+        skips: the skips of the blocks; each joins by addition.
+        norm: whether a new batch norm comes before each moved activation. It is called `pre_norm` in the module of the
+            next block's merge and `post_norm` in the block's own, and starts as the identity up to its ε.
 
     Raises:
         StaleSkip: for skips of another program.
@@ -126,12 +127,12 @@ def _end(editor: GraphEditor, skip: Skip, name: str) -> Term:
 
 def _move(editor: GraphEditor, block: _Block, following: list[Skip], norm: bool) -> None:
     """Moves the activation of a block to the values that read it."""
-    edges_of = [(skip, *fork_edges(editor.program, skip)) for skip in following]
-    raw = {edge for _, light, _ in edges_of for edge in light}
+    fork_reads = [(skip, *fork_edges(editor.program, skip)) for skip in following]
+    raw = {edge for _, light, _ in fork_reads for edge in light}
     for edge in raw:
         editor.redirect(edge, block.merge)
     for merge, path in {skip.merge: skip.path for skip in following}.items():
-        edges = {edge for skip, _, heavy in edges_of if skip.merge == merge for edge in heavy}
+        edges = {edge for skip, _, heavy in fork_reads if skip.merge == merge for edge in heavy}
         readers = [editor.nodes[reader] for reader in dict(edges)]
         readers = [node for node in readers if block.activation in node.all_input_nodes]
         first = min(readers, key=lambda node: editor.program.by_name[node.name].index, default=None)
