@@ -223,6 +223,7 @@ def test_notes() -> None:
         (["insert", f"{HERE}:images", "--from", "14", "--to", "1"], UsageError, "no op and no module `14`"),
         (["insert", f"{HERE}:images", "--every", "9"], UsageError, "needs 11"),
         (["recalibrate", f"{HERE}:images", "--data", "nowhere"], DataError, "--data nowhere"),
+        (["rezero", "resnet20", "--device", "tpu"], UsageError, "device='tpu': choose auto, cpu, cuda"),
         (["rezero", "missing.py:net"], ModelError, "there is no file missing.py"),
         (["rezero", f"{HERE}:recurrent"], UsageError, "is a cell state inside the operator `lstm`"),
         (["rezero", f"{HERE}:plain"], UsageError, "there is none of 0 skips"),

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from skiplab.cli.app import Json, app, print_json, print_lines, say
-from skiplab.cli.common_options import formats_of
+from skiplab.cli.common_options import Device, formats_of
 from skiplab.cli.model_options import Request, captured, in_panel, on_a_model
 from skiplab.edit.catalog import edit_summaries, load_edit
 from skiplab.errors import ModelError, UsageError
@@ -71,11 +71,12 @@ def edit_command(name: str) -> Any:
     def command(request: Request, context: typer.Context, **values: Any) -> None:
         chosen = {each: value for each, value in values.items() if _is_given(context, each)}
         output = OutputOptions(**{each: values.pop(each) for each in parameters_of(OutputOptions)})
+        device = values.pop("device")
         target = targets(**{each: values.pop(each) for each in parameters_of(targets)})
         options = {each: chosen[each] for each in (*parameters_of(targets), *values) if each in chosen}
-        _run(request, Edit(name, function, values, options), target, output)
+        _run(request, Edit(name, function, values, options), target, output, device)
 
-    first = [inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY), _CONTEXT]
+    first = [inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY), _CONTEXT, in_panel(_DEVICE, "Model")]
     own = [in_panel(each, "Edit") for each in (parameters_of(targets) | edit_parameters(function)).values()]
     last = [in_panel(each, "Output") for each in parameters_of(OutputOptions).values()]
     command.__signature__ = inspect.Signature([*first, *own, *last])  # type: ignore[attr-defined]
@@ -85,6 +86,7 @@ def edit_command(name: str) -> Any:
 
 
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+_DEVICE = inspect.Parameter("device", inspect.Parameter.KEYWORD_ONLY, default="cpu", annotation=Device)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -126,12 +128,11 @@ class Edit:
     given: Mapping[str, Any]
 
 
-def _run(request: Request, edit: Edit, options: "TargetOptions", output: OutputOptions) -> None:
+def _run(request: Request, edit: Edit, options: "TargetOptions", output: OutputOptions, device: str) -> None:
     if request.meta:
         raise UsageError("an edit needs the network's values: leave out --meta")
     formats = formats_of(output.formats, output.out, default="python", training=request.train)
-    options.check()
-    program = _captured_with_values(request)
+    program = _captured_with_values(request, device)
     from skiplab.edit import summarize
 
     target = options.select(program, request)
@@ -154,8 +155,8 @@ def _run(request: Request, edit: Edit, options: "TargetOptions", output: OutputO
         say("nothing was written: --out FOLDER saves the network")
 
 
-def _captured_with_values(request: Request) -> "Program":
-    program = captured(request)
+def _captured_with_values(request: Request, device: str) -> "Program":
+    program = captured(request, device)
     if any(tensor.is_meta for tensor in program.tensors.values()):
         raise ModelError(f"{request.model} does not fit in memory, and an edit needs its values: use a smaller one")
     return program

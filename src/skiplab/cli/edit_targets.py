@@ -1,9 +1,10 @@
 """What an edit changes: skips, places for new ones, batch norm statistics on batches, or the whole network."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,37 +37,30 @@ class Target:
     lines: tuple[str, ...] = ()
 
 
-class TargetOptions(Protocol):
+class TargetOptions(ABC):
     """Options that choose what an edit changes."""
 
-    def check(self) -> None:
-        """UsageError for options that exclude each other, before the model is built."""
-
+    @abstractmethod
     def select(self, program: "Program", request: Request) -> Target:
-        """UsageError where the program has nothing of that kind."""
-        ...
+        """What the edit changes; UsageError where the program has nothing of that kind."""
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class NetworkOptions(TargetOptions):
     """The whole network."""
-
-    def check(self) -> None: ...
 
     def select(self, program: "Program", request: Request) -> Target:  # noqa: ARG002
         return Target("of")
 
 
 @dataclass(frozen=True)
-class SkipOptions:
+class SkipOptions(TargetOptions):
     """Skips, by pattern."""
 
     skips: Annotated[
         str | None,
         typer.Option(help="Skips to edit, by id or path: 'layer2.*' (default: all)."),
     ] = None
-
-    def check(self) -> None: ...
 
     def select(self, program: "Program", request: Request) -> Target:  # noqa: ARG002
         from skiplab.analysis.finder import find
@@ -89,7 +83,7 @@ class SkipOptions:
 
 
 @dataclass(frozen=True)
-class PlaceOptions:
+class PlaceOptions(TargetOptions):
     """Places for new shortcuts: one around every few layers, or one from a value to another."""
 
     every: Annotated[
@@ -109,7 +103,7 @@ class PlaceOptions:
         typer.Option("--to", help="Op or module to whose output it is added."),
     ] = None
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         one, several = (self.start_at, self.end_at), (self.every, self.placement)
         if any(one) and (not all(one) or any(each is not None for each in several)):
             raise UsageError("--from and --to go together, and replace --every and --placement: give one of the pairs")
@@ -126,12 +120,10 @@ class PlaceOptions:
 
 
 @dataclass(frozen=True)
-class BatchOptions:
+class BatchOptions(TargetOptions):
     """Batches of a data set: of its training part, where there is one."""
 
     data: Data
-
-    def check(self) -> None: ...
 
     def select(self, program: "Program", request: Request) -> Target:
         from skiplab.data.bound_batches import checked

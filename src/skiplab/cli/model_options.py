@@ -75,10 +75,11 @@ def in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:
     return parameter.replace(annotation=Annotated[kind, option])
 
 
-def captured(request: Request) -> "Program":
-    """The model's program; what may be wrong with it is said on stderr."""
+def captured(request: Request, device: str = "cpu") -> "Program":
+    """The model's program on a device. Warnings about it go to stderr."""
     options = keywords(request.kwargs)
     import torch
+    from torch.utils import _pytree as pytree
 
     from skiplab.graph.capture import capture
     from skiplab.loading.resolve import quiet, resolve
@@ -87,8 +88,15 @@ def captured(request: Request) -> "Program":
     resolved = resolve(request.model, request.inputs or (), options, request.weights, request.trust, meta=request.meta)
     if resolved.meta and not request.meta:
         say("note: the model would fill the memory, so it was built without values (as with --meta)")
+    model, args, kwargs = resolved.model, resolved.args, resolved.kwargs
+    if device != "cpu" and not resolved.meta:
+        from skiplab.training.fit import fabric_on
+
+        place = fabric_on(device).device
+        model = model.to(place)
+        args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(place), (args, kwargs))
     with quiet():
-        program = capture(resolved.model, resolved.args, resolved.kwargs, train=request.train)
+        program = capture(model, args, kwargs, train=request.train)
     say_doubts(program, values=not resolved.meta)
     return program
 
