@@ -49,14 +49,8 @@ app.add_typer(edit_app, name="edit", help="Change a network's skip connections a
 class OutputOptions:
     """Where the edited network goes, and what is printed."""
 
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write the network to (default: write nothing)."),
-    ] = None
-    formats: Annotated[
-        str | None,
-        typer.Option(help="Comma-separated: python, pt2, onnx (default: python)."),
-    ] = None
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: write nothing).")] = None
+    formats: Annotated[str | None, typer.Option(help="Comma-separated: python, pt2, onnx (default: python).")] = None
     as_json: Json = False
 
 

@@ -21,7 +21,7 @@ _SHOWN = 6  # places
 
 
 @dataclass(frozen=True)
-class Target:
+class EditTarget:
     """What an edit changes of one program.
 
     Attributes:
@@ -41,7 +41,7 @@ class TargetOptions(ABC):
     """Options that choose what an edit changes."""
 
     @abstractmethod
-    def select(self, program: "Program", request: Request) -> Target:
+    def select(self, program: "Program", request: Request) -> EditTarget:
         """What the edit changes; UsageError where the program has nothing of that kind."""
 
 
@@ -49,20 +49,17 @@ class TargetOptions(ABC):
 class NetworkOptions(TargetOptions):
     """The whole network."""
 
-    def select(self, program: "Program", request: Request) -> Target:  # noqa: ARG002
-        return Target("of")
+    def select(self, program: "Program", request: Request) -> EditTarget:  # noqa: ARG002
+        return EditTarget("of")
 
 
 @dataclass(frozen=True)
 class SkipOptions(TargetOptions):
     """Skips, by pattern."""
 
-    skips: Annotated[
-        str | None,
-        typer.Option(help="Skips to edit, by id or path: 'layer2.*' (default: all)."),
-    ] = None
+    skips: Annotated[str | None, typer.Option(help="Skips to edit, by id or path: 'layer2.*' (default: all).")] = None
 
-    def select(self, program: "Program", request: Request) -> Target:  # noqa: ARG002
+    def select(self, program: "Program", request: Request) -> EditTarget:  # noqa: ARG002
         from skiplab.analysis.finder import find
 
         skips = find(program)
@@ -79,36 +76,28 @@ class SkipOptions(TargetOptions):
                 f"skip `{fused[0].id}` is a cell state inside the operator `{fused[0].merge}`, where nothing can be "
                 f"changed: {fix}"
             )
-        return Target(f"at {len(selected)} of {len(skips)} skips of", (selected,), [skip.id for skip in selected])
+        return EditTarget(f"at {len(selected)} of {len(skips)} skips of", (selected,), [skip.id for skip in selected])
 
 
 @dataclass(frozen=True)
 class PlaceOptions(TargetOptions):
     """Places for new shortcuts: one around every few layers, or one from a value to another."""
 
-    every: Annotated[
-        int | None,
-        typer.Option(help="Weight layers that one shortcut goes around (default: 2)."),
-    ] = None
-    placement: Annotated[
-        Placement | None,
-        typer.Option(help="Post-activation or pre-activation (default: post)."),
-    ] = None
-    start_at: Annotated[
-        str | None,
-        typer.Option("--from", help="Op or module whose output the shortcut carries."),
-    ] = None
-    end_at: Annotated[
-        str | None,
-        typer.Option("--to", help="Op or module to whose output it is added."),
-    ] = None
+    every: Annotated[int | None, typer.Option(help="Weight layers that one shortcut goes around (default: 2).")] = None
+    placement: Annotated[Placement | None, typer.Option(help="Post-activation or pre-activation (default: post).")] = (
+        None
+    )
+    start_at: Annotated[str | None, typer.Option("--from", help="Op or module whose output the shortcut carries.")] = (
+        None
+    )
+    end_at: Annotated[str | None, typer.Option("--to", help="Op or module to whose output it is added.")] = None
 
     def __post_init__(self) -> None:
         one, several = (self.start_at, self.end_at), (self.every, self.placement)
         if any(one) and (not all(one) or any(each is not None for each in several)):
             raise UsageError("--from and --to go together, and replace --every and --placement: give one of the pairs")
 
-    def select(self, program: "Program", request: Request) -> Target:  # noqa: ARG002
+    def select(self, program: "Program", request: Request) -> EditTarget:  # noqa: ARG002
         if self.start_at is not None and self.end_at is not None:
             found = [place(program, self.start_at, self.end_at)]
         else:
@@ -116,7 +105,7 @@ class PlaceOptions(TargetOptions):
         lines = [f"  {_place_text(program, each)}" for each in found[:_SHOWN]]
         if len(found) > _SHOWN:
             lines.append(f"  … ({len(found)} in all)")
-        return Target(f"of {plural(len(found), 'shortcut')} into", (found,), lines=tuple(lines))
+        return EditTarget(f"of {plural(len(found), 'shortcut')} into", (found,), lines=tuple(lines))
 
 
 @dataclass(frozen=True)
@@ -125,7 +114,7 @@ class BatchOptions(TargetOptions):
 
     data: Data
 
-    def select(self, program: "Program", request: Request) -> Target:
+    def select(self, program: "Program", request: Request) -> EditTarget:
         from skiplab.data.bound_batches import checked
         from skiplab.data.sources import Asked, batches, opened, to_learn_from
 
@@ -134,7 +123,7 @@ class BatchOptions(TargetOptions):
         source = to_learn_from(asked, test) or test
         drawn = list(batches(program, source, asked))
         count = sum(batch.size for batch in checked(program, drawn))
-        return Target(f"on {plural(count, 'sample')} of {source.name}:", (drawn,))
+        return EditTarget(f"on {plural(count, 'sample')} of {source.name}:", (drawn,))
 
 
 TARGETS: dict[str, Callable[..., TargetOptions]] = {

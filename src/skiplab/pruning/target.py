@@ -13,7 +13,7 @@ _COLUMNS = {"keep": "share", "latency": "latency_ratio"}
 
 
 @dataclass(frozen=True)
-class Target:
+class PruningTarget:
     """One of the options `keep`, `max_change` and `latency` with its value."""
 
     name: str
@@ -40,9 +40,9 @@ class Target:
         return len(rows) - 1
 
 
-def target_of(options: Mapping[str, Any]) -> Target | None:
+def target_of(options: Mapping[str, Any]) -> PruningTarget | None:
     """The target among the options of `prune`, if any."""
-    return next((Target(name, float(options[name])) for name in TARGETS if name in options), None)
+    return next((PruningTarget(name, float(options[name])) for name in TARGETS if name in options), None)
 
 
 def _change(row: Mapping[Any, Any]) -> float:
