@@ -37,8 +37,8 @@ def test_selecting_everything_selects_the_non_skips_too(name: str) -> None:
     found = captured(name).skips
     for selected in (found.at("*"), found[:]):
         assert not skiplab.diff(found, selected)
-        assert (list(selected), selected.apart) == (list(found), found.apart)
-    assert found.in_graph().apart == found.apart
+        assert (list(selected), selected.non_skips) == (list(found), found.non_skips)
+    assert found.in_graph().non_skips == found.non_skips
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].census])

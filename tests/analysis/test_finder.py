@@ -314,9 +314,9 @@ def test_a_sequence_that_selects_by_shell_patterns() -> None:
 def test_a_pattern_selects_the_non_skips_of_its_place() -> None:
     """One squeeze-excite gate in each block."""
     skips = captured("timm_seresnet").skips
-    assert {each.path.rpartition(".se")[0] for each in skips.at("layer2.*").apart} == {"layer2.0", "layer2.1"}
-    assert len(skips[2:3].apart) == 8
-    assert skips.at("nothing").apart == ()
+    assert {each.path.rpartition(".se")[0] for each in skips.at("layer2.*").non_skips} == {"layer2.0", "layer2.1"}
+    assert len(skips[2:3].non_skips) == 8
+    assert skips.at("nothing").non_skips == ()
 
 
 def test_selections_assert_their_size() -> None:

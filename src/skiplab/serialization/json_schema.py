@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -99,17 +99,14 @@ def measure_json(
     }
 
 
-def edit_json(
-    config: Mapping[str, Any], change: Mapping[str, Any], notes: Sequence[str], files: pd.DataFrame | None
-) -> dict[str, Any]:
+def edit_json(config: Mapping[str, Any], summary: Mapping[str, Any], files: pd.DataFrame | None) -> dict[str, Any]:
     """What `skiplab edit --json` prints.
 
-    config: model, edit, options and the ids of the skips that were edited. change: what is other than before; numbers
+    config: model, edit, options and the ids of the edited skips. summary: the attributes of the `EditSummary`; numbers
     that are not finite are null.
     """
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in change.items()}
-    written = [] if files is None else _records(files)
-    return {"schema": EDIT, **config, **finite, "notes": list(notes), "files": written}
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
+    return {"schema": EDIT, **config, **finite, "files": [] if files is None else _records(files)}
 
 
 def prune_json(
