@@ -21,7 +21,7 @@ class Answer:
     figures: tuple[Figure, ...]
     question: str = "Does it train?"
     method: str = ""
-    verdicts: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
 
     def overview(self) -> pd.DataFrame:
         return self.tables["summary"]

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from skiplab.stats.intervals import student
-from skiplab.study.questions.sum import PRE, STUDY, VARIANTS, claims, verdicts, visited, work
-from skiplab.study.run_cell import load
-from skiplab.study.sentences import number
+from skiplab.study.questions.sum import PRE, STUDY, VARIANTS, claims, measured_epochs, sentences, work
+from skiplab.study.run_cell import load_tables
+from skiplab.study.sentences import format_number
 from skiplab.training.fit import Recipe
 
 WAVE = (1, -1, 1, -1)  # over seeds: noise that cancels
@@ -35,7 +35,7 @@ def synthetic(after: dict[str, float], seeds: int = 4) -> pd.DataFrame:
 
 
 def said(table: pd.DataFrame, *words: str) -> list[str]:
-    return [line for line in verdicts({"blocks": table}) if all(word in line for word in words)]
+    return [line for line in sentences({"blocks": table}) if all(word in line for word in words)]
 
 
 def test_a_known_effect_is_stated() -> None:
@@ -81,14 +81,14 @@ def test_one_seed_claims_nothing() -> None:
 def test_runs_that_diverged_count_for_nothing() -> None:
     table = synthetic({"ratio": 0.5})
     table = table[(table["seed"] < 3) | (table["epoch"] < 2)]  # one was lost before its end
-    assert said(table, f"{number(student([0.51, 0.49, 0.51]))} times as large")
-    assert list(verdicts({"blocks": table[table["moment"] != "trained"]}))
+    assert said(table, f"{format_number(student([0.51, 0.49, 0.51]))} times as large")
+    assert list(sentences({"blocks": table[table["moment"] != "trained"]}))
 
 
 def test_more_is_seen_early() -> None:
-    assert visited(6) == {0, 1, 2, 4, 6}
-    assert visited(1) == {0, 1}
-    assert visited(40) == {0, 1, 2, 4, 8, 16, 32, 40}
+    assert measured_epochs(6) == {0, 1, 2, 4, 6}
+    assert measured_epochs(1) == {0, 1}
+    assert measured_epochs(40) == {0, 1, 2, 4, 8, 16, 32, 40}
 
 
 def settings(seed: int = 0) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_a_run_that_was_stopped_measures_the_same(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         work(settings(), parts, stopping)
     work(settings(), parts, lambda *_: None)
-    tables, again = load(whole), load(parts)
+    tables, again = load_tables(whole), load_tables(parts)
     pd.testing.assert_frame_equal(tables["blocks"], again["blocks"])
 
     table = tables["blocks"]

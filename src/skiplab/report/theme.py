@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import altair as alt
 
-Dressable = TypeVar("Dressable", alt.Chart, alt.LayerChart, alt.VConcatChart, alt.HConcatChart)
+TopLevelChart = TypeVar("TopLevelChart", alt.Chart, alt.LayerChart, alt.VConcatChart, alt.HConcatChart)
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart | alt.HConcatChart
 
 INK = "#24292f"
@@ -20,7 +20,7 @@ BELOW, ZERO, ABOVE = "#0b5fa5", "#b4b4b4", "#b8480a"  # a signed quantity: blue,
 _FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 
 
-def dress(chart: Dressable) -> Dressable:
+def apply_theme(chart: TopLevelChart) -> TopLevelChart:
     """The chart with Skiplab's fonts, grid and spacing; a copy. Only for a whole chart, not for a part of one."""
     config = alt.Config(
         font=_FONT,

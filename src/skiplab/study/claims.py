@@ -11,7 +11,7 @@ from skiplab.stats.intervals import Interval
 Agrees = Literal["yes", "no", "not shown"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A paper's claim and its counterpart here.
 
@@ -42,20 +42,20 @@ def agreement(found: Interval, expected: Literal["above", "below", "same"], valu
     return "yes" if side == expected else "no"
 
 
-def denied(agrees: Agrees) -> Agrees:
+def negate(agrees: Agrees) -> Agrees:
     """What is said of a claim when its opposite agrees so."""
     opposite: dict[Agrees, Agrees] = {"yes": "no", "no": "yes", "not shown": "not shown"}
     return opposite[agrees]
 
 
-def alike(found: Interval, within: float) -> Agrees:
+def equivalence(found: Interval, within: float) -> Agrees:
     """Whether a difference is borne out to be smaller than `within`: its whole interval must be."""
     if found.known and -within < found.low and found.high < within:
         return "yes"
     return "no" if found.low > within or found.high < -within else "not shown"
 
 
-def table(claims: Iterable[Claim]) -> pd.DataFrame:
+def claims_table(claims: Iterable[Claim]) -> pd.DataFrame:
     """One row a claim."""
     rows = [asdict(claim) for claim in claims]
     return pd.DataFrame(rows, columns=["claim", "source", "found", "agrees"])

@@ -26,26 +26,33 @@ from skiplab.study.charts import CURVES, NETWORKS
 from skiplab.study.grid import Listener, Report, Silent, available_workers
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.result import Result
-from skiplab.study.run import run
-from skiplab.study.run_cell import STRUCTURE, Training, examine, save, seeded, split_gradient
-from skiplab.study.sentences import compared, lesioned, lightest
+from skiplab.study.run import run_study
+from skiplab.study.run_cell import (
+    STRUCTURE,
+    RunContext,
+    build_with_seed,
+    save_tables,
+    split_gradient,
+    train_and_measure,
+)
+from skiplab.study.sentences import compare_shares, lesion_sentences, most_linear_path_sentence
 from skiplab.training.loop import must_fit, must_learn
 from skiplab.training.recipe import Recipe
 
 Build = Callable[[], nn.Module]
 Variant = Build | str
 
-ERRORS = Figure(
-    "errors",
-    "Errors",
-    "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
+ERROR_FIGURE = Figure(
+    name="errors",
+    heading="Errors",
+    how="One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
     "diverged.",
-    "points",
-    "runs",
-    Axis("variant", "network", "steps"),
-    (TRAIN_ERROR, TEST_ERROR),
+    chart="points",
+    table="runs",
+    x=Axis("variant", "network", "steps"),
+    y=(TRAIN_ERROR, TEST_ERROR),
 )
-OF_VALUES = (  # what is an error where no classes are told apart
+VALUE_ERRORS = (  # what is an error where no classes are told apart
     Axis("train_error", "unexplained variance of the training part", "share"),
     Axis("test_error", "unexplained variance of the test part", "share"),
 )
@@ -85,31 +92,31 @@ def compare(
     """
     if len(variants) < 2:
         raise UsageError(f"{len(variants)} network: give two or more, so that there is something to compare")
-    grid = Grid({}, seeds, recipe or Recipe(), device)
+    grid = Grid(axes={}, seeds=seeds, recipe=recipe or Recipe(), device=device)
     with TemporaryDirectory() if store is None else nullcontext(str(store)) as folder:
-        study = _study(variants, data, grid, Path(folder))
-        at_once = (workers or available_workers()) if _importable(study.work) else 0
-        result = run(study, grid, Path(folder), at_once, listener or Silent(), fresh=fresh)
-    return replace(result, config={**result.config, **_compared(variants, data)})
+        study = _make_study(variants, data, grid, Path(folder))
+        at_once = (workers or available_workers()) if _is_importable(study.work) else 0
+        result = run_study(study, grid, Path(folder), at_once, listener or Silent(), fresh=fresh)
+    return replace(result, config={**result.config, **_describe_inputs(variants, data)})
 
 
-def _study(variants: Mapping[str, Variant], data: DataSet, grid: Grid, folder: Path) -> Study:
-    errors = (TRAIN_ERROR, TEST_ERROR) if data.classes is not None else OF_VALUES
+def _make_study(variants: Mapping[str, Variant], data: DataSet, grid: Grid, folder: Path) -> Study:
+    errors = (TRAIN_ERROR, TEST_ERROR) if data.classes is not None else VALUE_ERRORS
     return Study(
-        "compare",
-        tuple(variants),
-        {"default": grid},
-        partial(work, builds=dict(variants), data=_kept(data, folder)),
-        partial(verdicts, errors=errors),
-        (replace(ERRORS, y=errors), CURVES, *NETWORKS),
+        name="compare",
+        variants=tuple(variants),
+        grids={"default": grid},
+        work=partial(work, builds=dict(variants), data=_write_data(data, folder)),
+        sentences=partial(sentences, errors=errors),
+        figures=(replace(ERROR_FIGURE, y=errors), CURVES, *NETWORKS),
         outcomes=errors,
-        once=STRUCTURE,
-        finish=split_gradient,
-        about=partial(_about, variants, data),
+        seed_invariant=STRUCTURE,
+        postprocess=split_gradient,
+        identity=partial(_identity, variants, data),
     )
 
 
-def _compared(variants: Mapping[str, Variant], data: DataSet) -> dict[str, Any]:
+def _describe_inputs(variants: Mapping[str, Variant], data: DataSet) -> dict[str, Any]:
     """What else a result has to tell to be known again: what the names stand for, and which data."""
     called = {
         name: getattr(each, "__qualname__", type(each).__name__) if callable(each) else each
@@ -119,26 +126,26 @@ def _compared(variants: Mapping[str, Variant], data: DataSet) -> dict[str, Any]:
     return {"networks": called, "data": {"name": data.name, **sizes, "fingerprint": data.fingerprint()}}
 
 
-def verdicts(tables: Tables, errors: tuple[Axis, Axis] = (TRAIN_ERROR, TEST_ERROR)) -> Iterator[str]:
+def sentences(tables: Tables, errors: tuple[Axis, Axis] = (TRAIN_ERROR, TEST_ERROR)) -> Iterator[str]:
     """Each network against the first."""
     runs = tables["runs"]
     first, *others = dict.fromkeys(runs["variant"])
     for axis in reversed(errors):
         for other in others:
-            yield compared(runs, {"variant": first}, {"variant": other}, axis.column, axis.title)
-    yield lightest(tables["census"], [{"variant": variant} for variant in (first, *others)])
+            yield compare_shares(runs, {"variant": first}, {"variant": other}, axis.column, axis.title)
+    yield most_linear_path_sentence(tables["census"], [{"variant": variant} for variant in (first, *others)])
     for variant in (first, *others):
-        yield from lesioned(tables, {"variant": variant})
+        yield from lesion_sentences(tables, {"variant": variant})
 
 
-def resolved(model: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+def load_model(model: str, options: Mapping[str, Any] | None = None) -> nn.Module:
     """What the command line calls a MODEL, with options for what builds it."""
     return resolve(model, ("1",), options).model  # the data say what goes in
 
 
-def built(variant: Variant, seed: int) -> nn.Module:
+def build_network(variant: Variant, seed: int) -> nn.Module:
     """The network with the initial weights of a seed."""
-    model = seeded(variant if callable(variant) else partial(resolved, variant), seed)
+    model = build_with_seed(variant if callable(variant) else partial(load_model, variant), seed)
     if not isinstance(model, nn.Module):
         raise UsageError(f"{variant} gives a {type(model).__name__}: it should build a network")
     return model
@@ -146,13 +153,13 @@ def built(variant: Variant, seed: int) -> nn.Module:
 
 def work(settings: Settings, folder: Path, report: Report, *, builds: Mapping[str, Variant], data: Path) -> None:
     """A network of one variant and seed."""
-    model = built(builds[settings["variant"]], settings["seed"])
-    save(examine(model, _read(data), Training(settings, folder, report)), folder)
+    model = build_network(builds[settings["variant"]], settings["seed"])
+    save_tables(train_and_measure(model, _read_data(data), RunContext(settings, folder, report)), folder)
 
 
-def _about(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -> Settings:
+def _identity(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -> Settings:
     """The network as it learns, as it is judged and as it begins, so that another of the same name is another run."""
-    model = built(variants[settings["variant"]], settings["seed"])
+    model = build_network(variants[settings["variant"]], settings["seed"])
     try:
         must_fit(deepcopy(model), data.train, data)
         must_learn(model)
@@ -167,7 +174,7 @@ def _about(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -
     return {"code": code, "weights": checksum(tensors), "data": data.fingerprint()}
 
 
-def _importable(work: Any) -> bool:
+def _is_importable(work: Any) -> bool:
     """Whether another process can load what builds the networks; what a notebook or script defines, it cannot."""
     try:
         return b"__main__" not in pickle.dumps(work)
@@ -175,7 +182,7 @@ def _importable(work: Any) -> bool:
         return False
 
 
-def _kept(data: DataSet, store: Path) -> Path:
+def _write_data(data: DataSet, store: Path) -> Path:
     """The data in a file that other processes read."""
     known_by = json.dumps([data.fingerprint(), list(data.train.y.shape), list(data.test.y.shape)])
     file = store / f"data-{hashlib.sha256(known_by.encode()).hexdigest()[:16]}.safetensors"
@@ -183,11 +190,11 @@ def _kept(data: DataSet, store: Path) -> Path:
         store.mkdir(parents=True, exist_ok=True)
         about = {"name": data.name, "classes": str(data.classes or "")}
         with replacing(file) as path:
-            safetensors.torch.save_file(_apart(data), path, about)
+            safetensors.torch.save_file(_unshared_tensors(data), path, about)
     return file
 
 
-def _apart(data: DataSet) -> dict[str, Tensor]:
+def _unshared_tensors(data: DataSet) -> dict[str, Tensor]:
     """Its tensors by name, none in memory that another has too, as safetensors demands: parts may be views of one."""
     tensors, seen = {}, set()
     for part, split in (("train", data.train), ("test", data.test)):
@@ -199,7 +206,7 @@ def _apart(data: DataSet) -> dict[str, Tensor]:
     return tensors
 
 
-def _read(file: Path) -> DataSet:
+def _read_data(file: Path) -> DataSet:
     with safetensors.safe_open(file, "pt") as opened:
         about = opened.metadata()
         if about is None:

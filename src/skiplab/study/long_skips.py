@@ -15,12 +15,12 @@ from skiplab.analysis.skips import Skips
 from skiplab.data import DataSet
 from skiplab.edit import remove_branch, remove_shortcut
 from skiplab.graph.capture import capture
-from skiplab.study.segmentation_errors import balanced
+from skiplab.study.segmentation_errors import balanced_errors
 
 BATCH = 64
 
 
-def lesions(model: nn.Module, data: DataSet) -> pd.DataFrame:
+def lesion_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
     """One row a level ("all" for all together), way ("long skip" or "way below"), replacement and kind of norm.
 
     Columns edge, inside (balanced errors on the test part), edge_change, inside_change; replacement "zero" or "noise";
@@ -30,7 +30,7 @@ def lesions(model: nn.Module, data: DataSet) -> pd.DataFrame:
     skips = Skips(skip for skip in find(program) if skip.long)
     level = {skip.id: str(skip.path.count("inner")) for skip in skips}
     batches = list(zip(data.test.x.split(BATCH), data.test.y.split(BATCH), strict=True))
-    error = balanced(data.test)
+    error = balanced_errors(data.test)
     alone, together = [[each] for each in level], [list(level)]
     tables = []
     for way, kinds, groups in (
@@ -48,7 +48,7 @@ def lesions(model: nn.Module, data: DataSet) -> pd.DataFrame:
     return found.rename(columns=names)[["way", "level", "replacement", "batchnorm", *names.values()]]
 
 
-def routes(model: nn.Module, data: DataSet) -> pd.DataFrame:
+def route_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
     """The paths that turn up again at each level: over its long skip, or at the bottom around all of them.
 
     One row a route: route ("level 0", …, "bottom"), resolution (side of the image there), paths, and the fewest and
@@ -60,19 +60,19 @@ def routes(model: nn.Module, data: DataSet) -> pd.DataFrame:
     rows, program = [], whole
     for path in sorted(paths, key=len):
         level, here = path.count("inner"), find(program)
-        turning = remove_branch(program, _long(here, path))
-        rows.append((f"level {level}", side // 2**level, *_counts(census(turning))))
-        program = remove_shortcut(program, _long(here, path))
+        turning = remove_branch(program, _long_skip(here, path))
+        rows.append((f"level {level}", side // 2**level, *_path_counts(census(turning))))
+        program = remove_shortcut(program, _long_skip(here, path))
     bottom = side // 2 ** sum(isinstance(module, nn.MaxPool2d) for module in model.modules())
-    rows.append(("bottom", bottom, *_counts(census(program))))
+    rows.append(("bottom", bottom, *_path_counts(census(program))))
     columns = ["route", "resolution", "paths", "fewest", "most", "fewest_weight_layers", "most_weight_layers"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _long(skips: Skips, path: str) -> Skips:
+def _long_skip(skips: Skips, path: str) -> Skips:
     return Skips(skip for skip in skips if skip.long and skip.path == path).expect(1)
 
 
-def _counts(paths: Census) -> tuple[int, ...]:
+def _path_counts(paths: Census) -> tuple[int, ...]:
     ranges = (paths.nonlinearities, paths.weight_layers)
     return (paths.paths, *(end for each in ranges for end in (each.min, each.max)))

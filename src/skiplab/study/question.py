@@ -18,7 +18,7 @@ from skiplab.training.recipe import Recipe
 Settings = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """How much is run: a run for each variant, each value of each axis, and each seed.
 
@@ -41,27 +41,27 @@ class Grid:
             raise UsageError("the grid is empty: give at least one seed, and at least one value for each axis")
 
 
-def _anything(_settings: Settings) -> bool:
+def _always_valid(_settings: Settings) -> bool:
     return True
 
 
-def _as_they_are(tables: Tables) -> Tables:
+def _unchanged(tables: Tables) -> Tables:
     return tables
 
 
-def _nothing(_tables: Tables) -> Iterable[Any]:
+def _empty(_tables: Tables) -> Iterable[Any]:
     return ()
 
 
-def _no_more(_settings: Settings) -> Settings:
+def _no_identity(_settings: Settings) -> Settings:
     return {}
 
 
-def _one(_settings: Settings) -> float:
+def _unit_cost(_settings: Settings) -> float:
     return 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """One question, answered by runs.
 
@@ -89,15 +89,15 @@ class Study:
     variants: tuple[str, ...]
     grids: Mapping[str, Grid]
     work: Work
-    verdicts: Callable[[Tables], Iterable[str]]
+    sentences: Callable[[Tables], Iterable[str]]
     figures: tuple[Figure, ...]
-    claims: Callable[[Tables], Iterable[Claim]] = _nothing
+    claims: Callable[[Tables], Iterable[Claim]] = _empty
     outcomes: tuple[Axis, ...] = (TRAIN_ERROR, TEST_ERROR)
-    once: tuple[str, ...] = ()
-    finish: Callable[[Tables], Tables] = _as_they_are
-    fits: Callable[[Settings], bool] = _anything
-    cost: Callable[[Settings], float] = _one
-    about: Callable[[Settings], Settings] = _no_more
+    seed_invariant: tuple[str, ...] = ()
+    postprocess: Callable[[Tables], Tables] = _unchanged
+    is_valid: Callable[[Settings], bool] = _always_valid
+    estimated_cost: Callable[[Settings], float] = _unit_cost
+    identity: Callable[[Settings], Settings] = _no_identity
     text: str | None = None
 
     @property
@@ -115,11 +115,13 @@ class Study:
         if unknown := [name for name in chosen if name not in self.variants]:
             raise UsageError(f"{self.name} has no variant {unknown[0]!r}: choose from {', '.join(self.variants)}")
         # Each is made once: `about` may build and capture a network.
-        fitting = [settings for settings in self._settings(grid, chosen) if self.fits(settings)]
+        fitting = [settings for settings in self._settings(grid, chosen) if self.is_valid(settings)]
         if not fitting:
             raise UsageError(f"no run of {self.name} is left: none of these variants goes with these values")
         return [
-            Cell(f"{label(settings, grid.axes)} seed {settings['seed']}", settings, self.cost(settings))
+            Cell(
+                f"{network_name(settings, grid.axes)} seed {settings['seed']}", settings, self.estimated_cost(settings)
+            )
             for settings in fitting
         ]
 
@@ -134,18 +136,23 @@ class Study:
                 "recipe": replace(grid.recipe, seed=seed).record(),
                 "device": grid.device,
             }
-            yield {**settings, **self.about(settings)}
+            yield {**settings, **self.identity(settings)}
 
 
-def label(settings: Mapping[Any, Any], axes: Iterable[str]) -> str:
-    """What people call a network: "plain-50", or where more than one thing varies "plain (depth 50, samples 100)"."""
-    names = list(axes)
+def network_name(settings: Mapping[Any, Any], axes: Iterable[str] | None = None) -> str:
+    """The name of a network in sentences: "plain-50", and with more than one axis "plain (depth 50, samples 100)".
+
+    Args:
+        settings: the variant, and a value for each axis.
+        axes: the keys of `settings` that are part of the name; None takes all but the variant.
+    """
+    names = [name for name in settings if name != "variant"] if axes is None else list(axes)
     if len(names) > 1:
-        told = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in names)
-        return f"{settings['variant']} ({told})"
+        values = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in names)
+        return f"{settings['variant']} ({values})"
     return "-".join(str(settings[name]) for name in ("variant", *names))
 
 
-def named(name: str) -> Study:
+def load_study(name: str) -> Study:
     """The study of that name, one of `skiplab.study.QUESTIONS`."""
     return import_module(f"skiplab.study.questions.{name}").STUDY

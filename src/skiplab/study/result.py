@@ -15,14 +15,14 @@ import pandas as pd
 from skiplab.io.atomic import write_json
 from skiplab.report.figure_spec import PERCENT, Axis, Figure
 from skiplab.study.cache_key import PACKAGE
-from skiplab.study.question import label
-from skiplab.study.run_cell import Tables, save
+from skiplab.study.question import network_name
+from skiplab.study.run_cell import Tables, save_tables
 
 SCHEMA = "skiplab.study/1"
 _SIZES = {"parameters": "parameters", "skips": "skips", "fewest": "lightest path"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """A study's outcome.
 
@@ -42,7 +42,7 @@ class Result:
     study: str
     question: str
     method: str
-    verdicts: tuple[str, ...]
+    sentences: tuple[str, ...]
     tables: Tables
     config: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -57,7 +57,7 @@ class Result:
             "study": self.study,
             "question": self.question,
             "method": self.method,
-            "verdicts": list(self.verdicts),
+            "verdicts": list(self.sentences),
             "config": dict(self.config),
             "versions": dict(self.versions),
             "tables": {name: _records(table) for name, table in self.tables.items() if name not in left_out},
@@ -70,20 +70,20 @@ class Result:
         rows = []
         for row in summary.to_dict("records"):
             lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-            shown = {"network": f"{label(row, self.config['axes'])}{lost}"}
+            shown = {"network": f"{network_name(row, self.config['axes'])}{lost}"}
             for axis in self.outcomes:
-                shown[f"{axis.title} %" if axis.kind in PERCENT else axis.title] = _spread(row, axis)
+                shown[f"{axis.title} %" if axis.kind in PERCENT else axis.title] = _format_outcome(row, axis)
             rows.append(shown | {name: f"{int(row[c]):,}" for c, name in _SIZES.items() if c in summary})
         return pd.DataFrame(rows)
 
     def save(self, folder: Path) -> None:
         """Each table as Parquet, and config, versions and verdicts as JSON."""
-        save(self.tables, folder)
+        save_tables(self.tables, folder)
         summary = {key: value for key, value in self.to_json().items() if key != "tables"}
         write_json(folder / "config.json", summary)
 
 
-def _spread(row: dict[Any, Any], axis: Axis) -> str:
+def _format_outcome(row: dict[Any, Any], axis: Axis) -> str:
     """ "0.93 ± 0.02", and of a geometric mean "240 ×÷ 3.1": from 240 / 3.1 to 240 · 3.1."""
     factor = 100 if axis.kind in PERCENT else 1
     mean, low, high = (factor * row[f"{axis.column}{end}"] for end in ("", "_low", "_high"))
@@ -101,18 +101,18 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records]
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Of Skiplab, its code, and what it stands on."""
     names = ("skiplab", "torch", "lightning-fabric", "numpy", "pandas", "altair", "scikit-learn")
     return {
         **{name: version(name) for name in names},
-        "code": _code(),
+        "code": _source_hash(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _code() -> str:
+def _source_hash() -> str:
     """Hash of the package's sources, which a version number does not tell apart between releases."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):

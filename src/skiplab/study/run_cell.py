@@ -26,15 +26,15 @@ from skiplab.training.recipe import Recipe
 
 Tables = dict[str, pd.DataFrame]
 Report = Callable[[float, str], None]
-Found = tuple[Program, Skips]
-Built = TypeVar("Built", bound=nn.Module)
+ProgramAndSkips = tuple[Program, Skips]
+Network = TypeVar("Network", bound=nn.Module)
 
 SAMPLES = 256  # on which gradients are measured: one batch, so that training graphs see enough for batch norm
 STRUCTURE = ("skips", "spine", "census", "histogram", "witness")  # tables that are the same for every seed
 
 
 @dataclass(frozen=True)
-class Training:
+class RunContext:
     """How a network is trained in a run: `settings` are those of the study's cell."""
 
     settings: dict[str, Any]
@@ -46,25 +46,25 @@ class Training:
         return Recipe(**self.settings["recipe"])
 
 
-def examine(model: nn.Module, data: DataSet, training: Training) -> Tables:
+def train_and_measure(model: nn.Module, data: DataSet, training: RunContext) -> Tables:
     """Gradients at initialisation, training, and all that is measured on the trained network.
 
     Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
     not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.analysis.tables`.
     """
-    before = gradients(model, data)
+    before = measure_gradients(model, data)
     training.report(0.05, "training")
-    tables, trained = train(model, data, training)
+    tables, trained = train_network(model, data, training)
     if trained is None:
-        return {**tables, "gradient": before, **structure(model, data)}
+        return {**tables, "gradient": before, **measure_structure(model, data)}
     training.report(0.9, "measuring")
-    network = found(trained, data)  # once, since capturing takes as long as much of what follows
-    gradient = pd.concat([before, _gradients(network, data, "trained")])
-    return {**tables, "gradient": gradient, **_structure(network), **_lesions(network, data)}
+    network = capture_and_find(trained, data)  # once, since capturing takes as long as much of what follows
+    gradient = pd.concat([before, _gradient_table(network, data, "trained")])
+    return {**tables, "gradient": gradient, **_structure_tables(network), **_lesion_tables(network, data)}
 
 
-def train(
-    model: nn.Module, data: DataSet, training: Training, visit: Callable[[int, nn.Module], None] | None = None
+def train_network(
+    model: nn.Module, data: DataSet, training: RunContext, visit: Callable[[int, nn.Module], None] | None = None
 ) -> tuple[Tables, nn.Module | None]:
     """Tables runs (one row) and curves, and the trained network on the CPU, or None if it diverged.
 
@@ -80,27 +80,27 @@ def train(
         run = fit(model, data, recipe, training.folder / "run", on_epoch, training.settings["device"], visit=visit)
     except DivergedError:
         log = pd.read_json(training.folder / "run" / "log.jsonl", lines=True)
-        return {"runs": _outcome(model, None), "curves": _curves(log)}, None
+        return {"runs": _outcome_row(model, None), "curves": _curve_table(log)}, None
     log = pd.concat([run.history.assign(kind="epoch"), run.steps.assign(kind="step")])
-    return {"runs": _outcome(run.model, run), "curves": _curves(log)}, run.model.cpu()
+    return {"runs": _outcome_row(run.model, run), "curves": _curve_table(log)}, run.model.cpu()
 
 
-def gradients(model: nn.Module, data: DataSet) -> pd.DataFrame:
+def measure_gradients(model: nn.Module, data: DataSet) -> pd.DataFrame:
     """See `skiplab.measure.gradient`, on one batch, at initialisation: in the training graph."""
-    return _gradients(found(model, data, train=True), data, "initialisation")
+    return _gradient_table(capture_and_find(model, data, train=True), data, "initialisation")
 
 
-def structure(model: nn.Module, data: DataSet) -> Tables:
+def measure_structure(model: nn.Module, data: DataSet) -> Tables:
     """What every seed has alike: skips, spine, census, histogram, witness."""
-    return _structure(found(model, data, samples=2))
+    return _structure_tables(capture_and_find(model, data, samples=2))
 
 
-def _gradients(network: Found, data: DataSet, when: str) -> pd.DataFrame:
-    batch = next(_fitting(network[0], data.train))
+def _gradient_table(network: ProgramAndSkips, data: DataSet, when: str) -> pd.DataFrame:
+    batch = next(_fitting_batches(network[0], data.train))
     return measure.gradient(*network, [batch], task_of(data.train).loss).assign(when=when)
 
 
-def _structure(network: Found) -> Tables:
+def _structure_tables(network: ProgramAndSkips) -> Tables:
     (program, skips), paths = network, census(network[0])
     return {
         "skips": tables.placed(program, skips).drop(columns=["branch", "program"]),
@@ -111,10 +111,10 @@ def _structure(network: Found) -> Tables:
     }
 
 
-def _lesions(network: Found, data: DataSet) -> Tables:
+def _lesion_tables(network: ProgramAndSkips, data: DataSet) -> Tables:
     """Tables contribution and lesion, on the test part."""
     program, skips = network
-    test, task = list(_fitting(program, data.test)), task_of(data.test)
+    test, task = list(_fitting_batches(program, data.test)), task_of(data.test)
     lesion = measure.lesion(program, skips, test, task.loss, task.error)
     return {
         "contribution": measure.contribution(program, skips, test),
@@ -130,7 +130,9 @@ def split_gradient(tables: Tables) -> Tables:
     return {**tables, "gradient": layers.drop(columns="what"), "merge_gradient": merges.drop(columns="what")}
 
 
-def found(model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: bool = False) -> Found:
+def capture_and_find(
+    model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: bool = False
+) -> ProgramAndSkips:
     """The network's program, captured on so many samples, and its skips; `train` takes the training graph.
 
     On fewer where its batch size cannot be free and the test part has fewer.
@@ -141,7 +143,7 @@ def found(model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: boo
     return program, find(program)
 
 
-def _fitting(program: Program, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+def _fitting_batches(program: Program, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches that the program takes: where its batch size is not free, of that size, without the last ragged one."""
     if program.dynamic_batch:
         return batches(split, SAMPLES)
@@ -149,19 +151,19 @@ def _fitting(program: Program, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     return (batch for batch in batches(split, size) if len(batch[0]) == size)
 
 
-def wrong(output: Tensor, target: Tensor) -> Tensor:
+def error_rate(output: Tensor, target: Tensor) -> Tensor:
     """Share of wrong answers."""
     return (output.argmax(1) != target).double().mean()
 
 
-def save(tables: Tables, folder: Path) -> None:
+def save_tables(tables: Tables, folder: Path) -> None:
     """Each table as Parquet."""
     for name, table in tables.items():
         with replacing(folder / f"{name}.parquet") as path:
             table.to_parquet(path, index=False)
 
 
-def load(folder: Path) -> Tables:
+def load_tables(folder: Path) -> Tables:
     """What `save` has written."""
     try:
         return {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
@@ -171,7 +173,7 @@ def load(folder: Path) -> Tables:
         ) from error
 
 
-def seeded(build: Callable[[], Built], seed: int) -> Built:
+def build_with_seed(build: Callable[[], Network], seed: int) -> Network:
     """The network with the initial weights of that seed; torch's random state stays as it was."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -190,18 +192,18 @@ def _census_row(paths: Census, skips: Skips) -> pd.DataFrame:
     return pd.DataFrame([row])
 
 
-_LOGGED = ["epoch", "learning_rate", "train_loss", "train_error", "test_loss", "test_error", "seconds"]
+_LOG_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_error", "test_loss", "test_error", "seconds"]
 
 
-def _curves(log: pd.DataFrame) -> pd.DataFrame:
+def _curve_table(log: pd.DataFrame) -> pd.DataFrame:
     """One row an epoch, one that diverged on the way included; gradient_norm is the mean over its steps."""
     steps = log[log["kind"] == "step"]
     norms = steps.groupby("epoch")["gradient_norm"].mean().reset_index()
-    epochs = log[log["kind"] == "epoch"].reindex(columns=_LOGGED).astype({"epoch": "int64"})
-    return norms.merge(epochs, on="epoch", how="left").astype(dict.fromkeys(_LOGGED[1:], "float64"))
+    epochs = log[log["kind"] == "epoch"].reindex(columns=_LOG_COLUMNS).astype({"epoch": "int64"})
+    return norms.merge(epochs, on="epoch", how="left").astype(dict.fromkeys(_LOG_COLUMNS[1:], "float64"))
 
 
-def _outcome(model: nn.Module, run: Run | None) -> pd.DataFrame:
+def _outcome_row(model: nn.Module, run: Run | None) -> pd.DataFrame:
     """The row of a run; one that diverged has no errors to show."""
     row: dict = {"status": "diverged" if run is None else "ok"}
     last = None if run is None else run.history.iloc[-1]

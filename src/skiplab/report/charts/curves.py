@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 
 from skiplab.report.json_data import depth_choice, depths, finite, inline, variants
-from skiplab.report.theme import AnyChart, dress, variant_scale
+from skiplab.report.theme import AnyChart, apply_theme, variant_scale
 
 _PERCENT = ".0%"
 
@@ -38,7 +38,7 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
             .properties(width=_width(len(found)), height=220)
         )
         panels.append(chart)
-    return dress(alt.hconcat(*panels, spacing=18))
+    return apply_theme(alt.hconcat(*panels, spacing=18))
 
 
 def gradient_by_layer(gradient: pd.DataFrame) -> AnyChart:
@@ -56,7 +56,7 @@ def gradient_by_layer(gradient: pd.DataFrame) -> AnyChart:
     for when in [each for each in ("initialisation", "trained") if each in set(frame["when"])]:
         title = "at initialisation" if when == "initialisation" else "after training"
         panels.append(_gradients(frame[frame["when"] == when], title))
-    return dress(alt.hconcat(*panels, spacing=30).resolve_scale(y="shared").add_params(depth_choice(choices)))
+    return apply_theme(alt.hconcat(*panels, spacing=30).resolve_scale(y="shared").add_params(depth_choice(choices)))
 
 
 def _gradients(frame: pd.DataFrame, title: str) -> AnyChart:
@@ -102,7 +102,7 @@ def path_histogram(histogram: pd.DataFrame) -> AnyChart:
         for name in names
     ]
     chart = alt.vconcat(*panels, spacing=6).resolve_scale(x="shared").add_params(depth_choice(depths(histogram)))
-    return dress(chart)
+    return apply_theme(chart)
 
 
 def _colour(frame: pd.DataFrame, legend: bool = True) -> alt.Color:

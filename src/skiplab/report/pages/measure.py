@@ -100,12 +100,14 @@ def measure_page(
     for name, table in tables.items():
         part = _PARTS[name]
         if len(table):
-            charts.append(Section(part.heading, part.how, part.chart(table), name))
-        numbers.append(Section(f"{part.heading} in numbers", f"{len(table)} rows.", table, folded=True))
+            charts.append(Section(heading=part.heading, how=part.how, content=part.chart(table), name=name))
+        numbers.append(
+            Section(heading=f"{part.heading} in numbers", how=f"{len(table)} rows.", content=table, folded=True)
+        )
     return Page(
         title=title,
         lead="Every sentence is computed from the numbers below. Hover for the numbers of a block.",
-        verdicts=sentences,
+        sentences=sentences,
         sections=[*charts, *numbers],
         facts=facts,
     )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from skiplab.report.json_data import finite, inline
 from skiplab.report.page import Page, Section
-from skiplab.report.theme import FAINT, INK, PALETTE, AnyChart, dress
+from skiplab.report.theme import FAINT, INK, PALETTE, AnyChart, apply_theme
 
 _ROOM = 340
 
@@ -29,15 +29,19 @@ def frontier_chart(
     for column in (name, f"{name}_low", f"{name}_high"):
         rows[column] = finite(rows[column])
     title = "error" if name == "metric" else "loss"
-    left = _panel(rows, chosen, name, alt.X("blocks:Q", title="blocks left", scale=alt.Scale(reverse=True)), title)
+    left = _frontier_panel(
+        rows, chosen, name, alt.X("blocks:Q", title="blocks left", scale=alt.Scale(reverse=True)), title
+    )
     scale = alt.Scale(zero=False, reverse=True)
-    right = _panel(rows, chosen, name, alt.X("latency_ratio:Q", title="time, whole network = 1", scale=scale), title)
-    return dress(
+    right = _frontier_panel(
+        rows, chosen, name, alt.X("latency_ratio:Q", title="time, whole network = 1", scale=scale), title
+    )
+    return apply_theme(
         alt.hconcat(left, right, spacing=30).properties(title="What does each removal cost, and what does it save?")
     )
 
 
-def _panel(rows: pd.DataFrame, chosen: int | None, name: str, x: alt.X, title: str) -> AnyChart:
+def _frontier_panel(rows: pd.DataFrame, chosen: int | None, name: str, x: alt.X, title: str) -> AnyChart:
     base = alt.Chart(inline(rows)).encode(x=x, tooltip=_tooltip(rows, name, title))
     y = alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=True))
     networks = [each for each in ("as it is", "fine-tuned") if each in set(rows["network"])]
@@ -86,10 +90,10 @@ def prune_page(
     return Page(
         title=f"What {model} can do without",
         lead="Every sentence is computed from the numbers below. Hover for a network's numbers.",
-        verdicts=sentences,
+        sentences=sentences,
         sections=[
-            Section("Frontier", how, chart, "frontier"),
-            Section("The frontier in numbers", f"{len(frontier)} networks.", frontier, folded=True),
+            Section(heading="Frontier", how=how, content=chart, name="frontier"),
+            Section(heading="The frontier in numbers", how=f"{len(frontier)} networks.", content=frontier, folded=True),
         ],
         facts=facts,
     )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from skiplab.report.json_data import finite, inline
 from skiplab.report.page import Page, Section
-from skiplab.report.theme import MUTED, PALETTE, AnyChart, dress
+from skiplab.report.theme import MUTED, PALETTE, AnyChart, apply_theme
 
 
 def train_page(
@@ -31,10 +31,10 @@ def train_page(
     return Page(
         title=title,
         lead="Every sentence is computed from the runs below. Hover for the numbers.",
-        verdicts=sentences,
+        sentences=sentences,
         sections=[
-            Section("Error and loss", how, run_curves(curves, chance["train"]), "curves"),
-            Section("Runs", "At the end of the last epoch.", runs),
+            Section(heading="Error and loss", how=how, content=run_curves(curves, chance["train"]), name="curves"),
+            Section(heading="Runs", how="At the end of the last epoch.", content=runs),
         ],
         facts=facts,
     )
@@ -59,13 +59,13 @@ def run_curves(curves: pd.DataFrame, chance: float) -> AnyChart:
     word = line.mark_text(align="left", dy=-7, x=4, color=MUTED, fontSize=11).encode(
         y=percent, text=alt.value("chance")
     )
-    errors = alt.layer(line.encode(y=percent), word, _lines(curves, "error", percent, colour))
-    losses = _lines(curves, "loss", log, colour)
+    errors = alt.layer(line.encode(y=percent), word, _curve_lines(curves, "error", percent, colour))
+    losses = _curve_lines(curves, "loss", log, colour)
     panels = [panel.properties(width=400, height=260) for panel in (errors, losses)]
-    return dress(alt.hconcat(*panels, spacing=40))
+    return apply_theme(alt.hconcat(*panels, spacing=40))
 
 
-def _lines(curves: pd.DataFrame, what: str, y: alt.Y, colour: alt.Color) -> alt.Chart:
+def _curve_lines(curves: pd.DataFrame, what: str, y: alt.Y, colour: alt.Color) -> alt.Chart:
     parts = {f"train_{what}": "training", f"test_{what}": "test"}
     long = curves.melt(["seed", "epoch"], list(parts), var_name="of", value_name="value")
     long["of"] = long["of"].map(parts)
