@@ -260,7 +260,7 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
         (("--method", "estimate", "--kind", "mean"), UsageError, "is of branches deleted one at a time"),
         (("--fast", "--reestimate"), UsageError, "leave one of them out"),
         (("--memory", "-1"), UsageError, "give GiB, above 0"),
-        (("--networks", "plain"), UsageError, "--networks plain: choose of as it is, twin"),
+        (("--networks", "twin"), UsageError, "--networks twin: choose of original, plain"),
         (("--what", "magic"), UsageError, "--what magic: choose of contribution, clipping"),
         (("--method", "guess"), UsageError, "choose exact or estimate"),
         (("--group", "none"), UsageError, "how many skips at once"),
@@ -398,11 +398,11 @@ def test_layers_of_a_network_without_skips(net: Path) -> None:
         invoke(f"{net}:plain", "--data", "digits", "--what", "contribution")
 
 
-def test_the_gradient_of_the_twin_and_swapped_blocks(net: Path) -> None:
+def test_the_gradient_of_the_plain_network_and_swapped_blocks(net: Path) -> None:
     arguments = ("--data", "digits", "--samples", "40", "--what", "gradient,lesion", "--json", "--reorder", "1")
-    tables = json.loads(invoke(f"{net}:build", *arguments, "--networks", "as it is, twin").stdout)["tables"]
-    assert {row["network"] for row in tables["gradient"]} == {"as it is", "twin"}
-    twin = [row for row in tables["gradient"] if row["network"] == "twin" and row["what"] == "skip"]
-    assert all(row["shortcut_norm"] == 0 for row in twin)
+    tables = json.loads(invoke(f"{net}:build", *arguments, "--networks", "original, plain").stdout)["tables"]
+    assert {row["network"] for row in tables["gradient"]} == {"original", "plain"}
+    plain = [row for row in tables["gradient"] if row["network"] == "plain" and row["what"] == "skip"]
+    assert all(row["shortcut_norm"] == 0 for row in plain)
     swapped = [row for row in tables["lesion"] if row["kind"] == "reorder"]
     assert len({row["id"] for row in swapped}) == len(swapped) > 0

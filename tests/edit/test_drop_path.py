@@ -8,11 +8,11 @@ from oracles.edited import SHAPES, blocks, found
 from skiplab.edit import drop_path
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import run
-from skiplab.graph.module import Network
+from skiplab.graph.module import ProgramModule
 from skiplab.models import SkipConnection
 
 
-def masks(module: Network, block: nn.Module, x: Tensor) -> Tensor:
+def masks(module: ProgramModule, block: nn.Module, x: Tensor) -> Tensor:
     """What each sample's branch has been multiplied by, which has to be one number."""
     with torch.no_grad():
         f, output = block.get_submodule("branch")(x), module(x)

@@ -249,7 +249,7 @@ def test_a_write_of_what_cannot_be_scattered_is_reported_and_still_right() -> No
     x = torch.randn(3, 4)
     trunk, whole = Execution(program, (x,)), run(program, x)
     for op in program.ops[1:]:
-        assert torch.equal(trunk.advance(until=op.name).fork({}).finish()[0], whole[0])
+        assert torch.equal(trunk.run_until(op.name).fork({}).finish()[0], whole[0])
 
 
 def test_changing_the_shape_in_place() -> None:

@@ -12,8 +12,9 @@ import skiplab
 from cases import captured
 from networks import Block, Net, heavy, linear
 from skiplab.errors import UsageError
-from skiplab.graph.ops import classify, is_concat, is_value_independent, operator_name
-from skiplab.graph.program import Program, _innermost
+from skiplab.graph.ops import classify, is_concat, op_info, operator_name
+from skiplab.graph.program import Program
+from skiplab.graph.source_map import innermost_source
 
 aten = torch.ops.aten
 
@@ -33,8 +34,8 @@ def test_operator_names_have_no_overload_and_no_underscore() -> None:
 def test_concatenations_and_value_independent_operators() -> None:
     assert is_concat("cat")
     assert not is_concat("add")
-    assert is_value_independent("new_zeros")
-    assert not is_value_independent("relu")
+    assert op_info("new_zeros").value_independent
+    assert not op_info("relu").value_independent
 
 
 @pytest.mark.parametrize(
@@ -249,8 +250,8 @@ def test_source_is_the_innermost_line_that_is_not_torchs_plumbing() -> None:
     folder = Path(torch.__file__).parent
     lines = ["/home/me/net.py", folder / "nn/modules/activation.py", folder / "nn/functional.py", folder / "_tensor.py"]
     trace = "\n".join(f'  File "{file}", line {10 + i}, in forward\n    code()' for i, file in enumerate(lines))
-    assert _innermost(trace) == f"{lines[1]}:11"
-    assert _innermost("no frames at all") is None
+    assert innermost_source(trace) == f"{lines[1]}:11"
+    assert innermost_source("no frames at all") is None
 
 
 def test_torchs_own_layers_count_as_code_but_not_its_plumbing() -> None:

@@ -105,7 +105,7 @@ def test_batch_norm_is_folded_where_it_can_be(build: Callable[[], nn.Module], co
     assert folded(program) == []
     torch.testing.assert_close(outputs(fast, x), outputs(program, x), rtol=1e-10, atol=1e-10)
     names = [node for node in program.nodes if node.startswith("batch_norm")]
-    one, other = (Execution(each, (x,), record=names) for each in (program, fast))
+    one, other = (Execution(each, (x,)).recording(names) for each in (program, fast))
     with torch.no_grad():
         one.finish()
         other.finish()
@@ -143,7 +143,7 @@ def test_what_the_network_computes_in_single_precision_stays_so() -> None:
     program = skiplab.capture(Net(forward, a=nn.Linear(8, 8), b=nn.Linear(8, 8)), (torch.randn(3, 8),))
     fast = faster(program, torch.bfloat16)
     x = torch.randn(3, 8)
-    execution = Execution(fast, (x,), record=["linear", "rsqrt", "linear_1"])
+    execution = Execution(fast, (x,)).recording(["linear", "rsqrt", "linear_1"])
     with torch.no_grad():
         got = execution.finish()
     types = {name: value.dtype for name, value in execution.recorded.items()}

@@ -14,7 +14,7 @@ import skiplab
 from cases import captured
 from oracles.tower import Tower, samples
 from skiplab.analysis.edges import branch_edges
-from skiplab.data.bound_batches import Given
+from skiplab.data.bound_batches import BoundBatch
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.measure import lengths
@@ -71,7 +71,7 @@ def both_gradients(name: str) -> tuple[Tensor, Tensor]:
     marked = {edge for skip in skips for edge in branch_edges(program, skip)}
     origin = starts(program)
     count = len(_path_counts(program, marked, origin))
-    found = _coefficients(program, Given(args, kwargs, None, 1), squares, marked, origin, count)
+    found = _coefficients(program, BoundBatch(args, kwargs, None, 1), squares, marked, origin, count)
 
     leaves: list[Tensor] = []
 

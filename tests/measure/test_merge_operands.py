@@ -9,7 +9,7 @@ from networks import Net, around, linear
 from skiplab import capture, find
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.ops import is_concat
-from skiplab.measure.merge_operands import by_sample, gathered, merges_of, sample_dimension, stacked
+from skiplab.measure.merge_operands import by_sample, collect_operands, merges_of, pad_stack, sample_dimension
 
 
 @pytest.mark.parametrize("name", NUMERIC)
@@ -21,10 +21,12 @@ def test_operands_of_an_addition_add_up_to_the_merge(name: str) -> None:
     patches = {}
     additions = {n: m for n, m in merges_of(program, case.skips.in_graph()).items() if not is_concat(m.op.target)}
     for merge_name, merge in additions.items():
-        patches |= gathered(program, merge, lambda values, n=merge_name: sums.update({n: torch.stack(values).sum(0)}))
+        patches |= collect_operands(
+            program, merge, lambda values, n=merge_name: sums.update({n: torch.stack(values).sum(0)})
+        )
     args, kwargs = program.example
     with torch.no_grad():
-        execution = Execution(program, args, kwargs, patches=patches, record=additions)
+        execution = Execution(program, args, kwargs, patches=patches).recording(additions)
         execution.finish()
     assert sums.keys() == additions.keys()
     for merge_name, total in sums.items():
@@ -47,9 +49,9 @@ def test_signs_and_factors_are_operators_before_the_merge(join) -> None:
     (merge,) = merges_of(program, find(program)).values()
     sums: list[Tensor] = []
     x = torch.randn(3, 8)
-    patches = gathered(program, merge, lambda values: sums.append(torch.stack(values).sum(0)))
+    patches = collect_operands(program, merge, lambda values: sums.append(torch.stack(values).sum(0)))
     with torch.no_grad():
-        execution = Execution(program, (x,), patches=patches, record=[merge.op.name])
+        execution = Execution(program, (x,), patches=patches).recording([merge.op.name])
         execution.finish()
     torch.testing.assert_close(sums[0], execution.recorded[merge.op.name])
 
@@ -80,6 +82,6 @@ def test_a_fixed_batch_is_told_by_its_size_alone() -> None:
 
 def test_what_all_samples_share_counts_once() -> None:
     whole, shared = torch.ones(3, 2), torch.zeros(1, 2)
-    table = stacked([whole, shared])
+    table = pad_stack([whole, shared])
     assert table.shape == (3, 2, 2)
     assert table[:, 1].isnan().sum() == 4

@@ -151,7 +151,7 @@ def test_latency_is_that_of_the_smaller_network_over_that_of_the_whole(
     counts = [sum(1 for _ in each.module().parameters()) for each in (program, smaller)]
     times = {counts[0]: iter([9, 9, 4.0, 2.0, 8.0]), counts[1]: iter([9, 9, 1.0, 1.0, 6.0])}
     monkeypatch.setattr(evaluation, "_timed", lambda module, _: next(times[sum(1 for _ in module.parameters())]))
-    given = next(evaluation.checked(program, samples(1)))
+    given = next(evaluation.validate_batches(program, samples(1)))
     assert evaluation.latency(program, smaller, given, rounds=3) == (0.5, 1 / 2)  # of 1/4, 1/2, 3/4; of 1 and 2
 
 

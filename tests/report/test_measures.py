@@ -20,10 +20,10 @@ def tables(blocks: int = 6) -> dict[str, pd.DataFrame]:
     ids = [f"layer{i // 3}.{i % 3}" for i in range(blocks)]
     base = pd.DataFrame({"id": ids, "order": [9 * i + 4 for i in range(blocks)], "samples": 64})
     size = rng.uniform(0.2, 1.5, blocks)
-    halves = base.assign(network="as it is")
+    halves = base.assign(network="original")
     length = np.arange(blocks + 1)
-    weights = [("weight", f"conv{i}", "as it is", i, 0.1 * (i + 1), 0.01, 1.0, None, None) for i in range(2 * blocks)]
-    skips = [("skip", id, "as it is", 9 * i + 4, size[i], 0.1, 1.0, 0.7, 0.3) for i, id in enumerate(ids)]
+    weights = [("weight", f"conv{i}", "original", i, 0.1 * (i + 1), 0.01, 1.0, None, None) for i in range(2 * blocks)]
+    skips = [("skip", id, "original", 9 * i + 4, size[i], 0.1, 1.0, 0.7, 0.3) for i, id in enumerate(ids)]
     columns = "what name network order gradient_norm gradient_norm_std relative shortcut_norm branch_norm".split()
     lesions = [
         base.assign(kind=kind, batchnorm="as trained", loss_change=size - 0.4, loss=size) for kind in ("branch", "mean")
@@ -44,7 +44,7 @@ def tables(blocks: int = 6) -> dict[str, pd.DataFrame]:
             {"length": length, "weight": binom.pmf(length, blocks, 0.2), "path_share": binom.pmf(length, blocks, 0.5)}
         ),
         "shattering": pd.DataFrame(
-            [(net, d, 64, 1 - d, 0.1) for net in ("as it is", "twin") for d in (0.01, 0.1)],
+            [(net, d, 64, 1 - d, 0.1) for net in ("original", "plain") for d in (0.01, 0.1)],
             columns=["network", "distance", "samples", "correlation", "correlation_std"],
         ),
         "similarity": pd.DataFrame(pairs, columns=["id", "other", "order", "other_order", "cka", "samples"]),

@@ -47,7 +47,7 @@ def test_another_config_or_code_is_another_cell(monkeypatch: pytest.MonkeyPatch)
     key = Cell("a", {"x": 1}).key
     assert key == Cell("b", {"x": 1}).key
     assert key != Cell("a", {"x": 2}).key
-    monkeypatch.setattr("skiplab.study.grid.code_of", lambda study: "other code")
+    monkeypatch.setattr("skiplab.study.grid.code_hash", lambda study: "other code")
     assert key != Cell("a", {"x": 1}).key
 
 

@@ -7,14 +7,9 @@ a norm, a merge or any other product of data ends it.
 from dataclasses import dataclass, replace
 
 from skiplab.analysis.skips import Shortcut
-from skiplab.graph.ops import TRANSPARENT
+from skiplab.graph.ops import TRANSPARENT, op_info
 from skiplab.graph.program import Op, Program
 from skiplab.graph.slices import Position, are_two_signals, position
-
-# Activations between bounds, with which one signal weights another; `exp` is the decay of a scan.
-_GATES = frozenset("sigmoid hardsigmoid softmax _softmax _safe_softmax exp relu6 hardtanh clamp".split())
-_PRODUCTS = ("mul", "multiply")
-_RECIPROCALS = ("reciprocal", "div", "divide", "true_divide")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +51,10 @@ def route(program: Program, operand: int, fork: int) -> tuple[Op, ...]:
 
 def gate(program: Program, op: Op) -> int | None:
     """Of a product of two values, the one that is a gate; None where neither is, or where that is undecided."""
-    if op.kind != "product" or op.target not in _PRODUCTS or len(set(op.inputs)) != 2:
+    if op.kind != "product" or not op_info(op.target).multiplication or len(set(op.inputs)) != 2:
         return None
-    for among in (_GATES, {"tanh"}):
-        gates = [operand for operand in op.inputs if _bounds(program, operand) in among]
+    for likelihood in ("usual", "possible"):
+        gates = [operand for operand in op.inputs if op_info(_bounds(program, operand)).gate == likelihood]
         if gates:
             # A product of one signal with a function of itself is an activation: x · sigmoid(x).
             return gates[0] if len(gates) == 1 and are_two_signals(program, *op.inputs) else None
@@ -72,9 +67,13 @@ def _bounds(program: Program, index: int) -> str:
     A reciprocal is what it is taken of: 1 / (1 + exp(−x)) is a sigmoid in other words.
     """
     op = program.ops[index]
-    while len(op.inputs) == 1 and (op.kind in ("view", "resample", "expand") or op.target in _RECIPROCALS):
+    while len(op.inputs) == 1 and (op.kind in ("view", "resample", "expand") or _is_reciprocal(op)):
         op = program.ops[op.inputs[0]]
     return op.target
+
+
+def _is_reciprocal(op: Op) -> bool:
+    return op.target == "reciprocal" or op_info(op.target).division
 
 
 def _before(program: Program, step: Step) -> Step | None:

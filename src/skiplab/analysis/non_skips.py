@@ -8,12 +8,10 @@ from skiplab.analysis.backtrace import gate, walk
 from skiplab.analysis.merges import Merge
 from skiplab.analysis.reachability import Reach
 from skiplab.analysis.skips import Apart, Reason
-from skiplab.graph.ops import LINEAR, is_concat
+from skiplab.graph.ops import LINEAR, is_concat, op_info
 from skiplab.graph.origins import ways
 from skiplab.graph.program import Op, Program
 from skiplab.graph.slices import are_two_signals
-
-_MATRIX_PRODUCTS = frozenset("matmul mm bmm einsum".split())
 
 
 def gates(program: Program, used: set[int]) -> Iterator[Apart]:
@@ -30,7 +28,7 @@ def gates(program: Program, used: set[int]) -> Iterator[Apart]:
             continue
         if op.target == "glu":
             yield _apart(op, "gate", "one half of the channels weights the other")
-        elif op.target in ("mul", "multiply") and len(op.inputs) == 2 and are_two_signals(program, *op.inputs):
+        elif op_info(op.target).multiplication and len(op.inputs) == 2 and are_two_signals(program, *op.inputs):
             by = gate(program, op)
             weight = "another signal" if by is None else f"`{program.ops[by].module or program.ops[by].name}`"
             yield _apart(op, "gate", f"weighted by {weight}")
@@ -93,7 +91,7 @@ def _down_to(program: Program, merge: Merge, fork: int) -> set[int]:
 
 def mixes_lanes(program: Program, op: Op) -> bool:
     """Whether a weight layer multiplies from the left, and so mixes what stands side by side, not channels."""
-    if op.kind != "weight" or op.target not in _MATRIX_PRODUCTS:
+    if op.kind != "weight" or not op_info(op.target).matrix_product:
         return False
     node = program.nodes[op.name]
     data = program.ops[op.inputs[0]].name
@@ -143,7 +141,7 @@ def _crossing(op: Op) -> str | None:
         return f"the operator `{op.target}` on its shortcut is not known"
     if op.kind == "merge" and not is_concat(op.target):
         return f"its shortcut is itself a sum, `{op.name}`"
-    if op.kind == "product" and op.target in _MATRIX_PRODUCTS:
+    if op.kind == "product" and op_info(op.target).matrix_product:
         return f"its shortcut is mixed by a matrix that depends on the data, in `{op.name}`"
     return None
 

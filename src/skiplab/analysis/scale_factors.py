@@ -3,20 +3,21 @@
 import torch
 from torch.fx import Node
 
-from skiplab.graph.ops import DIVISIONS, SCALES, Op, operator_name
+from skiplab.graph.ops import Op, draws_random_numbers, is_scale, op_info
 from skiplab.graph.program import Program
-
-_SIGNS = frozenset({"neg", "negative"})
-_RANDOM = frozenset("bernoulli rand randn randint rand_like randn_like uniform normal_functional".split())
 
 
 def factors(program: Program, ops: tuple[Op, ...]) -> tuple[str, ...]:
     """The factors among ops that each scale one signal: numbers, names of parameters, "random", "constant"."""
-    return tuple(_factor(program, op) for op in ops if op.kind == "resample" and op.target in SCALES | _SIGNS)
+    return tuple(_factor(program, op) for op in ops if op.kind == "resample" and _scales(op))
+
+
+def _scales(op: Op) -> bool:
+    return is_scale(op.target) or op_info(op.target).negation
 
 
 def _factor(program: Program, op: Op) -> str:
-    if op.target in _SIGNS:
+    if op_info(op.target).negation:
         return "-1"
     if op.weights:
         return ", ".join(op.weights)
@@ -24,7 +25,7 @@ def _factor(program: Program, op: Op) -> str:
     data = {program.ops[i].name for i in op.inputs}
     by = next((each for each in node.args if not (isinstance(each, Node) and each.name in data)), 1)
     if isinstance(by, (int, float)):
-        return f"{1 / by if op.target in DIVISIONS and by else by:g}"
+        return f"{1 / by if op_info(op.target).division and by else by:g}"
     return "random" if isinstance(by, Node) and _is_random(by) else "constant"
 
 
@@ -35,7 +36,7 @@ def _is_random(node: Node) -> bool:
         node = rest.pop()
         if node in seen or isinstance(node.meta.get("val"), (int, torch.SymInt)):
             continue
-        if operator_name(node.target) in _RANDOM:
+        if draws_random_numbers(node):
             return True
         seen.add(node)
         rest += node.all_input_nodes

@@ -87,7 +87,7 @@ def edit(
 
 def _program(request: Request) -> "Program":
     program = captured(request)
-    if any(tensor.is_meta for tensor in program.tensors.values()):
+    if not program.has_values:
         raise ModelError(f"{request.model} would fill the memory, and an edit needs its values: use a smaller one")
     return program
 

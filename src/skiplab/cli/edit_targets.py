@@ -87,12 +87,12 @@ def _where(program: "Program", name: str) -> str:
 
 def _data(program: "Program", data: str, request: Request) -> Target:
     """Of the training part where there is one."""
-    from skiplab.data.bound_batches import checked
+    from skiplab.data.bound_batches import validate_batches
     from skiplab.data.sources import Asked, batches, opened, to_learn_from
 
     asked = Asked(data, seed=request.seed)
     judged = opened(asked)
     source = to_learn_from(asked, judged) or judged
     drawn = list(batches(program, source, asked))
-    count = sum(given.size for given in checked(program, drawn))
+    count = sum(given.size for given in validate_batches(program, drawn))
     return Target(f"on {plural(count, 'sample')} of {source.name}:", (drawn,))

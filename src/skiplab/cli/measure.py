@@ -57,7 +57,7 @@ def measure(
     memory: Annotated[float | None, typer.Option(help="Lesions: GiB for values that are kept.")] = None,
     networks: Annotated[
         str | None,
-        typer.Option(help="Gradient, shattering: as it is, twin, reinitialised, reinitialised twin, with commas."),
+        typer.Option(help="Gradient, shattering: original, plain, reinitialized, reinitialized plain, with commas."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep tables, charts and config there, and go on from it.")] = None,
     device: Device = "auto",
@@ -197,10 +197,10 @@ def _work(
     """What a measure gets, with a bar on stderr while it works."""
     from skiplab.cli import render
     from skiplab.cli.measures import MEASURES, Work
-    from skiplab.data.sources import Told
+    from skiplab.data.sources import WithProgress
 
     with render.bar(", ".join(names)) as progress:
-        batches = subject.batches if MEASURES[names[0]].own_progress else Told(subject.batches, progress)
+        batches = subject.batches if MEASURES[names[0]].own_progress else WithProgress(subject.batches, progress)
         yield Work(subject, batches, *functions, options, progress, kept.folder(names[0]))
 
 

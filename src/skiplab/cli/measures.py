@@ -128,12 +128,12 @@ def _layers(work: Work) -> pd.DataFrame:
 
 
 def _gradient(work: Work) -> pd.DataFrame:
-    networks = work.options.networks or ("as it is",)
+    networks = work.options.networks or ("original",)
     return measure.gradient(work.subject.program, work.subject.skips, work.batches, work.loss, networks)
 
 
 def _shattering(work: Work) -> pd.DataFrame:
-    networks = work.options.networks or ("as it is", "twin")
+    networks = work.options.networks or ("original", "plain")
     return measure.shattering(work.subject.program, work.subject.skips, work.batches, networks)
 
 

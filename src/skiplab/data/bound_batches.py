@@ -16,7 +16,7 @@ Batch = tuple[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class BoundBatch:
     """One batch, as the model takes it.
 
     Attributes:
@@ -35,7 +35,7 @@ class Given:
         """As a batch has them."""
         return (*self.args, dict(self.kwargs)) if self.kwargs else self.args
 
-    def part(self, start: int, stop: int) -> "Given":
+    def part(self, start: int, stop: int) -> "BoundBatch":
         """Samples `start` up to `stop` alone: of every tensor that has one entry a sample."""
 
         def cut(value: Any) -> Any:
@@ -45,14 +45,14 @@ class Given:
         args, kwargs, target = pytree.tree_map(cut, (self.args, dict(self.kwargs), self.target))
         return replace(self, args=args, kwargs=kwargs, target=target, size=min(stop, self.size) - start)
 
-    def parts(self, size: int) -> list["Given"]:
+    def parts(self, size: int) -> list["BoundBatch"]:
         """The same samples in batches of at most `size`."""
         if size >= self.size:
             return [self]
         return [self.part(start, start + size) for start in range(0, self.size, size)]
 
 
-def checked(program: Program, batches: Iterable[Batch]) -> Iterator[Given]:
+def validate_batches(program: Program, batches: Iterable[Batch]) -> Iterator[BoundBatch]:
     """Each batch as the program takes it; DataError for what it cannot take."""
     count = 0
     for count, batch in enumerate(batches, start=1):
@@ -66,7 +66,7 @@ def checked(program: Program, batches: Iterable[Batch]) -> Iterator[Given]:
                 f"batch {count} has {len(target)} targets for {size} samples along the first dimension of its input: "
                 "samples have to lie along the first dimension of both"
             )
-        yield Given(args, kwargs, target, size, _shared(program, args, kwargs))
+        yield BoundBatch(args, kwargs, target, size, _shared(program, args, kwargs))
     if not count:
         raise DataError("there is no batch to measure on: the iterable of batches is empty or used up")
 

@@ -2,7 +2,6 @@
 
 from skiplab.edit.fuse_linear import as_layer, put
 from skiplab.edit.graph_editor import Draft
-from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 
 
@@ -25,11 +24,7 @@ def fold(program: Program) -> Program:
     Raises:
         UsageError: for a training graph, whose batch norms depend on the batch.
     """
-    if program.training:
-        raise UsageError(
-            f"{program.name} was captured as training graph, whose batch norms depend on the batch: capture it without "
-            "train=True"
-        )
+    program.require_inference("whose batch norms depend on the batch")
     draft = Draft(program)
     for node in reversed(list(draft.graph.nodes)):
         if node.op != "call_function":

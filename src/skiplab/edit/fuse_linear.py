@@ -12,7 +12,7 @@ from skiplab.edit.graph_editor import Draft
 from skiplab.edit.kernel_geometry import Window, around, window_of
 from skiplab.graph.affine import Term, layer_term, normed, stored, weights
 from skiplab.graph.functionalize import form
-from skiplab.graph.ops import DIVISIONS, SCALES, operator_name
+from skiplab.graph.ops import is_scale, op_info, operator_name
 
 aten = torch.ops.aten
 Tensors = Mapping[str, Tensor]
@@ -46,8 +46,8 @@ def put(draft: Draft, node: Node, term: Term) -> None:
 
 def _by_numbers(layer: Node) -> Any:
     """The overload of a layer whose padding is not given by name."""
-    name = operator_name(layer.target)
-    return layer.target if "transpose" in name or name == "linear" else getattr(aten, name).default
+    name, info = operator_name(layer.target), op_info(layer)
+    return getattr(aten, name).default if info.convolution and not info.transposed else layer.target
 
 
 def _term(node: Node, tensors: Tensors) -> Term | None:
@@ -56,7 +56,7 @@ def _term(node: Node, tensors: Tensors) -> Term | None:
         return None
     if operator_name(node.target) == "batch_norm" and isinstance(node.args[0], Node):
         return normed(node, _operand(node.args[0], tensors), tensors)
-    if operator_name(node.target) in SCALES or node.target is aten.sub.Tensor:  # what is left of those is of a number
+    if is_scale(operator_name(node.target)) or node.target is aten.sub.Tensor:  # what is left of those is of a number
         return _changed(node, tensors)
     if node.target is aten.add.Tensor and not node.kwargs:
         operands: tuple[Any, ...] = node.args
@@ -77,7 +77,7 @@ def _changed(node: Node, tensors: Tensors) -> Term | None:
     name = operator_name(node.target)
     operands: tuple[Any, ...] = node.args
     value, by = operands[:2]
-    if name in ("add", "mul", "multiply") and isinstance(by, Node) and _number(value, tensors) is not None:
+    if (name == "add" or op_info(name).multiplication) and isinstance(by, Node) and _number(value, tensors) is not None:
         value, by = by, value
     number = _number(by, tensors)
     if number is None or node.kwargs or not isinstance(value, Node) or form(value) != form(node):
@@ -90,7 +90,7 @@ def _changed(node: Node, tensors: Tensors) -> Term | None:
     if name in ("add", "sub"):
         shift = None if by == 0 else -number if name == "sub" else number  # Python's `sum` begins with 0
         return _operand(value, tensors).scaled(number.new_ones(()), shift, dim)
-    return _operand(value, tensors).scaled(1 / number if name in DIVISIONS else number, dim=dim)
+    return _operand(value, tensors).scaled(1 / number if op_info(name).division else number, dim=dim)
 
 
 def _number(operand: Any, tensors: Tensors) -> Tensor | None:

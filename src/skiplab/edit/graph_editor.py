@@ -10,9 +10,10 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 
 from skiplab.errors import UsageError
+from skiplab.graph.build import data_flow
 from skiplab.graph.functionalize import fake_value, form
 from skiplab.graph.interpreter import Edge
-from skiplab.graph.program import Program, data_flow
+from skiplab.graph.program import Program
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from skiplab.graph.affine import Term
-from skiplab.graph.ops import operator_name
+from skiplab.graph.ops import op_info, operator_name
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def window_of(term: Term) -> Window:
     """That of a layer."""
     assert term.layer is not None
     name, size = operator_name(term.layer.target), tuple(term.kernel.shape[2:])
-    backwards = "transpose" in name
+    backwards = op_info(term.layer).transposed
     plain: tuple[Any, ...] = (1, 0, 0, 1, 1) if backwards else (1, 0, 1, 1)
     stride, padding, *others = (*term.rest, *plain[len(term.rest) :])
     groups, steps = (others[1], others[2]) if backwards else (others[1], others[0])

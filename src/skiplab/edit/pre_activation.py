@@ -13,14 +13,10 @@ from skiplab.edit.graph_editor import Draft
 from skiplab.edit.new_layers import batch_norm
 from skiplab.errors import UsageError
 from skiplab.graph.affine import Term
+from skiplab.graph.ops import op_info
 from skiplab.graph.program import Op, Program
 
 aten = torch.ops.aten
-# One value from one value, so that it may stand before or behind anything that only passes values on.
-_ELEMENTWISE = frozenset(
-    """relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid sigmoid tanh softplus prelu
-    _prelu_kernel threshold clamp clamp_min clamp_max hardshrink softshrink log_sigmoid""".split()
-)
 
 
 @dataclass(frozen=True)
@@ -66,11 +62,7 @@ def to_pre_activation(program: Program, skips: Skips, norm: bool = True) -> Prog
         UsageError: for a block of another form; for a training graph; for the cell state of a fused recurrent operator.
     """
     skips.check(program).require_merges()
-    if program.training:
-        raise UsageError(
-            f"{program.name} was captured as training graph, whose batch norms cannot be folded: capture it without "
-            "train=True"
-        )
+    program.require_inference("whose batch norms cannot be folded")
     draft = Draft(program)
     blocks = _blocks(draft, skips)
     for block in blocks.values():
@@ -98,7 +90,7 @@ def _activation(program: Program, skip: Skip) -> Op:
         raise UsageError(f"`{skip.id}` is joined by {skip.combine}, and a post-activation block by add: leave it out")
     merge = program.by_name[skip.merge]
     readers = [program.ops[index] for index in program.users[merge.index]]
-    if len(readers) == 1 and merge.index not in program.outputs and readers[0].target in _ELEMENTWISE:
+    if len(readers) == 1 and merge.index not in program.outputs and op_info(readers[0].target).elementwise:
         return readers[0]
     names = [f"`{op.target}`" for op in readers] + ["the output"] * (merge.index in program.outputs)
     raise UsageError(

@@ -26,11 +26,7 @@ def recalibrate(program: Program, batches: Iterable[Batch]) -> Program:
         UsageError: where there is no batch norm with statistics; for a training graph.
         DataError: for no batches, and for those that the network cannot take.
     """
-    if program.training:
-        raise UsageError(
-            f"{program.name} was captured as training graph, which does not read the statistics of its batch norms: "
-            "capture it without train=True"
-        )
+    program.require_inference("which does not read the statistics of its batch norms")
     if not normalised(program):
         raise UsageError(f"{program.name} has no batch norm with statistics to estimate anew: use it as it is")
     _, statistics = reestimated(Passes(program, batches, {"statistics": 1}, {}, {}), "statistics", [])

@@ -5,10 +5,8 @@ from torch.fx import Node
 from skiplab.analysis.edges import branch_edges, shortcut_edges
 from skiplab.analysis.skips import Skips
 from skiplab.edit.graph_editor import Draft
-from skiplab.graph.ops import operator_name
+from skiplab.graph.ops import op_info
 from skiplab.graph.program import Program
-
-_IDEMPOTENT = frozenset("relu relu6 hardtanh abs".split())
 
 
 def remove_shortcut(program: Program, skips: Skips) -> Program:
@@ -50,4 +48,4 @@ def _is_again(node: Node) -> bool:
     """Whether a node is an activation of what that very activation gave, which changes nothing."""
     before = node.args[0] if node.args else None
     same = isinstance(before, Node) and (before.target, before.args[1:]) == (node.target, node.args[1:])
-    return same and operator_name(node.target) in _IDEMPOTENT
+    return same and op_info(node).idempotent

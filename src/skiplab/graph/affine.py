@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from skiplab.graph.ops import operator_name
+from skiplab.graph.ops import op_info, operator_name
+from skiplab.graph.torch_compat import is_mutable
 
-CONVOLUTIONS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split())
-_SHAPES = frozenset("view reshape unsqueeze".split())
+_SHAPES = ("view", "reshape", "unsqueeze")  # by which a stored vector is laid along the channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +48,17 @@ class Term:
 
 def layer_term(node: Node, tensors: Mapping[str, Tensor]) -> Term | None:
     """A convolution or a linear layer with weights of its own; None for anything else."""
-    name = operator_name(node.target)
-    if not (name in CONVOLUTIONS or name == "linear") or node.kwargs:
+    is_convolution = op_info(node).convolution
+    if not (is_convolution or operator_name(node.target) == "linear") or node.kwargs:
         return None
     source, kernel, bias = node.args[0], *weights(node)
     if not all(n is None or (n.name in tensors and len(_readers(n, tensors)) == 1) for n in (kernel, bias)):
         return None
     weight, offset = stored(kernel, tensors), None if bias is None else stored(bias, tensors)
     rank = node.meta["val"].ndim
-    if not isinstance(source, Node) or weight is None or (name in CONVOLUTIONS and weight.ndim != rank):
+    if not isinstance(source, Node) or weight is None or (is_convolution and weight.ndim != rank):
         return None
-    return Term(source, node, weight, offset, rank - 1 if name == "linear" else 1, tuple(node.args[3:]))
+    return Term(source, node, weight, offset, 1 if is_convolution else rank - 1, tuple(node.args[3:]))
 
 
 def normed(norm: Node, term: Term, tensors: Mapping[str, Tensor]) -> Term | None:
@@ -89,8 +89,7 @@ def stored(node: Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
     """The value of a parameter or buffer that nothing writes to, or of one in another shape; of float32 at least."""
     if node.name in tensors:
         tensor = tensors[node.name].detach()
-        schemas = (getattr(reader.target, "_schema", None) for reader in node.users)
-        written = any(schema is not None and schema.is_mutable for schema in schemas)
+        written = any(is_mutable(reader.target) for reader in node.users)
         real = tensor.is_floating_point() and not written
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if real else None
     if operator_name(node.target) not in _SHAPES or not isinstance(node.args[0], Node):
@@ -109,7 +108,8 @@ def _readers(placeholder: Node, tensors: Mapping[str, Tensor]) -> list[Node]:
 def _spread(term: Term, factor: Tensor) -> Tensor:
     """A factor for each output channel in the form of the kernel."""
     ones = (1,) * (term.kernel.ndim - 2)
-    if "transpose" not in operator_name(term.layer.target):  # type: ignore[union-attr]
+    assert term.layer is not None
+    if not op_info(term.layer).transposed:
         return factor.reshape(-1, 1, *ones)
     groups = term.rest[3] if len(term.rest) > 3 else 1
     inputs = term.kernel.shape[0]

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
-from torch.utils import _pytree as pytree
+
+from skiplab.graph.torch_compat import pytree, schema_of
 
 aten = torch.ops.aten
 Specs = tuple[pytree.TreeSpec, pytree.TreeSpec]  # the forms of (args, kwargs) and of the output
@@ -151,10 +152,10 @@ def _inner(spec: pytree.TreeSpec) -> Iterator[pytree.TreeSpec]:
 def _follow_mode(graph: Graph, captured: bool) -> None:
     mode: Node | None = None
     for node in list(graph.nodes):
-        for place, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
+        for place, argument in enumerate(getattr(schema_of(node.target), "arguments", ())):
             if argument.name not in _MODES or argument.kwarg_only or _always_of_batch(node):
                 continue
-            defaults = [each.default_value for each in node.target._schema.arguments[len(node.args) : place + 1]]  # type: ignore[union-attr]
+            defaults = [each.default_value for each in schema_of(node.target).arguments[len(node.args) : place + 1]]  # type: ignore[union-attr]
             node.args = (*node.args, *defaults)  # which a capture leaves out
             if node.args[place] is not captured:
                 continue
@@ -166,7 +167,7 @@ def _follow_mode(graph: Graph, captured: bool) -> None:
 
 def _always_of_batch(node: Node) -> bool:
     """Whether a norm has no statistics but those of its batch."""
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    names = [argument.name for argument in schema_of(node.target).arguments]  # type: ignore[union-attr]
     return "running_mean" in names and node.args[names.index("running_mean")] is None
 
 

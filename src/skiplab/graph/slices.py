@@ -9,16 +9,10 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.fx import Node
 
-from skiplab.graph.ops import operator_name
+from skiplab.graph.ops import op_info, operator_name
 from skiplab.graph.program import Op, Program
 
 Position = tuple[int, int, int]  # source, dimension, index
-_SPLITS = ("split", "chunk", "unbind")
-_SLICES = ("slice", "select", "narrow")
-# A part of what these give is made of the same part of what they take, or of a part of it.
-_WITHIN = frozenset(
-    (*_SLICES, *_SPLITS, *"split_with_sizes tensor_split sigmoid hardsigmoid tanh exp rsub mul".split())
-)
 
 
 def position(program: Program, op: Op) -> Position | None:
@@ -45,12 +39,11 @@ def position(program: Program, op: Op) -> Position | None:
 
 def _part(program: Program, op: Op, parts: Node, index: object) -> Position | None:
     """One of the tensors of `unbind`, or of a split into pieces of one position each."""
-    kind = operator_name(parts.target)
-    if not parts.args or not isinstance(parts.args[0], Node) or kind not in ("unbind", "split", "chunk"):
+    info = op_info(parts)
+    if not parts.args or not isinstance(parts.args[0], Node) or not info.even_split or info.split_dim is None:
         return None
-    place = 1 if kind == "unbind" else 2
-    dim = parts.args[place] if len(parts.args) > place else parts.kwargs.get("dim", 0)
-    if kind != "unbind" and (not op.shape or op.shape[_whole(dim) % len(op.shape)] != 1):
+    dim = parts.args[info.split_dim] if len(parts.args) > info.split_dim else parts.kwargs.get("dim", 0)
+    if operator_name(parts.target) != "unbind" and (not op.shape or op.shape[_whole(dim) % len(op.shape)] != 1):
         return None
     return _at(program, program.ops[op.inputs[0]].inputs[0], parts.args[0], dim, index)
 
@@ -65,7 +58,7 @@ def elsewhere(program: Program, taken: Position) -> Iterator[int]:
             at = position(program, op)
             if at is not None and at[:2] == taken[:2] and at[2] != taken[2]:
                 yield user
-            elif op.target in _SPLITS or _is_whole(program, op):
+            elif op_info(op.target).split or _is_whole(program, op):
                 rest.append(user)
 
 
@@ -96,7 +89,7 @@ def _parts(program: Program, index: int) -> set[Chain]:
         if op.index in seen:
             continue
         seen.add(op.index)
-        if op.target in _SLICES:
+        if op_info(op.target).slice:
             parts.add(_chain(program, op))
         elif op.kind in ("weight", "recurrent", "input"):
             return set()
@@ -108,12 +101,19 @@ def _parts(program: Program, index: int) -> set[Chain]:
 def _chain(program: Program, op: Op) -> Chain:
     """Where a slice lies in the value that it was taken out of, perhaps in several steps: of unbind, then of chunk."""
     keys: list[object] = []
-    while op.target in _WITHIN and len(op.inputs) == 1:
-        if op.target in _SLICES and not _is_whole(program, op):
+    while _keeps_parts(op) and len(op.inputs) == 1:
+        if op_info(op.target).slice and not _is_whole(program, op):
             taken = position(program, op)
             keys.append(op.index if taken is None else taken[1:])
         op = program.ops[op.inputs[0]]
     return (op.index, *reversed(keys))
+
+
+def _keeps_parts(op: Op) -> bool:
+    """Whether a part of an op's value is computed from the same part of its operand, or is a part of that part."""
+    info = op_info(op.target)
+    elementwise = (info.gate is not None and info.elementwise) or info.multiplication or op.target == "rsub"
+    return info.slice or info.split or elementwise
 
 
 def _is_whole(program: Program, op: Op) -> bool:

@@ -2,8 +2,10 @@
 
 from torch import nn
 
-from skiplab.graph.ops import operator_name
-from skiplab.graph.program import Program, module_name
+from skiplab.graph.ops import op_info
+from skiplab.graph.program import Program
+from skiplab.graph.source_map import module_name
+from skiplab.graph.torch_compat import schema_of
 
 _RATES = ("p", "drop_prob", "drop_rate", "rate")
 
@@ -31,8 +33,8 @@ def _with_dropout(program: Program) -> set[str]:
     """Paths of all modules in which an operator drops something in training."""
     paths: set[str] = set()
     for node in program.graph.graph.nodes:
-        schema = getattr(node.target, "_schema", None)
+        schema = schema_of(node.target)
         named = {argument.name for argument in schema.arguments} if schema is not None else set()
-        if "dropout" in operator_name(node.target) or {"dropout", "train"} <= named:
+        if op_info(node).dropout or {"dropout", "train"} <= named:
             paths.update(module_name(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values())
     return paths

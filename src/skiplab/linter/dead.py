@@ -13,6 +13,7 @@ from skiplab.analysis.skips import Skip, Skips
 from skiplab.graph.interpreter import Edge, Execution, Patch
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Op, Program
+from skiplab.graph.rng import isolated_rng, reseed
 from skiplab.linter.droppath import drop_paths
 from skiplab.linter.finding import Finding
 from skiplab.linter.ways import walk
@@ -90,15 +91,13 @@ def _is_straight_through(program: Program, detach: Op, fork: int) -> bool:
 
 def _zeros(program: Program, branches: dict[Edge, Skip], notes: list[str]) -> list[Edge]:
     """Of the branches (merge, operand), those that are zero on the example and without gradient."""
-    values = [*program.tensors.values(), *pytree.tree_leaves(program.example)]
-    if any(isinstance(value, Tensor) and value.is_meta for value in values):
+    if not program.has_values:
         notes.append("dead-branch: the network was captured without values, so no branch's value could be looked at.")
         return []
     if not branches:
         return []
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with isolated_rng():
             zero = _zero_values(program, branches)
             return _without_gradient(program, {edge: branches[edge] for edge in zero}) if zero else []
     except Exception as error:  # it is the user's code that runs
@@ -113,7 +112,7 @@ def _zero_values(program: Program, branches: dict[Edge, Skip]) -> list[Edge]:
     forks = {skip.fork: (program.ops[_first_reader(program, skip.fork)].name, skip.fork) for skip in branches.values()}
     alive: set[Edge] = set()
     for draw in range(_DRAWS):
-        torch.default_generator.manual_seed(draw)
+        reseed(draw)
         with torch.no_grad():
             _run(program, {edge: _watch(edge, alive) for edge in {*edges.values(), *forks.values()}}, noise=draw > 0)
         if all(edge in alive for edge in edges.values()):
@@ -172,7 +171,7 @@ def _without_gradient(program: Program, branches: dict[Edge, Skip]) -> list[Edge
     def keep(edge: Edge) -> Patch:
         return lambda value: values.setdefault(edge, value)
 
-    torch.default_generator.manual_seed(0)
+    reseed(0)
     with torch.inference_mode(False), torch.enable_grad():
         _run(program, {reader: keep(edge) for reader, edge in edges.items()}, tensors)
         return [e for e, skip in branches.items() if not _learns(program, skip, e[1], values[e], trained)]

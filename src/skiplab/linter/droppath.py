@@ -11,14 +11,12 @@ from torch.fx import Node
 
 from skiplab.analysis.merges import merges
 from skiplab.analysis.skips import Skips
-from skiplab.graph.ops import is_concat, operator_name
+from skiplab.graph.ops import draws_random_numbers, is_concat, is_scale
 from skiplab.graph.program import Op, Program
 from skiplab.linter.finding import Finding
 from skiplab.linter.trace import called_at, calls, frames
 from skiplab.linter.ways import walk
 
-_RANDOM = frozenset("bernoulli rand rand_like uniform randint randint_like randn randn_like native_dropout".split())
-_SCALES = frozenset("mul multiply div divide true_divide".split())
 _HUANG = "Huang et al. 2016, Deep Networks with Stochastic Depth, §3"
 
 
@@ -31,16 +29,11 @@ def drop_paths(program: Program) -> dict[str, str]:
             continue
         op = program.by_name.get(node.name)
         masks = [each for each in node.all_input_nodes if each in random]
-        if op is None and (masks or _is_random(node)):
+        if op is None and (masks or draws_random_numbers(node)):
             random.add(node)
-        elif op is not None and op.target in _SCALES and len(op.inputs) == 1:
+        elif op is not None and is_scale(op.target) and len(op.inputs) == 1:
             found.update((op.name, mask.name) for mask in masks if _is_per_sample(mask))
     return found
-
-
-def _is_random(node: Node) -> bool:
-    name = operator_name(node.target)
-    return name in _RANDOM or (name == "dropout" and bool(node.args[1]) and node.args[2] is True)
 
 
 def _is_per_sample(mask: Node) -> bool:

@@ -13,16 +13,15 @@ from torch.utils import _pytree as pytree
 
 from skiplab.analysis.skips import Skips
 from skiplab.data.bound_batches import Batch
-from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
-from skiplab.graph.ops import WEIGHT_LAYERS, operator_name
+from skiplab.graph.ops import WEIGHT_LAYERS, op_info, operator_name
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 from skiplab.measure.batches import Loss
 from skiplab.measure.fold import fold
 from skiplab.measure.lesion import lesion
 
 aten = torch.ops.aten
-_PRODUCTS = frozenset("conv1d conv2d conv3d matmul mm bmm einsum scaled_dot_product_attention".split())
 _IN_ANY_LAYOUT = {
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
@@ -46,11 +45,7 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
         program: an inference graph.
         dtype: by default bfloat16 where the hardware computes in it natively (see `native`), else the network's own.
     """
-    if program.training:
-        raise UsageError(
-            f"{program.name} was captured as training graph, whose batch norm cannot be folded: "
-            "capture it without train=True"
-        )
+    program.require_inference("whose batch norms cannot be folded")
     graph = _copied(program)
     new = fold(graph, program.tensors)
     folded = replace(program, graph=GraphModule(program.graph, graph), tensors={**program.tensors, **new})
@@ -135,7 +130,7 @@ def _runs(program: Program, own: torch.dtype, dtype: torch.dtype) -> bool:
     """Settles for each operator in which type it gets its operands; whether the example then has a finite output."""
     trial = _Trial(program, own, dtype)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=()):  # drawn from where the network has noise
+        with torch.no_grad(), isolated_rng():  # the network may draw noise
             output = pytree.tree_leaves(trial.finish())
     except Exception:  # of whatever kind a backend raises
         return False
@@ -188,4 +183,4 @@ class _Trial(Execution):
 
     def _multiplies(self, node: Node) -> bool:
         op = self.program.by_name.get(node.name)
-        return op is not None and (op.kind in WEIGHT_LAYERS or op.target in _PRODUCTS)
+        return op is not None and (op.kind in WEIGHT_LAYERS or op_info(op.target).contraction)

@@ -8,30 +8,31 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, Given, checked
+from skiplab.data.bound_batches import Batch, BoundBatch, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 
 Loss = Callable[[Any, Any], Tensor]  # (output, target) -> the batch's mean, a scalar
 Result = TypeVar("Result")
 
 
-def each(
-    program: Program, batches: Iterable[Batch], work: Callable[[Given], Result], largest: int | None = None
-) -> Iterator[tuple[Given, Result]]:
+def map_batches(
+    program: Program, batches: Iterable[Batch], work: Callable[[BoundBatch], Result], largest: int | None = None
+) -> Iterator[tuple[BoundBatch, Result]]:
     """`work` on every batch, in batches of at most `largest` samples.
 
     One that does not fit into memory is tried again in halves, with a warning, and so are all that follow it.
     `work` must therefore change nothing outside before it returns. DataError when one sample does not fit.
     """
-    for given in checked(program, batches):
-        largest = yield from in_parts(program, given, work, largest)
+    for given in validate_batches(program, batches):
+        largest = yield from map_chunks(program, given, work, largest)
 
 
-def in_parts(
-    program: Program, given: Given, work: Callable[[Given], Result], largest: int | None = None
-) -> Generator[tuple[Given, Result], None, int | None]:
-    """`work` on the samples of one batch, as `each`; returns how many can be run at once, where that is known."""
+def map_chunks(
+    program: Program, given: BoundBatch, work: Callable[[BoundBatch], Result], largest: int | None = None
+) -> Generator[tuple[BoundBatch, Result], None, int | None]:
+    """`work` on chunks of one batch, as in `map_batches`; returns the chunk size that fits, if one is known."""
     pending = given.parts(largest or given.size)
     while pending:
         try:
@@ -50,13 +51,12 @@ def in_parts(
 @contextmanager
 def own_randomness(program: Program) -> Iterator[None]:
     """What is drawn inside, such as a training graph's dropout, is the same each time, and nothing outside changes."""
-    devices = {tensor.device for tensor in program.tensors.values() if tensor.device.type == "cuda"}
-    with torch.random.fork_rng([device.index or 0 for device in devices]):
-        torch.manual_seed(0)
+    device = next((tensor.device for tensor in program.tensors.values() if tensor.device.type != "cpu"), None)
+    with isolated_rng(0, device):
         yield
 
 
-def loss_of(program: Program, given: Given, loss: Loss | None, output: Any) -> Tensor:
+def loss_of(program: Program, given: BoundBatch, loss: Loss | None, output: Any) -> Tensor:
     """A batch's loss, to be differentiated: the mean, where the function gives one value a sample."""
     if loss is None:
         raise UsageError("a gradient is that of a loss: give a function (output, target) -> mean over the batch")
@@ -69,7 +69,7 @@ def loss_of(program: Program, given: Given, loss: Loss | None, output: Any) -> T
     return finite(program, given, value.mean() if value.ndim else value, "the loss")
 
 
-def finite(program: Program, given: Given, value: Tensor, what: str) -> Tensor:
+def finite(program: Program, given: BoundBatch, value: Tensor, what: str) -> Tensor:
     """The value; DataError where it holds NaN or infinity, since a mean over it would hide where that came from."""
     if not torch.isfinite(value).all():
         from skiplab.measure.nan_origin import blame  # it runs the network again, which only an error is worth
@@ -84,7 +84,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def _halved(program: Program, given: Given, error: BaseException) -> int:
+def _halved(program: Program, given: BoundBatch, error: BaseException) -> int:
     size = given.size // 2
     if not size or not program.dynamic_batch:
         why = "one sample" if not size else f"a batch of {given.size}, which the program was captured to need,"

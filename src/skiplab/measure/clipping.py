@@ -8,22 +8,17 @@ from torch import Tensor
 
 from skiplab.analysis.edges import into
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, Given
-from skiplab.graph.ops import Op, is_concat
+from skiplab.data.bound_batches import Batch, BoundBatch
+from skiplab.graph.ops import Op, is_concat, op_info
 from skiplab.graph.program import Program
 from skiplab.measure.batches import finite
 from skiplab.measure.features import output_of
-from skiplab.measure.merge_operands import by_sample, gathered, merges_of, stacked
+from skiplab.measure.merge_operands import by_sample, collect_operands, merges_of, pad_stack
 from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
-from skiplab.measure.observers import Gradients, Look, observe
+from skiplab.measure.observers import Gradients, Hooks, observe
 
 QUANTITIES = ("entries", "energy", "route_kept")
-_ZERO_AT_ZERO = frozenset(
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish tanh prelu _prelu_kernel rrelu clamp "
-    "clamp_min clamp_max abs hardshrink softshrink threshold sin sinh asinh atan erf expm1 log1p sign".split()
-)
-_IN_ORDER = frozenset("view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous clone alias to".split())
 COLUMNS = ["id", "order", "samples", "activation", "route", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_std"))]
 
 
@@ -71,7 +66,7 @@ class Clipping:
         self.moments = Moments()
         self.samples = 0
 
-    def look(self, given: Given) -> Look:
+    def look(self, given: BoundBatch) -> Hooks:
         removed: dict[str, Tensor] = {}  # skip -> shares by sample; NaN for one whose signal is zero
         signals: list[Tensor] = []
         looks = [self._at(name, removed, signals, given) for name in self.merges if self._clipped(name)]
@@ -82,12 +77,12 @@ class Clipping:
             self._keep(removed, given)
 
         edges = {edge: patch for look in looks for edge, patch in look.edges.items()}
-        return Look(keep, edges, {name: see for look in looks for name, see in look.values.items()})
+        return Hooks(keep, edges, {name: see for look in looks for name, see in look.values.items()})
 
     def _clipped(self, merge: str) -> list[Skip]:
         return [skip for skip in self.skips if skip.merge == merge and self.activation[skip.id]]
 
-    def _at(self, merge: str, removed: dict[str, Tensor], signals: list[Tensor], given: Given) -> Look:
+    def _at(self, merge: str, removed: dict[str, Tensor], signals: list[Tensor], given: BoundBatch) -> Hooks:
         """A look at one merge and its activation, which puts into `removed` what that takes from each shortcut, and
         into `signals` numbers that are finite where all values are."""
         skips = self._clipped(merge)
@@ -106,7 +101,7 @@ class Clipping:
             merged.append(value.detach())
             return value
 
-        told = activation.target in _ZERO_AT_ZERO and self._in_order(merge, activation)
+        told = op_info(activation.target).zero_at_zero and self._in_order(merge, activation)
 
         def leaves(value: Tensor) -> None:
             gate = _gate(activation, merged.pop(), value.detach())
@@ -117,19 +112,19 @@ class Clipping:
                 signals.append(norm(x).cpu() + norm(g).cpu())
 
         edge = (activation.name, self.program.ops[activation.inputs[0]].name)
-        edges = {**gathered(self.program, self.merges[merge], ready), edge: enters}
-        return Look(lambda _: None, edges, {activation.name: leaves})
+        edges = {**collect_operands(self.program, self.merges[merge], ready), edge: enters}
+        return Hooks(lambda _: None, edges, {activation.name: leaves})
 
     def _in_order(self, merge: str, activation: Op) -> bool:
         """Whether what lies between a merge and its activation leaves entries in their order."""
         op = self.program.ops[activation.inputs[0]]
         while op.name != merge:
-            if op.target not in _IN_ORDER:
+            if not op_info(op.target).reshape:
                 return False
             op = self.program.ops[op.inputs[0]]
         return True
 
-    def _keep(self, removed: dict[str, Tensor], given: Given) -> None:
+    def _keep(self, removed: dict[str, Tensor], given: BoundBatch) -> None:
         if not self.skips:
             return
         nothing = torch.zeros(next((len(t) for t in removed.values()), given.size), 2, dtype=torch.double)
@@ -140,7 +135,7 @@ class Clipping:
             before = self.before[skip.id]
             kept[skip.id] = (1 - share[:, 1]) * (1.0 if before is None else kept[before])
             rows.append(torch.cat([share, kept[skip.id][:, None]], dim=1))
-        self.moments.add(stacked(rows))
+        self.moments.add(pad_stack(rows))
         self.samples += given.size
 
     def table(self) -> pd.DataFrame:

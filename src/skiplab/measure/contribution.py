@@ -10,15 +10,15 @@ from torch import Tensor
 from skiplab.analysis.edges import into
 from skiplab.analysis.merges import Merge
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.graph.interpreter import Edge, Patch
 from skiplab.graph.ops import is_concat
 from skiplab.graph.program import Program
 from skiplab.measure.batches import finite
-from skiplab.measure.merge_operands import by_sample, gathered, merges_of, stacked
+from skiplab.measure.merge_operands import by_sample, collect_operands, merges_of, pad_stack
 from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
-from skiplab.measure.observers import Gradients, Look, observe
+from skiplab.measure.observers import Gradients, Hooks, observe
 
 QUANTITIES = ("ratio", "cosine", "growth", "influence")
 COLUMNS = ["id", "order", "samples", *(f"{quantity}{end}" for quantity in QUANTITIES for end in ("", "_std"))]
@@ -62,7 +62,7 @@ class Contribution:
         self.moments = Moments()
         self.samples = 0
 
-    def look(self, given: Given) -> Look:
+    def look(self, given: BoundBatch) -> Hooks:
         inner: dict[str, Tensor] = {}  # merge -> inner products of its operands
 
         def ready(merge: Merge) -> Callable[[list[Tensor]], None]:
@@ -70,17 +70,17 @@ class Contribution:
 
         edges: dict[Edge, Patch] = {}
         for merge in self.merges.values():
-            edges.update(gathered(self.program, merge, ready(merge)))
+            edges.update(collect_operands(self.program, merge, ready(merge)))
 
         def keep(_: Gradients) -> None:
             if not inner:
                 return
             finite(self.program, given, torch.stack([each.sum() for each in inner.values()]), "a value at a merge")
             found = [_quantities(inner[s.merge], *self.parts[s.id], concat=self._is_concat(s)) for s in self.skips]
-            self.moments.add(stacked(found))
+            self.moments.add(pad_stack(found))
             self.samples += given.size
 
-        return Look(keep, edges)
+        return Hooks(keep, edges)
 
     def _inner_products(self, merge: Merge, values: list[Tensor], size: int) -> Tensor:
         """(samples, operands, operands): ⟨a, b⟩ of each pair for each sample; of a concat the diagonal alone."""

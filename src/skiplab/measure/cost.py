@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from skiplab.analysis.edges import shortcut_edges
 from skiplab.analysis.reachability import between
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
-from skiplab.measure.batches import each
+from skiplab.measure.batches import map_batches
 from skiplab.measure.kernels import plain
 from skiplab.measure.memory import live_bytes
 
@@ -60,7 +60,7 @@ def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int 
     skips.check(program).require_merges()
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, got {repeats}")
-    given, work = next(each(program, batches, lambda given: _work(program, given, repeats)))
+    given, work = next(map_batches(program, batches, lambda given: _work(program, given, repeats)))
     live = live_bytes(program)
     rows = [
         [
@@ -115,15 +115,15 @@ def _parameters(program: Program, ops: list[int]) -> int:
     return sum(program.tensors[node].numel() for node, name in program.parameters.items() if name in names)
 
 
-def _work(program: Program, given: Given, repeats: int) -> _Work:
+def _work(program: Program, given: BoundBatch, repeats: int) -> _Work:
     counted = _Counted(program, given.args, given.kwargs)
     passes = []
     with torch.no_grad():
         with plain(program):
-            counted.advance()
+            counted.run_until()
         for _ in range(1 + repeats):
             passes.append(_Timed(program, given.args, given.kwargs))
-            passes[-1].advance()
+            passes[-1].run_until()
     ms = pd.DataFrame([each_pass.ms for each_pass in passes[1:]])
     names = [op.name for op in program.ops]
     flops = np.array([counted.flops[name] for name in names]) / given.size
@@ -134,9 +134,9 @@ def _work(program: Program, given: Given, repeats: int) -> _Work:
 class _Counted(Execution):
     """A pass that counts the floating-point operations of each node."""
 
-    def advance(self, until: str | None = None) -> Execution:
+    def run_until(self, name: str | None = None) -> Self:
         self.flops: dict[str, int] = {}
-        return super().advance(until)
+        return super().run_until(name)
 
     def run_node(self, n: Node) -> Any:
         with FlopCounterMode(display=False) as counter:
@@ -148,9 +148,9 @@ class _Counted(Execution):
 class _Timed(Execution):
     """A pass that times each node, in milliseconds."""
 
-    def advance(self, until: str | None = None) -> Execution:
+    def run_until(self, name: str | None = None) -> Self:
         self.ms: dict[str, float] = {}
-        return super().advance(until)
+        return super().run_until(name)
 
     def run_node(self, n: Node) -> Any:
         start = time.perf_counter()

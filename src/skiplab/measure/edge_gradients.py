@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Given
+from skiplab.data.bound_batches import BoundBatch
 from skiplab.errors import DataError
-from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Program
 from skiplab.measure.merge_operands import by_sample
 
@@ -23,13 +23,15 @@ class Gates:
         output: the network's.
     """
 
-    def __init__(self, program: Program, given: Given, edges: Iterable[Edge]) -> None:
+    def __init__(self, program: Program, given: BoundBatch, edges: Iterable[Edge]) -> None:
         self._program, self._given = program, given
         self._leaves: list[Tensor] = []
         self._found: dict[Edge, Tensor] = {}
         self._edges = tuple(edges)
         patches: dict[Edge, Patch] = {edge: partial(self._gate, edge) for edge in self._edges}
-        self.output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen(program)).finish()
+        self.output = Execution(
+            program, given.args, given.kwargs, patches=patches, tensors=detached_tensors(program)
+        ).finish()
 
     def backward(self, scalar: Tensor, again: bool = False) -> dict[Edge, Tensor]:
         """The derivatives of a scalar that was made of `output`: for each edge its samples' parts, (samples,).

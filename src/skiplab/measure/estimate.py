@@ -11,11 +11,11 @@ from torch import Tensor
 
 from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.program import Program
-from skiplab.measure.batches import Loss, each, finite, loss_of
+from skiplab.measure.batches import Loss, finite, loss_of, map_batches
 from skiplab.measure.edge_gradients import Gates
 from skiplab.measure.ggn_probe import Probe, probe_of
 from skiplab.measure.lesion import lesion
@@ -64,7 +64,7 @@ def estimate(
     terms, samples = Moments(), 0
 
     @torch.enable_grad()
-    def work(given: Given) -> Tensor:
+    def work(given: BoundBatch) -> Tensor:
         gates = Gates(program, given, {edge for of_skip in edges for edge in of_skip})
         value = loss_of(program, given, loss, gates.output)
         generator = torch.Generator(value.device).manual_seed(samples)
@@ -73,7 +73,7 @@ def estimate(
         found = torch.cat([-given.size * _of_skips(edges, slopes), _of_skips(edges, bends).square() / 2], 1)
         return finite(program, given, found, "the gradient of the whole network")
 
-    for given, found in each(program, batches, work) if edges else ():
+    for given, found in map_batches(program, batches, work) if edges else ():
         terms.add(found)
         samples += given.size
     table = _table(program, skips, terms.means() if edges else torch.empty(0), samples)

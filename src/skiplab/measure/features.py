@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Given
+from skiplab.data.bound_batches import BoundBatch
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Op, Program
@@ -30,7 +30,7 @@ def outputs(program: Program, skips: Skips) -> dict[str, Op]:
 
 
 def reduced(
-    program: Program, given: Given, wanted: Mapping[str, Op], reduce: Callable[[str, Tensor], Tensor]
+    program: Program, given: BoundBatch, wanted: Mapping[str, Op], reduce: Callable[[str, Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """`reduce(name, value)` of each wanted op's value, in one pass, which keeps no whole value longer than it must."""
     found: dict[str, Tensor] = {}
@@ -43,11 +43,11 @@ def reduced(
 
     with torch.no_grad():
         watch = {op: watcher(program.by_name[op], of_op) for op, of_op in names.items()}
-        Execution(program, given.args, given.kwargs, watch=watch).advance()
+        Execution(program, given.args, given.kwargs, watch=watch).run_until()
     return {name: found[name] for name in wanted}
 
 
-def sampled(program: Program, given: Given, op: Op, value: Tensor, name: str) -> Tensor:
+def sampled(program: Program, given: BoundBatch, op: Op, value: Tensor, name: str) -> Tensor:
     """An op's value, where it is finite and its first dimension is that of the samples; an error otherwise."""
     if sample_dimension(program, op, given.size) != 0 or len(value) != given.size:
         raise UsageError(

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from skiplab.analysis.edges import fork_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.edge_gradients import alias_of
-from skiplab.measure.network_variants import AS_IT_IS, Variant, variants
+from skiplab.measure.network_variants import ORIGINAL, Variant, variants
 from skiplab.measure.norms import norm
-from skiplab.measure.observers import Gradients, Look, observe
+from skiplab.measure.observers import Gradients, Hooks, observe
 
 Way = tuple[str, str]  # (skip's id, "shortcut" or "branch")
 _WAYS = ("shortcut", "branch")
@@ -29,7 +29,7 @@ def gradient(
     skips: Skips,
     batches: Iterable[Batch],
     loss: Loss,
-    networks: Sequence[str] = ("as it is",),
+    networks: Sequence[str] = ("original",),
     seed: int = 0,
 ) -> pd.DataFrame:
     """Norm of the loss's gradient for every weight layer and at every skip, by the way that it came.
@@ -52,8 +52,8 @@ def gradient(
         program, skips, batches: what is measured, and on what; batches that can be gone through again where there
             are several networks.
         loss: (output, target) -> mean over the batch.
-        networks: of "as it is"; "twin", the same weights with every one of the skips' shortcuts removed;
-            "reinitialised" and "reinitialised twin", both with fresh weights from `seed`.
+        networks: of "original"; "plain", the same weights with every one of the skips' shortcuts removed;
+            "reinitialized" and "reinitialized plain", both with fresh weights from `seed`.
 
     Returns:
         One row a weight layer or skip of each network: what ("weight" or "skip"), name (module path or skip id),
@@ -74,7 +74,7 @@ class Gradient:
 
     backward = True
 
-    def __init__(self, program: Program, skips: Skips, variant: Variant = AS_IT_IS) -> None:
+    def __init__(self, program: Program, skips: Skips, variant: Variant = ORIGINAL) -> None:
         self.program = program
         self.variant = variant
         self.skips = skips.check(program).require_merges()
@@ -84,7 +84,7 @@ class Gradient:
         }
         self.norms: dict[tuple[str, str], list[float]] = defaultdict(list)
 
-    def look(self, given: Given) -> Look:
+    def look(self, given: BoundBatch) -> Hooks:
         norms: dict[tuple[str, str], Tensor] = {}
         sums: dict[Way, Tensor] = {}  # of ways of which more gradients are to come
         left = {way: sum(self._readings(edge) for edge in edges) for way, edges in self.ways.items()}
@@ -116,7 +116,7 @@ class Gradient:
             self._keep(norms, given.size)
 
         values = {skip.merge: merged(skip.merge) for skip in self.skips}
-        return Look(keep, {edge: _tap(edge, arrived) for edge in by_edge}, values)
+        return Hooks(keep, {edge: _tap(edge, arrived) for edge in by_edge}, values)
 
     def _readings(self, edge: Edge) -> int:
         """How often a reader takes the value: x · x does twice, and gives two gradients."""

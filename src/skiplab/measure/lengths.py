@@ -11,11 +11,11 @@ from torch.utils import _pytree as pytree
 
 from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.errors import UsageError
-from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Op, Program
-from skiplab.measure.batches import Loss, each, finite, loss_of
+from skiplab.measure.batches import Loss, finite, loss_of, map_batches
 from skiplab.measure.input_leaves import replacing, starts
 from skiplab.measure.merge_operands import sample_dimension
 from skiplab.measure.moments import Moments
@@ -55,12 +55,12 @@ def lengths(
     counts = _path_counts(program, marked, origin)
     moments, samples = Moments(), 0
 
-    def work(given: Given) -> Tensor:
+    def work(given: BoundBatch) -> Tensor:
         return _quantities(_coefficients(program, given, loss, marked, origin, len(counts)))
 
     divisible = program.dynamic_batch and not program.training  # a training graph's batch norm sees whole batches
     largest = max(1, _GRADIENTS // len(counts)) if divisible else None
-    for given, quantities in each(program, batches, work, largest):
+    for given, quantities in map_batches(program, batches, work, largest):
         finite(program, given, quantities[:, :, 0], "the gradient")
         moments.add(quantities)
         samples += given.size
@@ -80,7 +80,7 @@ def band(table: pd.DataFrame, column: str = "weight", level: float = 0.95) -> tu
 
 
 def _coefficients(
-    program: Program, given: Given, loss: Loss, marked: set[Edge], origin: tuple[Op, ...], count: int
+    program: Program, given: BoundBatch, loss: Loss, marked: set[Edge], origin: tuple[Op, ...], count: int
 ) -> Tensor:
     """(count, samples, entries): the coefficients of each sample's own gradient."""
     leaves: list[Tensor] = []
@@ -93,7 +93,9 @@ def _coefficients(
     for edge, begin in replacing(program, origin, leaf).items():
         patches[edge] = (lambda value, begin=begin: raised(begin(value))) if edge in marked else begin
     with torch.inference_mode(False), torch.enable_grad():
-        output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen(program)).finish()
+        output = Execution(
+            program, given.args, given.kwargs, patches=patches, tensors=detached_tensors(program)
+        ).finish()
         output = pytree.tree_map_only(Tensor, lambda t: t.view_as(t), output)  # one output may depend on another
         ends = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
         value = loss_of(program, given, loss, output)

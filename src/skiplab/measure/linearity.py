@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, checked
+from skiplab.data.bound_batches import Batch, BoundBatch, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Op, Program
 from skiplab.measure.affine import unexplained
-from skiplab.measure.batches import each, own_randomness
+from skiplab.measure.batches import map_batches, own_randomness
 from skiplab.measure.features import channels, first_real, fork_of, outputs, sampled
 
 _ROWS = 8192  # positions of all samples together that a fit is made of and scored on
@@ -108,7 +108,7 @@ def _are_sequences(program: Program, *ops: Op) -> bool:
 
 def _first(program: Program, batches: Iterable[Batch], samples: int) -> list[Batch]:
     kept, count = [], 0
-    for given in checked(program, batches):
+    for given in validate_batches(program, batches):
         part = given.part(0, samples - count) if program.dynamic_batch else given
         kept.append((part.inputs, None))
         count += part.size
@@ -121,8 +121,8 @@ def _first(program: Program, batches: Iterable[Batch], samples: int) -> list[Bat
 
 def _measured(program: Program, of: _Map, kept: list[Batch], seed: int) -> tuple:
     """A row of the table, without its id."""
-    reduce = _Reduction(of, sum(given.size for given in checked(program, kept)), seed)
-    seen = [result for _, result in each(program, kept, lambda given: _seen(program, given, of, reduce))]
+    reduce = _Reduction(of, sum(given.size for given in validate_batches(program, kept)), seed)
+    seen = [result for _, result in map_batches(program, kept, lambda given: _seen(program, given, of, reduce))]
     x, y = torch.cat([s.inputs for s in seen]), torch.cat([s.outputs for s in seen])
     fitted, scored = ((x[half::2].flatten(0, 1), y[half::2].flatten(0, 1)) for half in (0, 1))
     bent, spread, moved, size = torch.stack([s.sums for s in seen]).sum(0).tolist()
@@ -130,7 +130,7 @@ def _measured(program: Program, of: _Map, kept: list[Batch], seed: int) -> tuple
     return of.target.index, len(x), len(fitted[0]), x.shape[2], unexplained(fitted, scored), *ratios
 
 
-def _seen(program: Program, given: Given, of: _Map, reduce: "_Reduction") -> _Seen:
+def _seen(program: Program, given: BoundBatch, of: _Map, reduce: "_Reduction") -> _Seen:
     with torch.no_grad():
         execution = Execution(program, given.args, given.kwargs)
         a = sampled(program, given, of.source, execution.value(of.source.name), of.source.module or of.source.name)

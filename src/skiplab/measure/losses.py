@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skiplab.data.bound_batches import checked
+from skiplab.data.bound_batches import validate_batches
 from skiplab.errors import DataError, ModelError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
@@ -106,7 +106,7 @@ def scores_of(output: Any) -> Tensor:
 
 def try_on(program: Program, batches: Iterable[Any], functions: Iterable[Function | None], labels: Any) -> None:
     """Runs the network and these functions on one batch, before anything takes long; see `check`."""
-    given = next(checked(program, batches))
+    given = next(validate_batches(program, batches))
     with torch.no_grad():
         output = Execution(program, given.args, given.kwargs).finish()
         for function in functions:

@@ -16,7 +16,7 @@ from skiplab.graph.program import Program
 Ready = Callable[[list[Tensor]], None]
 
 
-def gathered(program: Program, merge: Merge, ready: Ready) -> dict[Edge, Callable[[Any], Any]]:
+def collect_operands(program: Program, merge: Merge, ready: Ready) -> dict[Edge, Callable[[Any], Any]]:
     """Patches that change nothing, and call `ready` with the operands, in order, once all have passed.
 
     Those of an addition come in the sum's shape.
@@ -68,7 +68,7 @@ def sample_dimension(program: Program, op: Op, size: int) -> int | None:
     return 0 if op.shape[:1] == (size,) else None
 
 
-def stacked(tables: list[Tensor]) -> Tensor:
+def pad_stack(tables: list[Tensor]) -> Tensor:
     """(samples, tables, quantities) of tables (samples, quantities); the one row of a value shared by all samples
     is followed by NaN."""
     size = max(map(len, tables))

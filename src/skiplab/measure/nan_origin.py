@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from skiplab.data.bound_batches import Given
+from skiplab.data.bound_batches import BoundBatch
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 
 
-def blame(program: Program, given: Given) -> str:
+def blame(program: Program, given: BoundBatch) -> str:
     """A sentence: the input, the weight or the layer in which the first NaN, or else infinity, of a pass arises.
 
     From the first op with a NaN it goes back over operands that are not finite (an overflow becomes NaN only
@@ -47,7 +47,7 @@ def blame(program: Program, given: Given) -> str:
 class _Inspection(Execution):
     """A pass that notes which nodes' values are not finite, and how, in the graph's order."""
 
-    def __init__(self, program: Program, given: Given) -> None:
+    def __init__(self, program: Program, given: BoundBatch) -> None:
         super().__init__(program, given.args, given.kwargs)
         self.wrong: dict[Node, str] = {}
 

@@ -14,7 +14,7 @@ from skiplab.graph.interpreter import Edge, Patch
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Op, Program
 
-NAMES = ("as it is", "twin", "reinitialised", "reinitialised twin")
+NAMES = ("original", "plain", "reinitialized", "reinitialized plain")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Variant:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-AS_IT_IS = Variant(NAMES[0])
+ORIGINAL = Variant(NAMES[0])
 
 
 def variants(program: Program, skips: Skips, names: Sequence[str], seed: int = 0) -> list[Variant]:
@@ -41,12 +41,12 @@ def variants(program: Program, skips: Skips, names: Sequence[str], seed: int = 0
         if name not in NAMES:
             raise UsageError(f"network {name!r}: choose of {', '.join(NAMES)}")
     zeros = {edge: torch.zeros_like for skip in skips for edge in shortcut_edges(program, skip)}
-    anew = [name for name in names if name.startswith("reinitialised")]
-    fresh = _reinitialised(program, seed) if anew else {}
-    return [Variant(name, zeros if name.endswith("twin") else {}, fresh if name in anew else {}) for name in names]
+    anew = [name for name in names if name.startswith("reinitialized")]
+    fresh = _reinitialized(program, seed) if anew else {}
+    return [Variant(name, zeros if name.endswith("plain") else {}, fresh if name in anew else {}) for name in names]
 
 
-def _reinitialised(program: Program, seed: int) -> dict[str, Tensor]:
+def _reinitialized(program: Program, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     fresh: dict[str, Tensor] = {}
     for op in program.ops:

@@ -8,17 +8,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, Given
-from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.data.bound_batches import Batch, BoundBatch
+from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Program
-from skiplab.measure.batches import Loss, each, loss_of
-from skiplab.measure.network_variants import AS_IT_IS, Variant
+from skiplab.measure.batches import Loss, loss_of, map_batches
+from skiplab.measure.network_variants import ORIGINAL, Variant
 
 Gradients = Mapping[str, Tensor]  # by the parameter's name in the model
 
 
 @dataclass(frozen=True)
-class Look:
+class Hooks:
     """What one observer wants to see of one batch.
 
     Attributes:
@@ -39,7 +39,7 @@ class Observer(Protocol):
 
     backward: bool  # whether it needs gradients
 
-    def look(self, given: Given) -> Look: ...
+    def look(self, given: BoundBatch) -> Hooks: ...
 
     def table(self) -> pd.DataFrame: ...
 
@@ -49,31 +49,33 @@ def observe(
     batches: Iterable[Batch],
     observers: Sequence[Observer],
     loss: Loss | None = None,
-    variant: Variant = AS_IT_IS,
+    variant: Variant = ORIGINAL,
 ) -> None:
     """Runs each batch once for all observers; `loss` is needed where one of them wants gradients."""
 
     backward = any(observer.backward for observer in observers)
 
-    def work(given: Given) -> tuple[list[Look], Gradients]:
+    def work(given: BoundBatch) -> tuple[list[Hooks], Gradients]:
         looks = [observer.look(given) for observer in observers]
         grads = (
             _backward(program, given, looks, loss, variant) if backward else _forward(program, given, looks, variant)
         )
         return looks, grads
 
-    for _, (looks, grads) in each(program, batches, work):
+    for _, (looks, grads) in map_batches(program, batches, work):
         for look in looks:
             look.keep(grads)
 
 
-def _forward(program: Program, given: Given, looks: Sequence[Look], variant: Variant) -> Gradients:
+def _forward(program: Program, given: BoundBatch, looks: Sequence[Hooks], variant: Variant) -> Gradients:
     with torch.no_grad():
         _execution(program, given, looks, variant, {}).finish()
     return {}
 
 
-def _backward(program: Program, given: Given, looks: Sequence[Look], loss: Loss | None, variant: Variant) -> Gradients:
+def _backward(
+    program: Program, given: BoundBatch, looks: Sequence[Hooks], loss: Loss | None, variant: Variant
+) -> Gradients:
     weights = _leaves(program, variant)
     with torch.inference_mode(False), torch.enable_grad():
         output = _execution(program, given, looks, variant, weights).finish()
@@ -84,7 +86,7 @@ def _backward(program: Program, given: Given, looks: Sequence[Look], loss: Loss 
 
 
 def _execution(
-    program: Program, given: Given, looks: Sequence[Look], variant: Variant, weights: Mapping[str, Tensor]
+    program: Program, given: BoundBatch, looks: Sequence[Hooks], variant: Variant, weights: Mapping[str, Tensor]
 ) -> Execution:
     patches: dict[Edge, Patch] = {}
     watch: dict[str, Callable[[Any], None]] = {}
@@ -94,7 +96,7 @@ def _execution(
     for look in looks:
         for name, see in look.values.items():
             watch[name] = _both(watch[name], see) if name in watch else see
-    tensors = {**frozen(program), **variant.tensors, **weights}
+    tensors = {**detached_tensors(program), **variant.tensors, **weights}
     return Execution(program, given.args, given.kwargs, watch=watch, patches=patches, tensors=tensors)
 
 

@@ -8,10 +8,10 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Op, Program
-from skiplab.measure.batches import each
+from skiplab.measure.batches import map_batches
 from skiplab.measure.features import first_real, outputs, reduced, tokens
 
 _PIXELS = 4096  # features of an input beyond which it gets no row: its matrix of squares would fill the memory
@@ -54,7 +54,7 @@ def probe(
         raise UsageError("probe goes through `batches` twice, and a generator is used up after once: pass a list")
     ops = _probed(program, skips.check(program).require_merges())
     probes = {name: _Probe() for name in ops}
-    for given, features in each(program, batches, lambda given: _features(program, given, ops)):
+    for given, features in map_batches(program, batches, lambda given: _features(program, given, ops)):
         for name, x in features.items():
             probes[name].add(x, _classes(given))
     for each_probe in probes.values():
@@ -124,7 +124,7 @@ def _features_of(entry: Op) -> int:
     return torch.Size(size or 1 for size in entry.shape[1:]).numel()
 
 
-def _features(program: Program, given: Given, ops: dict[str, Op]) -> dict[str, Tensor]:
+def _features(program: Program, given: BoundBatch, ops: dict[str, Op]) -> dict[str, Tensor]:
     """Shape (samples, features) for each op, in double precision."""
     _classes(given)
 
@@ -135,7 +135,7 @@ def _features(program: Program, given: Given, ops: dict[str, Op]) -> dict[str, T
     return reduced(program, given, ops, reduce)
 
 
-def _classes(given: Given) -> Tensor:
+def _classes(given: BoundBatch) -> Tensor:
     target = given.target
     whole = isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex())
     if not whole or target.shape != (given.size,) or bool((target < 0).any()):
@@ -149,7 +149,7 @@ def _score(
 ) -> tuple[dict[str, int], int]:
     """Samples that each probe classifies right, and how many there are."""
     right, count = dict.fromkeys(ops, 0), 0
-    for given, features in each(program, batches, lambda given: _features(program, given, ops)):
+    for given, features in map_batches(program, batches, lambda given: _features(program, given, ops)):
         count += given.size
         for name, x in features.items():
             right[name] += int((probes[name].classes(x) == _classes(given)).sum())

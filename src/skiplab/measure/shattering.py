@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.errors import UsageError
-from skiplab.graph.interpreter import Execution, frozen
+from skiplab.graph.interpreter import Execution, detached_tensors
 from skiplab.graph.program import Op, Program
-from skiplab.measure.batches import each, finite, own_randomness
+from skiplab.measure.batches import finite, map_batches, own_randomness
 from skiplab.measure.input_leaves import replacing, starts
 from skiplab.measure.merge_operands import by_sample, sample_dimension
 from skiplab.measure.moments import Moments
@@ -25,7 +25,7 @@ def shattering(
     program: Program,
     skips: Skips,
     batches: Iterable[Batch],
-    networks: Sequence[str] = ("as it is", "twin"),
+    networks: Sequence[str] = ("original", "plain"),
     distances: Sequence[float] = DISTANCES,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -36,12 +36,12 @@ def shattering(
     the gradient is smooth; near 0 it is white noise. Dimensionless, invariant to the scale of output and input; mean
     and standard deviation over samples. After Balduzzi et al. 2017, "The Shattered Gradients Problem",
     arXiv:1702.08591, §2, there along a line and at initialisation: capture with `train=True`, or ask for
-    "reinitialised" networks. For tokens x are their embeddings.
+    "reinitialized" networks. For tokens x are their embeddings.
 
     Args:
         program, skips, batches: what is measured, and on what; targets are not used. Batches that can be gone
             through again where there are several networks.
-        networks: of "as it is"; "twin", without the skips' shortcuts; "reinitialised"; "reinitialised twin".
+        networks: of "original"; "plain", without the skips' shortcuts; "reinitialized"; "reinitialized plain".
         distances: relative to the sample's own norm, above 0.
         seed: of the projection, the directions and the fresh weights.
 
@@ -56,7 +56,7 @@ def shattering(
     for variant in variants(program, skips.check(program).require_merges(), networks, seed):
         moments, samples = Moments(), 0
         nearby = _Nearby(program, variant, distances, seed)
-        for given, correlations in each(program, batches, nearby.correlations):
+        for given, correlations in map_batches(program, batches, nearby.correlations):
             moments.add(correlations)
             samples += given.size
         pairs = zip(distances, moments.means().tolist(), moments.deviations().tolist(), strict=True)
@@ -68,14 +68,14 @@ class _Nearby:
     def __init__(self, program: Program, variant: Variant, distances: Sequence[float], seed: int) -> None:
         self.program, self.variant, self.distances, self.seed = program, variant, distances, seed
         self.origin = starts(program)
-        self.tensors = {**frozen(program), **variant.tensors}
+        self.tensors = {**detached_tensors(program), **variant.tensors}
 
-    def correlations(self, given: Given) -> Tensor:
+    def correlations(self, given: BoundBatch) -> Tensor:
         """(samples, distances); NaN where a gradient is zero."""
         here = self._gradient(given, 0.0)
         return torch.stack([_cosine(here, self._gradient(given, each)) for each in self.distances], dim=1)
 
-    def _gradient(self, given: Given, distance: float) -> Tensor:
+    def _gradient(self, given: BoundBatch, distance: float) -> Tensor:
         """(samples, entries) of the projected output's gradient at the given distance from the samples."""
         generator = torch.Generator().manual_seed(self.seed)  # the same directions for every distance
         leaves: list[Tensor] = []

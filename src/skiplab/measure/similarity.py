@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.errors import DataError
 from skiplab.graph.program import Op, Program
-from skiplab.measure.batches import each
+from skiplab.measure.batches import map_batches
 from skiplab.measure.features import outputs, reduced
 
 
@@ -42,7 +42,7 @@ def similarity(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.D
     """
     blocks = outputs(program, skips.check(program).require_merges())
     total, samples = torch.zeros(len(blocks), len(blocks), dtype=torch.double), 0
-    for given, hsic in each(program, batches, lambda given: _hsic(program, given, blocks)):
+    for given, hsic in map_batches(program, batches, lambda given: _hsic(program, given, blocks)):
         total += hsic * given.size
         samples += given.size
     scale = total.diagonal().clamp(min=0).sqrt()
@@ -55,7 +55,7 @@ def similarity(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.D
     return pd.DataFrame(rows, columns=["id", "other", "order", "other_order", "cka", "samples"])
 
 
-def _hsic(program: Program, given: Given, blocks: dict[str, Op]) -> Tensor:
+def _hsic(program: Program, given: BoundBatch, blocks: dict[str, Op]) -> Tensor:
     """HSIC₁ of every pair of blocks on one batch, shape (blocks, blocks)."""
     n = given.size
     if n < 4:

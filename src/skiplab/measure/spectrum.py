@@ -13,11 +13,11 @@ from torch import Tensor
 
 from skiplab.analysis.edges import shortcut_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Execution
 from skiplab.graph.program import Op, Program
-from skiplab.measure.batches import each, finite
+from skiplab.measure.batches import finite, map_batches
 from skiplab.measure.features import first_real, fork_of, sampled
 from skiplab.measure.jacobian import Jacobian
 from skiplab.measure.merge_operands import sample_dimension
@@ -32,7 +32,7 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
 
     For a skip, J = ∂merge/∂fork, with all that does not come from the fork kept as it is. For the whole network,
     J = ∂output/∂input: of its first real output by its first real input, or by the first embeddings of token
-    ids. Of each there is a row "as it is" and a row "twin": the same at the same point with zeros on the shortcut's
+    ids. Of each there is a row "original" and a row "plain": the same at the same point with zeros on the shortcut's
     edges into the merge (for the network, on those of all of `skips`), which leaves the branch alone.
 
     - largest, smallest: of the min(m, n) singular values of J, shape (m, n): how far the most and the least
@@ -56,7 +56,7 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
         seed: for the random vectors, which are drawn apart from torch's and numpy's own generators.
 
     Returns:
-        One row a skip and one for the network (id "network"), each as "as it is" and as "twin": id, network,
+        One row a skip and one for the network (id "network"), each as "original" and as "plain": id, network,
         order, samples, largest, largest_std, smallest, smallest_std, mean_square, mean_square_std, condition (its
         mean over samples), exact.
     """
@@ -66,11 +66,11 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
     found: dict[_Place, list[Tensor]] = {place: [] for place in places}
     done = 0
 
-    def work(given: Given) -> dict[_Place, Tensor]:
+    def work(given: BoundBatch) -> dict[_Place, Tensor]:
         return _measured(program, given, places, min(given.size, samples - done), np.random.default_rng((seed, done)))
 
     together = program.training or not program.dynamic_batch
-    for _, values in each(program, batches, work, None if together else 1):
+    for _, values in map_batches(program, batches, work, None if together else 1):
         for place, of_samples in values.items():
             found[place].append(of_samples)
         done += len(values[places[0]])
@@ -99,18 +99,18 @@ def _places(program: Program, skips: Skips) -> list[_Place]:
     places = []
     for skip in skips:
         fork, merge = fork_of(program, skip), program.by_name[skip.merge]
-        places.append(_Place(skip.id, "as it is", fork, merge, ()))
-        places.append(_Place(skip.id, "twin", fork, merge, shortcut_edges(program, skip)))
+        places.append(_Place(skip.id, "original", fork, merge, ()))
+        places.append(_Place(skip.id, "plain", fork, merge, shortcut_edges(program, skip)))
     first, last = first_real(program, range(len(program.ops))), first_real(program, program.outputs)
     if first is None or last is None:
         raise UsageError(f"{program.name} has no real-valued input and output, between which there is no Jacobian")
     every = tuple(edge for skip in skips for edge in shortcut_edges(program, skip))
-    places += [_Place("network", "as it is", first, last, ()), _Place("network", "twin", first, last, every)]
+    places += [_Place("network", "original", first, last, ()), _Place("network", "plain", first, last, every)]
     return places
 
 
 def _measured(
-    program: Program, given: Given, places: list[_Place], rows: int, random: np.random.Generator
+    program: Program, given: BoundBatch, places: list[_Place], rows: int, random: np.random.Generator
 ) -> dict[_Place, Tensor]:
     """For each place, (rows, 5): largest, smallest, mean square, condition, and whether they are exact."""
     found: dict[_Place, Tensor] = {}
@@ -135,7 +135,7 @@ def _require_samples_first(program: Program, place: "_Place", size: int) -> None
 
 
 def _values(
-    program: Program, given: Given, execution: Execution, place: _Place, row: int, random: np.random.Generator
+    program: Program, given: BoundBatch, execution: Execution, place: _Place, row: int, random: np.random.Generator
 ) -> list[float]:
     jacobian = Jacobian(execution, place.source.name, place.target.name, row, place.zeroed)
     if not place.zeroed:

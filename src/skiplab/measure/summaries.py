@@ -29,7 +29,7 @@ from skiplab.stats.wording import (
     within,
 )
 
-AS_IT_IS, TWIN = "as it is", "twin"
+ORIGINAL, PLAIN = "original", "plain"
 NETWORK = "network"  # id of the row that is of the whole network
 
 
@@ -73,7 +73,7 @@ def clipping(table: pd.DataFrame) -> Iterator[str]:
 
 
 def gradient(table: pd.DataFrame) -> Iterator[str]:
-    own = table[table["network"] == AS_IT_IS]
+    own = table[table["network"] == ORIGINAL]
     weights = finite_in(own[own["what"] == "weight"], "gradient_norm").sort_values("order")
     if len(weights) > 1 and weights["gradient_norm"].iloc[-1] > 0:
         first, last = weights.iloc[0], weights.iloc[-1]
@@ -195,7 +195,7 @@ def probe(table: pd.DataFrame) -> Iterator[str]:
 
 
 def spectrum(table: pd.DataFrame) -> Iterator[str]:
-    own = finite_in(table[(table["network"] == AS_IT_IS) & (table["id"] != NETWORK)], "mean_square")
+    own = finite_in(table[(table["network"] == ORIGINAL) & (table["id"] != NETWORK)], "mean_square")
     if len(own):
         intervals = [interval_of(row, "mean_square") for _, row in own.iterrows()]
         outside = sum(low > 1 or high < 1 for low, high in intervals)
@@ -205,8 +205,8 @@ def spectrum(table: pd.DataFrame) -> Iterator[str]:
             f"{outside} of {len(own)} intervals of 95 % exclude 1."
         )
     whole = table[table["id"] == NETWORK].set_index("network")["mean_square"]
-    if whole.notna().all() and {AS_IT_IS, TWIN} <= set(whole.index):
-        yield (f"Of the whole network it is {short(whole[AS_IT_IS])}, and {short(whole[TWIN])} without the shortcuts.")
+    if whole.notna().all() and {ORIGINAL, PLAIN} <= set(whole.index):
+        yield (f"Of the whole network it is {short(whole[ORIGINAL])}, and {short(whole[PLAIN])} without the shortcuts.")
 
 
 def linearity(table: pd.DataFrame) -> Iterator[str]:
@@ -251,7 +251,7 @@ def neighbours(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _named(network: Any) -> str:
-    return str(network) if network == AS_IT_IS else f"`{network}`"
+    return str(network) if network == ORIGINAL else f"`{network}`"
 
 
 def _checked(attrs: Mapping[Any, Any]) -> str:

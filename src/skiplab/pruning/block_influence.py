@@ -9,7 +9,7 @@ from skiplab.data.bound_batches import Batch
 from skiplab.graph.channels import channel
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
-from skiplab.measure.batches import each
+from skiplab.measure.batches import map_batches
 from skiplab.pruning.units import Unit
 
 
@@ -37,7 +37,7 @@ def influence(program: Program, units: Sequence[Unit], batches: Iterable[Batch])
             for (x, y), dim, same in zip(pairs, dims, alike, strict=True)
         ]
 
-    for _, found in each(program, batches, work):
+    for _, found in map_batches(program, batches, work):
         for place, (total, count) in enumerate(found):
             sums[place] += total
             counts[place] += count

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from skiplab.data.bound_batches import Batch, Given, checked, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again, validate_batches
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
-from skiplab.measure.batches import Loss, each
+from skiplab.measure.batches import Loss, map_batches
 from skiplab.measure.kernels import plain
 from skiplab.measure.lesions.bootstrap import intervals
 from skiplab.measure.lesions.per_sample_loss import losses
@@ -34,7 +34,7 @@ class Judge:
         require_again(batches, "each network is judged on the same samples")
         self.program, self.batches, self.seed = program, batches, seed
         self.functions = {"loss": loss} if metric is None else {"loss": loss, "metric": metric}
-        self.first = next(checked(program, batches))
+        self.first = next(validate_batches(program, batches))
         self.whole, self.sizes = self._values(program)
 
     def row(self, program: Program) -> dict[str, Any]:
@@ -55,12 +55,12 @@ class Judge:
     def _values(self, program: Program) -> tuple[Tensor, Tensor]:
         """Of each sample, or where the functions are no means over samples of each batch: (units, functions), sizes."""
 
-        def work(given: Given) -> tuple[Tensor, Tensor | None]:
+        def work(given: BoundBatch) -> tuple[Tensor, Tensor | None]:
             with torch.no_grad():
                 output = Execution(program, given.args, given.kwargs).finish()
                 return losses(list(self.functions.values()), output, given.target, given.size)
 
-        found = [(given.size, *both) for given, both in each(program, self.batches, work)]
+        found = [(given.size, *both) for given, both in map_batches(program, self.batches, work)]
         if all(samples is not None for _, _, samples in found):
             values = torch.cat([samples for _, _, samples in found if samples is not None])
             return values, torch.ones(len(values), dtype=torch.double)
@@ -68,14 +68,14 @@ class Judge:
         return torch.stack([means for _, means, _ in found]), sizes
 
 
-def flops(program: Program, given: Given) -> int:
+def flops(program: Program, given: BoundBatch) -> int:
     """Floating-point operations for one sample, by torch's `FlopCounterMode`: of convolutions and matrix products."""
     with torch.no_grad(), plain(program), FlopCounterMode(display=False) as counter:
         Execution(program, given.args, given.kwargs).finish()
     return round(counter.get_total_flops() / given.size)
 
 
-def latency(whole: Program, other: Program, given: Given, rounds: int = ROUNDS) -> tuple[float, float]:
+def latency(whole: Program, other: Program, given: BoundBatch, rounds: int = ROUNDS) -> tuple[float, float]:
     """Time of one network's forward pass over that of another, in one run: median over rounds, and of least times.
 
     In each round both modules run once, on the same batch, one after the other in turns.
@@ -92,7 +92,7 @@ def latency(whole: Program, other: Program, given: Given, rounds: int = ROUNDS) 
     return statistics.median(ratios), min(t for _, t in times) / min(t for t, _ in times)
 
 
-def _timed(module: torch.nn.Module, given: Given) -> float:
+def _timed(module: torch.nn.Module, given: BoundBatch) -> float:
     start = time.perf_counter()
     module(*given.args, **given.kwargs)
     if torch.accelerator.is_available():

@@ -1,8 +1,7 @@
 """Whether what was read back from a file computes what the program computes."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from skiplab.errors import OutputError
-from skiplab.graph.capture import seed
 from skiplab.graph.interpreter import run
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 
 Network = Callable[..., Any]
 
@@ -51,7 +50,7 @@ def _of_program(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, An
 def outputs(network: Network, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that a network gives, with the same random numbers in each call; inputs stay as they are."""
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, dict(kwargs)))
-    with torch.no_grad(), _seeded():
+    with torch.no_grad(), isolated_rng(0):
         return [leaf for leaf in pytree.tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
 
 
@@ -111,11 +110,3 @@ def _several(batch: Tensor) -> Tensor:
     if not batch.is_floating_point():
         return torch.cat([batch] * copies)
     return torch.cat([batch * (1 - 0.25 * i) for i in range(copies)])
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        seed()
-        yield

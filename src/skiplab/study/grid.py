@@ -1,8 +1,8 @@
 """Run the cells of a grid side by side, one thread each, and never the same cell twice.
 
 A cell is a JSON configuration. Its results lie in a folder named by the hash of that configuration and of the
-code that could change its outcome, so a grid that was stopped anywhere continues where it was, and a changed
-line of code trains anew instead of mixing old results with new.
+code that a run executes, so a grid that was stopped anywhere continues where it was, and a changed formula trains
+anew instead of mixing old results with new.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from skiplab.errors import WorkerError
 from skiplab.io.atomic import write_json, writing_to
-from skiplab.study.cache_key import code_of
+from skiplab.study.cache_key import code_hash
 
 Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises when told to stop
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
@@ -52,7 +52,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        text = json.dumps([self.config, code_of(self.config.get("study"))], sort_keys=True)
+        text = json.dumps([self.config, code_hash(self.config.get("study"))], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+import skiplab
 from skiplab.io.atomic import write_json
 from skiplab.report.figure_spec import PERCENT, Axis, Figure
-from skiplab.study.cache_key import PACKAGE
 from skiplab.study.question import network_name
 from skiplab.study.run_cell import Tables, save_tables
 
@@ -115,6 +115,6 @@ def library_versions() -> dict[str, str]:
 def _source_hash() -> str:
     """Hash of the package's sources, which a version number does not tell apart between releases."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(Path(skiplab.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

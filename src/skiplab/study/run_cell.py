@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from skiplab import measure
@@ -18,6 +17,7 @@ from skiplab.data import DataSet, Split, batches
 from skiplab.errors import DataError, DivergedError
 from skiplab.graph.capture import capture
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 from skiplab.io.atomic import replacing
 from skiplab.measure.memory import samples as captured_for
 from skiplab.training.fit import Run, fit
@@ -175,8 +175,7 @@ def load_tables(folder: Path) -> Tables:
 
 def build_with_seed(build: Callable[[], Network], seed: int) -> Network:
     """The network with the initial weights of that seed; torch's random state stays as it was."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
+    with isolated_rng(seed):
         return build()
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from skiplab.data import DataSet
 from skiplab.errors import DivergedError, UsageError
+from skiplab.graph.rng import isolated_rng
 from skiplab.training.checkpoint import Row, RunFolder
 from skiplab.training.loop import Loop, evaluate
 from skiplab.training.precision import Precision, resolved, told
@@ -148,13 +149,9 @@ def fabric_on(device: str, precision: Precision = "32-true") -> Fabric:
 
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
-    """What happens inside the block leaves the random states of the CPU and of `device` as they were."""
-    if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
-            yield
-        return
+    """With `device` as current device, if it is a CUDA device; the block leaves torch's random state unchanged."""
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with current, torch.random.fork_rng([device], device_type=device.type):
+    with current, isolated_rng(device=device):
         yield
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 import skiplab
 from cases import captured
 from networks import Net, Transformer, conv, heavy, linear
-from skiplab.data.bound_batches import checked
+from skiplab.data.bound_batches import validate_batches
 from skiplab.errors import UsageError
 from skiplab.graph.channels import channel
 from skiplab.graph.program import Program
@@ -15,7 +15,7 @@ from skiplab.measure.lesions.resumable_pass import Part, Passes
 
 
 def part_of(program: Program, x: Tensor) -> Part:
-    (given,) = checked(program, [(x, None)])
+    (given,) = validate_batches(program, [(x, None)])
     return Part(given, 0, print)
 
 

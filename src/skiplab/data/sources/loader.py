@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from skiplab.data.bound_batches import Batch, checked
+from skiplab.data.bound_batches import Batch, validate_batches
 from skiplab.data.sources.examples import Examples
 from skiplab.data.sources.images import Pixels, pixels
 from skiplab.data.sources.request import Asked
@@ -58,7 +58,7 @@ class _Moved:
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class WithProgress:
     """The same batches, telling how many of them have been taken: `progress(done, total)`, None if unknown."""
 
     batches: Batches
@@ -80,7 +80,7 @@ class _Share:
     held: bool
 
     def __iter__(self) -> Iterator[Batch]:
-        for given in checked(self.program, self.batches):
+        for given in validate_batches(self.program, self.batches):
             cut = given.size - given.size // 4
             part = given.part(cut, given.size) if self.held else given.part(0, cut)
             if part.size:

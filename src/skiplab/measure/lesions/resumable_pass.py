@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, Given, checked, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
 from skiplab.io.atomic import replacing, writable_folder
 from skiplab.io.hashing import checksum
 from skiplab.io.resume import differences
-from skiplab.measure.batches import in_parts
+from skiplab.measure.batches import map_chunks
 from skiplab.measure.memory import peak_bytes, samples
 
 State = dict[str, Tensor]
@@ -51,7 +51,7 @@ class Part:
         tick: to be called with the number of networks that have been run on them so far.
     """
 
-    given: Given
+    given: BoundBatch
     offset: int
     tick: Callable[[int], None]
 
@@ -97,7 +97,7 @@ class Passes:
             self._report(self.plan[name] * done)
             return state
         before = 0
-        for number, given in enumerate(checked(self.program, self.batches)):
+        for number, given in enumerate(validate_batches(self.program, self.batches)):
             if number >= done:
                 for _, new in self._worked(given, before, self.plan[name], work):
                     state = join(state, new) if state else new
@@ -108,12 +108,12 @@ class Passes:
         return state
 
     def _worked(
-        self, given: Given, offset: int, networks: int, work: Callable[[Part], State]
-    ) -> Iterator[tuple[Given, State]]:
+        self, given: BoundBatch, offset: int, networks: int, work: Callable[[Part], State]
+    ) -> Iterator[tuple[BoundBatch, State]]:
         """The parts of one batch and what `work` makes of them."""
         begun = 0
 
-        def on(part: Given) -> State:
+        def on(part: BoundBatch) -> State:
             nonlocal begun
 
             def tick(count: int) -> None:
@@ -126,7 +126,7 @@ class Passes:
             return result
 
         # What fits is kept, so that the next batch need not find it out anew.
-        self.largest = yield from in_parts(self.program, given, on, self.largest)
+        self.largest = yield from map_chunks(self.program, given, on, self.largest)
 
     def _report(self, networks: int) -> None:
         self.done += networks

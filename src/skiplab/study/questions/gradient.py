@@ -87,7 +87,7 @@ def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float]
     skips = find(program)
     gradient = measure.gradient(program, skips, [(x, y)], F.cross_entropy)
     report(0.3, "how it shatters")
-    shattering = measure.shattering(program, skips, [(x[:SHATTERED], y[:SHATTERED])], ["as it is"])
+    shattering = measure.shattering(program, skips, [(x[:SHATTERED], y[:SHATTERED])], ["original"])
     tables = {"gradient": gradient.assign(when="initialisation"), "shattering": shattering}
     first, *_, last, _ = gradient.loc[gradient["what"] == "weight", "gradient_norm"]  # the classifier comes last
     near = shattering.loc[shattering["distance"] == NEARBY, "correlation"]
