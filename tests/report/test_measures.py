@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, sem, t
 
 from skiplab.report import measure_page, png, svg
 from skiplab.report.json_data import cell
@@ -101,6 +101,18 @@ def test_a_lesion_has_the_colour_of_where_its_interval_lies() -> None:
     labels = drawn("lesion", sample, "bar")
     for id, sign in zip(sample["id"], ("above zero", "includes zero", "below zero"), strict=True):
         assert any(f"id: {id}" in label and f"sign: {sign}" in label for label in labels)
+
+
+@pytest.mark.parametrize("samples", [2, 5, 64])
+def test_the_band_of_shattering_is_students_interval(samples: int) -> None:
+    """Against scipy's interval of drawn samples; 1.96 standard errors are far from it for few of them."""
+    values = np.random.default_rng(samples).normal(0.5, 0.1, samples)
+    row = {"network": "original", "distance": 0.01, "samples": samples}
+    table = pd.DataFrame([{**row, "correlation": values.mean(), "correlation_std": values.std(ddof=1)}])
+    (data,) = _PARTS["shattering"].chart(table).to_dict()["datasets"].values()
+    (drawn,) = json.loads(data)
+    ends = t.interval(0.95, samples - 1, values.mean(), sem(values))
+    assert (drawn["low"], drawn["high"]) == pytest.approx(ends, rel=1e-3)
 
 
 def test_what_is_not_finite_is_a_cross() -> None:

@@ -93,9 +93,9 @@ def synthetic(
             wave = noise * WAVE[seed] * (1 if variant == "rnn" else -1)
             own = {"initialisation": rate.get(variant, 0.5) + wave, "trained": 0.5 + wave}
             for when in list(own)[: 1 if gone else 2]:
-                tables["lag"].append({**at, "seed": seed, "when": when, "network": "as it is", "lag": 8})
-                for network in ("as it is", "twin")[: 2 if variant != "rnn" else 1]:
-                    value = own[when] if network == "as it is" else 0.3 - wave
+                tables["lag"].append({**at, "seed": seed, "when": when, "network": "original", "lag": 8})
+                for network in ("original", "plain")[: 2 if variant != "rnn" else 1]:
+                    value = own[when] if network == "original" else 0.3 - wave
                     tables["decay"].append({**at, "seed": seed, "when": when, "network": network, "kept": value})
             row = {"status": "diverged" if gone else "ok", "parameters": 9, "chance": 1.0, "singular": 1.1}
             row |= {"test_error": np.nan if gone else error.get(variant, 0.5) + wave}
@@ -190,11 +190,11 @@ def test_a_run_of_a_residual_network(quickly: Callable[[str, Path], dict[str, pd
     found = tables["found"].iloc[0]
     assert (found["combine"], found["shortcut"], found["skips"]) == ("add", "identity", 6 - 1)  # none at the first step
     furthest = tables["lag"].groupby(["when", "network"])["lag"].max()
-    assert furthest.to_dict() == {(w, n): 5 for w in ("initialisation", "trained") for n in ("as it is", "twin")}
+    assert furthest.to_dict() == {(w, n): 5 for w in ("initialisation", "trained") for n in ("original", "plain")}
     # the twin is the plain network of the same seed, whose initial weights are the same
     plain = quickly("rnn", tmp_path / "plain")["lag"]
-    mine = at_first(tables["lag"], "twin")
-    np.testing.assert_allclose(mine, at_first(plain, "as it is"))
+    mine = at_first(tables["lag"], "plain")
+    np.testing.assert_allclose(mine, at_first(plain, "original"))
     charts(tables | {"runs": tables["runs"].assign(kept=1.0)})
 
 

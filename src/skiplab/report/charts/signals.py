@@ -3,12 +3,12 @@
 import math
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from skiplab.report.charts.blocks import Blocks, stacked
 from skiplab.report.json_data import finite, inline
 from skiplab.report.theme import MUTED, PALETTE, AnyChart, apply_theme
+from skiplab.stats.intervals import t_interval
 
 _PARTS = {"gradient_norm": "at the merge", "shortcut_norm": "back by the shortcut", "branch_norm": "back by the branch"}
 _CELL = 560  # side of the heat map
@@ -102,13 +102,16 @@ def lengths_chart(table: pd.DataFrame) -> AnyChart:
 
 
 def shattering_chart(table: pd.DataFrame) -> AnyChart:
-    """Correlation of gradients at two inputs by their distance, a line a network with its 95 % interval.
+    """Correlation of the gradients at two inputs, by the distance between the inputs: one line per network.
+
+    The band is the 95 % interval of the mean over samples by Student's t, as in the sentences about this table.
 
     table: network, distance, samples, correlation, correlation_std.
     """
-    half = 1.96 * finite(table["correlation_std"]) / np.sqrt(table["samples"])
-    mean = finite(table["correlation"])
-    frame = table.assign(correlation=mean, low=mean - half, high=mean + half)
+    mean, deviation = finite(table["correlation"]), finite(table["correlation_std"])
+    ends = [t_interval(*row) for row in zip(mean, deviation, table["samples"], strict=True)]
+    low, high = zip(*ends, strict=True)
+    frame = table.assign(correlation=mean, low=low, high=high)
     names = list(dict.fromkeys(frame["network"]))
     scale = alt.Scale(domain=names, range=[PALETTE[i] for i in (1, 0, 2, 3)][: len(names)])
     base = alt.Chart(inline(frame)).encode(

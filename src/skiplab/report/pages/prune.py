@@ -22,7 +22,7 @@ def frontier_chart(
     row a network. The row `chosen` is ringed; `trained` is that network's row after training. Bars: 95 % intervals.
     """
     name = "metric" if "metric" in frontier else "loss"
-    rows = frontier.assign(number=range(len(frontier)), network="as it is")
+    rows = frontier.assign(number=range(len(frontier)), network="original")
     if trained is not None and chosen is not None:
         after = {**frontier.iloc[chosen].to_dict(), **trained, "number": chosen, "network": "fine-tuned"}
         rows = pd.concat([rows, pd.DataFrame([after])], ignore_index=True)
@@ -44,18 +44,18 @@ def frontier_chart(
 def _frontier_panel(rows: pd.DataFrame, chosen: int | None, name: str, x: alt.X, title: str) -> AnyChart:
     base = alt.Chart(inline(rows)).encode(x=x, tooltip=_tooltip(rows, name, title))
     y = alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=True))
-    networks = [each for each in ("as it is", "fine-tuned") if each in set(rows["network"])]
+    networks = [each for each in ("original", "fine-tuned") if each in set(rows["network"])]
     scale = alt.Scale(domain=networks, range=[PALETTE[1], PALETTE[0]][: len(networks)])
     legend = alt.Legend(orient="top", title=None) if len(networks) > 1 else None
     colour = alt.Color("network:N", scale=scale, legend=legend)
-    line = base.transform_filter("datum.network == 'as it is'").mark_line(color=FAINT).encode(y=y, order="number:Q")
+    line = base.transform_filter("datum.network == 'original'").mark_line(color=FAINT).encode(y=y, order="number:Q")
     ends = base.mark_rule(strokeWidth=1.2, opacity=0.6).encode(
         y=alt.Y(f"{name}_low:Q", title=title), y2=f"{name}_high:Q", color=colour
     )
     points = base.mark_circle(size=45, opacity=1).encode(y=y, color=colour)
     layers: list[Any] = [line, ends, points]
     if chosen is not None:
-        ring = base.transform_filter(f"datum.number == {chosen} && datum.network == 'as it is'")
+        ring = base.transform_filter(f"datum.number == {chosen} && datum.network == 'original'")
         layers.append(ring.mark_point(size=170, color=INK, strokeWidth=1.4, filled=False).encode(y=y))
     return alt.layer(*layers).properties(width=_ROOM, height=240)
 

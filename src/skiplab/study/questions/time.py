@@ -142,12 +142,12 @@ def decay_factor(norms: Sequence[float]) -> float:
 
 def lag_table(model: nn.Module, variant: str, data: DataSet, when: str) -> pd.DataFrame:
     """`by_lag` of a network and, where it has a shortcut, of its twin with the same weights."""
-    networks = {"as it is": model}
+    networks = {"original": model}
     if variant not in WITHOUT_SHORTCUT:
         options = {} if variant == IDENTITY else {"skip": False}
         twin = build_with_seed(lambda: build(PLAIN if variant == IDENTITY else variant, data, **options), 0)
         twin.load_state_dict(model.state_dict())
-        networks["twin"] = twin
+        networks["plain"] = twin
     return pd.concat(
         [gradient_by_lag(each, data.test).assign(when=when, network=name) for name, each in networks.items()]
     )
@@ -181,7 +181,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     if trained is not None:
         lag = pd.concat([lag, lag_table(trained, variant, data, "trained")])
     decay = decay_table(lag)
-    own = decay[decay["network"] == "as it is"].set_index("when")["kept"]
+    own = decay[decay["network"] == "original"].set_index("when")["kept"]
     back = dict(model.named_parameters()).get("recurrent.weight_hh_l0") if variant == PLAIN else None
     tables["runs"] = tables["runs"].assign(
         chance=chance(data.test),
@@ -240,7 +240,7 @@ def _longest_task(tables: Tables) -> str:
 def _answer_sentences(tables: Tables, task: str) -> Iterator[str]:
     """Whether the gate does for the gradient what a skip connection does."""
     own, twin = (
-        _decay_by_seed(tables["decay"], GATE, task, "initialisation", network) for network in ("as it is", "twin")
+        _decay_by_seed(tables["decay"], GATE, task, "initialisation", network) for network in ("original", "plain")
     )
     change = paired(own, twin)
     if not len(own) or not change.known:
@@ -256,7 +256,7 @@ def _answer_sentences(tables: Tables, task: str) -> Iterator[str]:
         yield f"For the gradient, an LSTM's gate does what a skip connection does: {gates}; {numbers}"
     else:
         yield f"That an LSTM's gate helps the gradient as a skip connection would is not shown: {gates}; {numbers}"
-    identity = _decay_by_seed(tables["decay"], IDENTITY, task, "initialisation", "as it is")
+    identity = _decay_by_seed(tables["decay"], IDENTITY, task, "initialisation", "original")
     beside = paired(own, identity)
     if beside.known:
         held = student(identity)
@@ -271,7 +271,7 @@ def _ablation_sentences(decay: pd.DataFrame, variants: list[str], task: str, whe
     """What taking the shortcuts out, and nothing else, does to the gradient's decay."""
     found = []
     for variant in variants:
-        own, twin = (_decay_by_seed(decay, variant, task, when, network) for network in ("as it is", "twin"))
+        own, twin = (_decay_by_seed(decay, variant, task, when, network) for network in ("original", "plain"))
         change = paired(twin, own)
         if change.known:
             found.append((change, f"{variant} ({format_percent(student(twin))} for {format_percent(student(own))})"))
@@ -323,7 +323,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
     runs, decay = tables["runs"], tables["decay"]
     variants, tasks = set(runs["variant"]), list(dict.fromkeys(runs["task"]))
     task = _longest_task(tables)
-    own = {name: _decay_by_seed(decay, name, task, "initialisation", "as it is") for name in variants}
+    own = {name: _decay_by_seed(decay, name, task, "initialisation", "original") for name in variants}
     if PLAIN in variants:
         yield from _vanishing_claims(runs, own[PLAIN], task)
     for gated in [name for name in (GATE, "gru", "highway-rnn", "min-gru") if name in variants]:
@@ -409,7 +409,7 @@ FIGURES = (
         x=LAG,
         y=(RELATIVE,),
         panel="task",
-        where={"when": "initialisation", "network": "as it is"},
+        where={"when": "initialisation", "network": "original"},
     ),
     Figure(
         name="gradient-by-lag-trained",
@@ -420,7 +420,7 @@ FIGURES = (
         x=LAG,
         y=(RELATIVE,),
         panel="task",
-        where={"when": "trained", "network": "as it is"},
+        where={"when": "trained", "network": "original"},
     ),
     Figure(
         name="kept",
