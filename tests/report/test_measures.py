@@ -93,7 +93,7 @@ def test_bars_are_the_tables_numbers() -> None:
         assert any(f"id: {id}" in label and f"‖F(x)‖ / ‖x‖: {cell(ratio)}" in label for label in labels)
 
 
-def test_a_lesion_has_the_colour_of_where_its_interval_lies() -> None:
+def test_a_lesion_has_the_color_of_where_its_interval_lies() -> None:
     sample = tables(3)["lesion"].iloc[:3]
     sample = sample.assign(
         loss_change=[0.5, 0.0, -0.5], loss_change_low=[0.4, -0.1, -0.6], loss_change_high=[0.6, 0.1, -0.4]

@@ -49,7 +49,7 @@ def synthetic(
                     name = f"encoder.layers.encoder_layer_{layer}.mlp.3"
                     row = {"what": "weight", "name": name, "order": order, "gradient_norm": last if order else 0.5}
                     for rate in (0.001, 0.01):  # as every run measures it again
-                        gradient.append({**at, "learning_rate": rate, "warmup": False, "when": "initialisation", **row})
+                        gradient.append({**at, "learning_rate": rate, "warmup": False, "when": "initialization", **row})
     curves = pd.DataFrame([[0.01, 12, 0.005]], columns=["learning_rate", "depth", "learning_rate"])  # axis, and log
     return postprocess({"runs": pd.DataFrame(runs), "gradient": pd.DataFrame(gradient), "curves": curves})
 
@@ -117,7 +117,7 @@ def test_no_difference_is_not_claimed() -> None:
 
 def test_gradients_near_the_output() -> None:
     tables = synthetic({})
-    post = said(tables, f"At initialisation, the last MLP's gradient in post of {DEEP} layers")
+    post = said(tables, f"At initialization, the last MLP's gradient in post of {DEEP} layers")
     assert "8 times larger" in post
     assert agreed(tables, "much smaller in pre-LN") == "yes"
     assert agreed(tables, "falls as one over the root") == "yes"

@@ -44,7 +44,7 @@ def synthetic(plain_error: float, other_error: float, seeds: int = 4, diverged: 
                         "train_error": np.nan if lost else error + noise,
                     }
                 )
-                for when in ("initialisation", "trained"):
+                for when in ("initialization", "trained"):
                     norm = (8.0 if variant == "plain" else 1.0) * rng.uniform(0.99, 1.01)
                     row = {"variant": variant, "depth": depth, "seed": seed, "when": when}
                     gradients.append({**row, "order": 1, "gradient_norm": norm})
@@ -72,7 +72,7 @@ def test_no_effect_says_that_the_interval_includes_zero() -> None:
 
 
 def test_gradient_ratio_is_the_planted_one() -> None:
-    lines = said(synthetic(0.6, 0.02), "At initialisation", "pre-activation-50")
+    lines = said(synthetic(0.6, 0.02), "At initialization", "pre-activation-50")
     assert "8 times larger" in lines[0]
 
 

@@ -139,5 +139,5 @@ def test_a_run_has_its_tables(variant: str, skips: int, foldable: int, tmp_path:
     row = tables["census"].iloc[0]
     assert (row["skips"], row["foldable"]) == (skips, foldable)
     assert row["fewest"] == (1 if variant == "span2-pre" else 7)  # of 8 weight layers all but the last have a ReLU
-    assert set(tables["gradient"]["when"]) == {"initialisation"}
+    assert set(tables["gradient"]["when"]) == {"initialization"}
     assert tables["runs"]["status"].item() == "ok"

@@ -22,7 +22,7 @@ def synthetic(after: dict[str, float], seeds: int = 4) -> pd.DataFrame:
     at_start = {"ratio": 1.0, "cosine": 0.0, "kept": 0.7, "spread": 1.0, "loss_change": 0.5, "error_change": 0.0}
     rows = []
     for variant in VARIANTS:
-        for epoch, moment in ((0, "initialisation"), (1, "on the way"), (2, "trained")):
+        for epoch, moment in ((0, "initialization"), (1, "on the way"), (2, "trained")):
             for seed in range(seeds):
                 wave = 0.01 * (WAVE if epoch else OTHER)[seed] * (-1 if variant == PRE else 1)
                 values = at_start | (after if epoch == 2 else {})
@@ -112,7 +112,7 @@ def test_a_run_that_was_stopped_measures_the_same(tmp_path: Path) -> None:
 
     table = tables["blocks"]
     assert table.groupby("epoch")["block"].apply(list).to_dict() == {epoch: [1, 2, 3] for epoch in (0, 1, 2)}
-    assert list(dict.fromkeys(table["moment"])) == ["initialisation", "on the way", "trained"]
+    assert list(dict.fromkeys(table["moment"])) == ["initialization", "on the way", "trained"]
     assert list(table["dimensions"][:3]) == [8 * 8 * 8, 16 * 4 * 4, 32 * 2 * 2]
     # ‖x + F‖² = ‖x‖² + 2⟨x, F⟩ + ‖F‖², so a mean cosine that is kept lies within what the means of its parts allow
     assert table["kept"].between(-1, 1).all()

@@ -91,7 +91,7 @@ def synthetic(
         for seed in range(seeds):
             gone = variant == "lstm" and seed < lost
             wave = noise * WAVE[seed] * (1 if variant == "rnn" else -1)
-            own = {"initialisation": rate.get(variant, 0.5) + wave, "trained": 0.5 + wave}
+            own = {"initialization": rate.get(variant, 0.5) + wave, "trained": 0.5 + wave}
             for when in list(own)[: 1 if gone else 2]:
                 tables["lag"].append({**at, "seed": seed, "when": when, "network": "original", "lag": 8})
                 for network in ("original", "plain")[: 2 if variant != "rnn" else 1]:
@@ -115,7 +115,7 @@ def test_a_gate_that_helps_is_said_to_do_as_a_skip() -> None:
     assert "8 gated shortcuts" in answer
     assert "+60.0 points" in answer
     assert "with which the gradient grows" in said(tables, "It is not an identity")
-    less = said(tables, "With the same weights and every shortcut taken out, at initialisation")
+    less = said(tables, "With the same weights and every shortcut taken out, at initialization")
     assert "less in residual-rnn (30.0 %" in less
     errors = said(tables, "Test error on adding-9")
     lower, _, rest = errors.partition("higher in ")
@@ -190,7 +190,7 @@ def test_a_run_of_a_residual_network(quickly: Callable[[str, Path], dict[str, pd
     found = tables["found"].iloc[0]
     assert (found["combine"], found["shortcut"], found["skips"]) == ("add", "identity", 6 - 1)  # none at the first step
     furthest = tables["lag"].groupby(["when", "network"])["lag"].max()
-    assert furthest.to_dict() == {(w, n): 5 for w in ("initialisation", "trained") for n in ("original", "plain")}
+    assert furthest.to_dict() == {(w, n): 5 for w in ("initialization", "trained") for n in ("original", "plain")}
     # the twin is the plain network of the same seed, whose initial weights are the same
     plain = quickly("rnn", tmp_path / "plain")["lag"]
     mine = at_first(tables["lag"], "plain")
@@ -199,7 +199,7 @@ def test_a_run_of_a_residual_network(quickly: Callable[[str, Path], dict[str, pd
 
 
 def at_first(lag: pd.DataFrame, network: str) -> list[float]:
-    own = lag[(lag["when"] == "initialisation") & (lag["network"] == network)]
+    own = lag[(lag["when"] == "initialization") & (lag["network"] == network)]
     return own["gradient_norm"].tolist()
 
 

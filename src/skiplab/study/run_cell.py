@@ -47,7 +47,7 @@ class RunContext:
 
 
 def train_and_measure(model: nn.Module, data: DataSet, training: RunContext) -> Tables:
-    """Gradients at initialisation, training, and all that is measured on the trained network.
+    """Gradients at initialization, training, and all that is measured on the trained network.
 
     Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
     not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.analysis.tables`.
@@ -86,8 +86,8 @@ def train_network(
 
 
 def measure_gradients(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """See `skiplab.measure.gradient`, on one batch, at initialisation: in the training graph."""
-    return _gradient_table(capture_and_find(model, data, train=True), data, "initialisation")
+    """See `skiplab.measure.gradient`, on one batch, at initialization: in the training graph."""
+    return _gradient_table(capture_and_find(model, data, train=True), data, "initialization")
 
 
 def measure_structure(model: nn.Module, data: DataSet) -> Tables:

@@ -35,7 +35,7 @@ def skip_bars(linked: LinkedCharts, variant: str, seeds: pd.DataFrame, column: s
     bar = base.mark_bar(stroke=INK).encode(
         x=x,
         y=y,
-        color=_colour(linked.record, shade, legend),
+        color=_color(linked.record, shade, legend),
         opacity=alt.when(linked.pick).then(alt.value(1)).otherwise(alt.value(0.15)),
         strokeWidth=picked.then(alt.value(1.5)).otherwise(alt.value(0)),
         tooltip=tooltip,
@@ -82,7 +82,7 @@ def _axis() -> alt.Axis:
     return alt.Axis(tickCount=4, domain=False, ticks=False)
 
 
-def _colour(record: pd.DataFrame, shade: str, legend: bool) -> alt.Color:
+def _color(record: pd.DataFrame, shade: str, legend: bool) -> alt.Color:
     """The arcs' own scale for the loss change; for the branch against its input the cosine, −1 to 1."""
     if shade != "cosine":
         return alt.Color("shade:Q", scale=measured_scale(record[shade]), legend=None)

@@ -32,7 +32,7 @@ def skip_charts(
     - contribution: variant, depth, seed, id, ratio (‖F(x)‖/‖x‖, dimensionless), cosine (−1 to 1)
     - gradient: variant, depth, seed, id, gradient_norm (of the loss by the merge's value)
 
-    Arcs have the colour of the loss change, or of their shortcut's kind where no lesion was measured. A click on
+    Arcs have the color of the loss change, or of their shortcut's kind where no lesion was measured. A click on
     empty space clears the selection; the depth begins with the deepest.
     """
     choices = depths(spine, skips)

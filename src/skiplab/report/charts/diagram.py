@@ -89,7 +89,7 @@ def _arcs(linked: LinkedCharts, variant: str, points: pd.DataFrame, y: alt.Y, le
     )
     picked = alt.when(linked.pick, empty=False)
     seen = base.mark_line(strokeCap="butt").encode(
-        color=_colour(linked.record, legend),
+        color=_color(linked.record, legend),
         strokeDash=_dash(linked.record, legend),
         opacity=alt.when(linked.pick).then(alt.value(0.95)).otherwise(alt.value(0.13)),
         strokeWidth=picked.then(alt.value(4)).otherwise(alt.value(2)),
@@ -116,16 +116,16 @@ def _arc_records(record: pd.DataFrame) -> pd.DataFrame:
     return record[["key", "depth", *_fields(record)]]
 
 
-def _colour(record: pd.DataFrame, legend: bool) -> Any:
-    """By the loss change where it was measured (grey where it is missing), else by the shortcut's kind."""
+def _color(record: pd.DataFrame, legend: bool) -> Any:
+    """By the loss change where it was measured (gray where it is missing), else by the shortcut's kind."""
     if "loss_change" not in record:
         kinds = _used_styles(record, _KINDS)
         scale = alt.Scale(domain=list(kinds), range=list(kinds.values()))
         shown = alt.Legend(title="shortcut", orient="top", symbolType="stroke", symbolStrokeWidth=3)
         return alt.Color("shortcut:N", scale=scale, legend=shown if legend else None)
     shown = alt.Legend(title="loss change when lesioned", orient="top", gradientLength=160, gradientThickness=9)
-    colour = alt.Color("loss_change:Q", scale=measured_scale(record["loss_change"]), legend=shown if legend else None)
-    return alt.when("isValid(datum.loss_change)").then(colour).otherwise(alt.value(FAINT))
+    color = alt.Color("loss_change:Q", scale=measured_scale(record["loss_change"]), legend=shown if legend else None)
+    return alt.when("isValid(datum.loss_change)").then(color).otherwise(alt.value(FAINT))
 
 
 def _dash(record: pd.DataFrame, legend: bool) -> alt.StrokeDash:
@@ -133,7 +133,7 @@ def _dash(record: pd.DataFrame, legend: bool) -> alt.StrokeDash:
     dashes = _used_styles(record, _DASHES)
     scale = alt.Scale(domain=list(dashes), range=list(dashes.values()))
     if "loss_change" not in record:
-        return alt.StrokeDash("shortcut:N", scale=scale, legend=None)  # the colours' legend says it already
+        return alt.StrokeDash("shortcut:N", scale=scale, legend=None)  # the colors' legend says it already
     shown = alt.Legend(title="shortcut", orient="top", symbolType="stroke", symbolSize=400, symbolStrokeWidth=2)
     return alt.StrokeDash("shortcut:N", scale=scale, legend=shown if legend else None)
 

@@ -46,12 +46,12 @@ def _frontier_panel(rows: pd.DataFrame, chosen: int | None, name: str, x: alt.X,
     networks = [each for each in ("original", "fine-tuned") if each in set(rows["network"])]
     scale = alt.Scale(domain=networks, range=[PALETTE[1], PALETTE[0]][: len(networks)])
     legend = alt.Legend(orient="top", title=None) if len(networks) > 1 else None
-    colour = alt.Color("network:N", scale=scale, legend=legend)
+    color = alt.Color("network:N", scale=scale, legend=legend)
     line = base.transform_filter("datum.network == 'original'").mark_line(color=FAINT).encode(y=y, order="number:Q")
     ends = base.mark_rule(strokeWidth=1.2, opacity=0.6).encode(
-        y=alt.Y(f"{name}_low:Q", title=title), y2=f"{name}_high:Q", color=colour
+        y=alt.Y(f"{name}_low:Q", title=title), y2=f"{name}_high:Q", color=color
     )
-    points = base.mark_circle(size=45, opacity=1).encode(y=y, color=colour)
+    points = base.mark_circle(size=45, opacity=1).encode(y=y, color=color)
     layers: list[Any] = [line, ends, points]
     if chosen is not None:
         ring = base.transform_filter(f"datum.number == {chosen} && datum.network == 'original'")

@@ -53,13 +53,13 @@ def clipping_chart(table: pd.DataFrame) -> AnyChart:
 def lesion_chart(table: pd.DataFrame) -> AnyChart:
     """What the loss rises by when each part is deleted, a panel for each kind of lesion.
 
-    table: id, order, kind, batchnorm, loss_change, loss_change_low, loss_change_high. The colour says where the
+    table: id, order, kind, batchnorm, loss_change, loss_change_low, loss_change_high. The color says where the
     95 % interval lies; an infinite loss is a cross. The axes go by the square root: changes have long tails.
     """
     blocks = Blocks(table)
     low, high = finite(table["loss_change_low"]), finite(table["loss_change_high"])
     sign = np.select([low > 0, high < 0, low.notna()], [_SIGNS[0], _SIGNS[2], _SIGNS[1]], default="unknown")
-    sign = np.where(finite(table["loss_change"]).isna(), _SIGNS[1], sign)  # a cross, and no bar to be coloured
+    sign = np.where(finite(table["loss_change"]).isna(), _SIGNS[1], sign)  # a cross, and no bar to be colored
     names = [*_SIGNS, *(["unknown"] if "unknown" in sign else [])]
     scale = alt.Scale(domain=names, range=[ABOVE, ZERO, BELOW, MUTED][: len(names)])
     panels, ends = [], ("loss_change_low", "loss_change_high")
@@ -175,7 +175,7 @@ def cost_chart(table: pd.DataFrame) -> AnyChart:
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
     long = table.melt(["id", "order"], ["branch_ms", "shortcut_ms"], var_name="way", value_name="ms")
     long = long.assign(way=long["way"].str.removesuffix("_ms"), ms=finite(long["ms"]))
-    colour = alt.Color(
+    color = alt.Color(
         "way:N",
         title=None,
         scale=alt.Scale(domain=["branch", "shortcut"], range=[PALETTE[0], PALETTE[1]]),
@@ -187,7 +187,7 @@ def cost_chart(table: pd.DataFrame) -> AnyChart:
         .encode(
             x=blocks.x(),
             y=alt.Y("ms:Q", title="time (ms)", axis=alt.Axis(tickCount=4)),
-            color=colour,
+            color=color,
             tooltip=[*blocks.tooltip(ms="ms"), "way:N"],
         )
     )

@@ -47,7 +47,7 @@ def _panels(figure: Figure, rows: pd.DataFrame, means: pd.DataFrame, draw: Any) 
 def _point_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataFrame) -> Any:
     x, offset, order = _category_axis(figure, rows)
     y = _y_axis(axis, rows)
-    base = {"x": x, "color": _colour(figure, rows), **offset}
+    base = {"x": x, "color": _color(figure, rows), **offset}
     shown = _mean_and_interval(means, axis)
     mean = alt.Chart(inline(shown)).encode(**base)
     interval = mean.mark_rule(strokeWidth=2, opacity=0.7).encode(y=y, y2="high:Q").transform_filter("datum.low != null")
@@ -74,7 +74,7 @@ def _point_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataF
 
 
 def _category_axis(figure: Figure, rows: pd.DataFrame) -> tuple[alt.X, dict[str, Any], list[str]]:
-    """Where a point stands: by x and, side by side, by colour; and the columns that say so."""
+    """Where a point stands: by x and, side by side, by color; and the columns that say so."""
     if figure.x is None or figure.x.column == figure.by:
         order = _category_order(figure.by, rows) if figure.x is None else list(dict.fromkeys(rows[figure.by]))
         angle = -35 if len(order) > 4 else 0
@@ -97,7 +97,7 @@ def _line_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataFr
     column, y = figure.x.column, _y_axis(axis, rows)
     scale = alt.Scale(type="log", nice=False, padding=6) if figure.x.kind == "log" else alt.Scale(zero=False)
     ticks = _x_axis(figure.x, rows)
-    base = {"x": alt.X(f"{column}:Q", title=figure.x.title, scale=scale, axis=ticks), "color": _colour(figure, rows)}
+    base = {"x": alt.X(f"{column}:Q", title=figure.x.title, scale=scale, axis=ticks), "color": _color(figure, rows)}
     order = [figure.by, column]
     seeds = rows.assign(value=finite(rows[axis.column]))
     if axis.kind == "log":
@@ -168,7 +168,7 @@ def _category_order(column: str, rows: pd.DataFrame) -> list[Any]:
     return variants(rows) if column == "variant" else list(dict.fromkeys(rows[column]))
 
 
-def _colour(figure: Figure, rows: pd.DataFrame) -> alt.Color:
+def _color(figure: Figure, rows: pd.DataFrame) -> alt.Color:
     names = [str(name) for name in _category_order(figure.by, rows)]
     legend = (
         None

@@ -14,7 +14,7 @@ def run_curves(curves: pd.DataFrame, chance: float) -> AnyChart:
     so that losses of zero are left out).
     """
     seeds = sorted({int(seed) for seed in curves["seed"]})
-    colour = alt.Color(
+    color = alt.Color(
         "seed:N",
         title="seed",
         scale=alt.Scale(domain=seeds, range=[PALETTE[i % len(PALETTE)] for i in range(len(seeds))]),
@@ -26,13 +26,13 @@ def run_curves(curves: pd.DataFrame, chance: float) -> AnyChart:
     word = line.mark_text(align="left", dy=-7, x=4, color=MUTED, fontSize=11).encode(
         y=percent, text=alt.value("chance")
     )
-    errors = alt.layer(line.encode(y=percent), word, _curve_lines(curves, "error", percent, colour))
-    losses = _curve_lines(curves, "loss", log, colour)
+    errors = alt.layer(line.encode(y=percent), word, _curve_lines(curves, "error", percent, color))
+    losses = _curve_lines(curves, "loss", log, color)
     panels = [panel.properties(width=400, height=260) for panel in (errors, losses)]
     return apply_theme(alt.hconcat(*panels, spacing=40))
 
 
-def _curve_lines(curves: pd.DataFrame, what: str, y: alt.Y, colour: alt.Color) -> alt.Chart:
+def _curve_lines(curves: pd.DataFrame, what: str, y: alt.Y, color: alt.Color) -> alt.Chart:
     parts = {f"train_{what}": "training", f"test_{what}": "test"}
     long = curves.melt(["seed", "epoch"], list(parts), var_name="of", value_name="value")
     long["of"] = long["of"].map(parts)
@@ -46,7 +46,7 @@ def _curve_lines(curves: pd.DataFrame, what: str, y: alt.Y, colour: alt.Color) -
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, grid=False)),
             y=y,
-            color=colour,
+            color=color,
             strokeDash=alt.StrokeDash("of:N", title="measured on", sort=["training", "test"], legend=legend),
             tooltip=["seed:N", "epoch:Q", "of:N", alt.Tooltip("value:Q", format=".3g", title=what)],
         )

@@ -40,7 +40,7 @@ _PARTS: Mapping[str, _Part] = {
     "lesion": _Part(
         "Lesions",
         "By how much the loss rises when a part of the network is deleted, without retraining, with its 95 % interval; "
-        "grey where that includes zero. A cross is a loss that is no finite number.",
+        "gray where that includes zero. A cross is a loss that is no finite number.",
         measures.lesion_chart,
     ),
     "layers": _Part(

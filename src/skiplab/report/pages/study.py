@@ -88,7 +88,7 @@ def draw(figure: Figure, tables: Tables) -> AnyChart | pd.DataFrame:
 
 def _skips(tables: Tables) -> AnyChart:
     merges = tables.get("merge_gradient")
-    gradient = None if merges is None else merges[merges["when"] == "initialisation"]
+    gradient = None if merges is None else merges[merges["when"] == "initialization"]
     measured = [tables.get("lesion"), tables.get("contribution"), gradient]
     return skip_charts(
         _with_depth(tables["spine"]),

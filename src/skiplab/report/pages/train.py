@@ -23,8 +23,8 @@ def train_page(
     """
     curves, runs = tables
     how = (
-        "One colour a seed, at the end of each epoch in evaluation mode; solid on the training part, dashed on the "
-        "test part. The grey line is the error of always saying the training part's commonest class, or its mean."
+        "One color a seed, at the end of each epoch in evaluation mode; solid on the training part, dashed on the "
+        "test part. The gray line is the error of always saying the training part's commonest class, or its mean."
     )
     return Page(
         title=title,

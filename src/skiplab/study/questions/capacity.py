@@ -95,7 +95,7 @@ def measure_blocks(before: nn.Module, after: nn.Module, data: DataSet) -> Tables
     """Table parts: a row for each block (of a plain network: layer) that can be deleted, on the test part.
 
     Columns id, order, part (1, 2, …), loss_change, error_change, and for a block ratio, and ratio_initial: the same
-    before training, with batch norms normalising by the batch.
+    before training, with batch norms normalizing by the batch.
     """
     program, skips = capture_and_find(after, data)
     test = list(batches(data.test, SAMPLES))

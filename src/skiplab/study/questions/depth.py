@@ -4,7 +4,7 @@ Three networks that differ in one object, the skip connection: `plain` has none,
 input back before the last ReLU of each block (ResNet v1), `pre-activation` after it, so that nothing lies on
 the identity route (ResNet v2). Same layers, same initial weights for each seed, same data in the same order.
 
-Hypothesis: the deeper plain network is worse on the *training* set too, so it is harder to optimise and not
+Hypothesis: the deeper plain network is worse on the *training* set too, so it is harder to optimize and not
 over-fitted (He et al. 2016, arXiv:1512.03385, §1 and §4.2); shortcuts remove
 this, cleaner ones more so (He et al. 2016, arXiv:1603.05027, §4).
 """
@@ -64,7 +64,7 @@ def sentences(tables: Tables) -> Iterator[str]:
             )
             change = format_difference(paired(deep, shallow))
             yield f"The training error of {variant}, {deepest} layers against {shallowest}: {change}"
-    for when in ("initialisation", "trained"):
+    for when in ("initialization", "trained"):
         for other in others if PLAIN in variants else ():
             yield _first_gradient_sentence(tables["gradient"], other, deepest, when)
     yield most_linear_path_sentence(tables["census"], [network_key(variant, deepest) for variant in variants])
@@ -87,7 +87,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
             agrees=agreement(found, "above"),
         )
         for other in sorted(variants - {PLAIN}):
-            found = _first_gradient_ratio(tables["gradient"], other, deepest, "initialisation")
+            found = _first_gradient_ratio(tables["gradient"], other, deepest, "initialization")
             yield Claim(
                 claim="With batch norm, the trouble of plain networks is unlikely to be caused by vanishing gradients.",
                 source="He et al. 2016, arXiv:1512.03385, §4.1",
@@ -116,7 +116,7 @@ def _first_gradient_ratio(gradient: pd.DataFrame, other: str, depth: int, when: 
 
 
 def _first_gradient_sentence(gradient: pd.DataFrame, other: str, depth: int, when: str) -> str:
-    moment = "At initialisation" if when == "initialisation" else "After training"
+    moment = "At initialization" if when == "initialization" else "After training"
     ratio = format_ratio(_first_gradient_ratio(gradient, other, depth, when))
     return f"{moment}, the first layer's gradient in {PLAIN}-{depth} is {ratio} that in {other}-{depth}."
 

@@ -1,12 +1,12 @@
 """Does the lowest layer receive gradient from the start?
 
-Networks at initialisation, in their training graph (batch norm uses the batch's statistics), untrained. `plain` has
+Networks at initialization, in their training graph (batch norm uses the batch's statistics), untrained. `plain` has
 no skip connections, `post-activation` adds the input back before the last ReLU of each block (ResNet v1),
 `pre-activation` after it (ResNet v2); each with batch norm and with every batch norm left out. Same weights for each
 seed, same images.
 
 Hypothesis: with batch norm nothing vanishes, in plain networks either (He et al. 2016, arXiv:1512.03385, §4.1);
-without shortcuts it explodes towards the input (Yang et al. 2019, arXiv:1902.08129) and turns into noise
+without shortcuts it explodes toward the input (Yang et al. 2019, arXiv:1902.08129) and turns into noise
 (Balduzzi et al. 2017, arXiv:1702.08591); with them it comes by short paths (Veit et al. 2016, arXiv:1605.06431, §5).
 
 Measured, by depth: the norm of each layer's gradient, and that of the lowest layer against the last convolution's;
@@ -50,7 +50,7 @@ GRIDS = {
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth, normalisation and seed, as it begins."""
+    """A network of one variant, depth, normalization and seed, as it begins."""
     model = build_with_seed(lambda: build(settings), settings["seed"])
     row = {"status": "ok", "parameters": sum(parameter.numel() for parameter in model.parameters())}
     try:
@@ -76,7 +76,7 @@ OUTCOMES = ("first_gradient", "first_to_last", "correlation", "mean_length", "re
 
 
 def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float], Tables]:
-    """The outcomes of a network at initialisation, and what they are computed from.
+    """The outcomes of a network at initialization, and what they are computed from.
 
     first_gradient: norm of the first layer's; first_to_last: over that of the last convolution; correlation of the
     input's gradient with that at a distance of `NEARBY`; mean_length: branches on the average path that carries
@@ -88,7 +88,7 @@ def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float]
     gradient = measure.gradient(program, skips, [(x, y)], F.cross_entropy)
     report(0.3, "how it shatters")
     shattering = measure.shattering(program, skips, [(x[:SHATTERED], y[:SHATTERED])], ["original"])
-    tables = {"gradient": gradient.assign(when="initialisation"), "shattering": shattering}
+    tables = {"gradient": gradient.assign(when="initialization"), "shattering": shattering}
     first, *_, last, _ = gradient.loc[gradient["what"] == "weight", "gradient_norm"]  # the classifier comes last
     near = shattering.loc[shattering["distance"] == NEARBY, "correlation"]
     nan = float("nan")
@@ -150,7 +150,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
         found = _per_layer(_growth_with_depth(runs, PLAIN, (deepest, shallowest), "batch"), deepest - shallowest)
         yield Claim(
             claim="In networks with batch norm and without skip connections, gradients grow exponentially with "
-            "depth towards the input, whatever the initial variance of the weights.",
+            "depth toward the input, whatever the initial variance of the weights.",
             source="Yang et al. 2019, arXiv:1902.08129, abstract",
             found=f"the lowest layer's gradient grows {format_number(found)} times with each layer of depth between "
             f"{PLAIN}-{shallowest} and {PLAIN}-{deepest}",
@@ -174,7 +174,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
             claim="The gradient of a residual network comes by short paths: of 54 blocks, those through 5 to 17 "
             "carry most of it, though the average path goes through half (in a trained network).",
             source="Veit et al. 2016, arXiv:1605.06431, §5",
-            found=f"at initialisation it comes through {format_number(found)} of the branches of {variant}-{deepest} "
+            found=f"at initialization it comes through {format_number(found)} of the branches of {variant}-{deepest} "
             "on average",
             agrees=agreement(found, "below", 0.5),
         )
@@ -200,7 +200,7 @@ def _group_ratios(found: dict[str, Interval]) -> str:
 
 
 def _shattering_sentences(runs: pd.DataFrame, variants: list[str], depth: int, norm: str) -> Iterator[str]:
-    """How alike the gradients of neighbouring inputs are, and whether skips make them more so."""
+    """How alike the gradients of neighboring inputs are, and whether skips make them more so."""
     values = {variant: values_by_seed(runs, "correlation", _network_key(variant, depth, norm)) for variant in variants}
     parts = ", ".join(f"{format_number(student(series))} in {variant}-{depth}" for variant, series in values.items())
     yield (
@@ -266,7 +266,7 @@ def _per_layer(growth: Interval, layers: int) -> Interval:
 
 
 def _with_norm(norm: str) -> str:
-    return "with batch norm" if norm == "batch" else "without normalisation"
+    return "with batch norm" if norm == "batch" else "without normalization"
 
 
 DEPTH = Axis("depth", "weight layers")
@@ -274,8 +274,8 @@ FIGURES = (
     Figure(
         name="lowest-layer",
         heading="The lowest layer's gradient by depth",
-        how="At initialisation; thin lines are seeds, the thick one their geometric mean, the band its 95 % interval. "
-        "Above its norm, below its ratio to that of the last convolution: 1 is level. A network without normalisation "
+        how="At initialization; thin lines are seeds, the thick one their geometric mean, the band its 95 % interval. "
+        "Above its norm, below its ratio to that of the last convolution: 1 is level. A network without normalization "
         "may be level and yet have next to no gradient anywhere, or far too much.",
         chart="lines",
         table="runs",
@@ -290,7 +290,7 @@ FIGURES = (
     replace(
         GRADIENT,
         name="by-layer-none",
-        heading="Gradient by layer, without normalisation",
+        heading="Gradient by layer, without normalization",
         how="As above, every batch norm left out.",
         where={"norm": NORMS[1]},
     ),
@@ -298,7 +298,7 @@ FIGURES = (
         name="shattering-by-depth",
         heading="Shattering by depth",
         how=f"Correlation of the input's gradient with that at an input {100 * NEARBY:g} % of its norm away: 1 is "
-        "smooth, 0 is white noise, from which no optimiser can tell where to go.",
+        "smooth, 0 is white noise, from which no optimizer can tell where to go.",
         chart="lines",
         table="runs",
         x=DEPTH,
@@ -320,7 +320,7 @@ FIGURES = (
         name="path-lengths",
         heading="Which paths carry the gradient, with batch norm",
         how="Share of the input's gradient (by norm) that all paths through exactly so many branches carry "
-        "together, at initialisation; computed exactly. Most paths go through half of all branches.",
+        "together, at initialization; computed exactly. Most paths go through half of all branches.",
         chart="lines",
         table="lengths",
         x=Axis("length", "branches on the path"),

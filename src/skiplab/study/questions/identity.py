@@ -11,10 +11,10 @@ with batch norm its noise would lie on the output.
 
 Hypothesis: layers that could be the identity do not become it by training (the construction argument of He et al.
 2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, §1 and §3.1); linear residual networks are
-easy to optimise at any depth (Hardt and Ma 2017, "Identity Matters in Deep Learning", arXiv:1611.04231, §2); fully
+easy to optimize at any depth (Hardt and Ma 2017, "Identity Matters in Deep Learning", arXiv:1611.04231, §2); fully
 connected networks do not learn the identity from examples (Zhang et al. 2020, "Identity Crisis", arXiv:1902.04698).
 What is measured is the share of the target's variance that is left unexplained on new samples (1 − R²), the first
-layer's gradient at initialisation, and the nonlinearities on the lightest path.
+layer's gradient at initialization, and the nonlinearities on the lightest path.
 """
 
 from collections.abc import Iterator
@@ -152,7 +152,7 @@ def sentences(tables: Tables) -> Iterator[str]:
     yield from _census_sentence(tables)
 
 
-HARDER = (  # than which to optimise, as which paper claims
+HARDER = (  # than which to optimize, as which paper claims
     (
         "plain",
         "post",
@@ -253,7 +253,7 @@ def _gradient_sentences(runs: pd.DataFrame) -> Iterator[str]:
         ratio = _error_ratio(own, ("plain", deepest), (name, deepest), "first_gradient")
         if name != "plain" and ratio.count:
             yield (
-                f"At initialisation the first layer's gradient in plain-{deepest} is {format_ratio(ratio)} that in "
+                f"At initialization the first layer's gradient in plain-{deepest} is {format_ratio(ratio)} that in "
                 f"{name}-{deepest}."
             )
 
@@ -285,7 +285,7 @@ FIGURES = (
     ),
     Figure(
         name="first-gradient",
-        heading="Gradient of the first layer at initialisation",
+        heading="Gradient of the first layer at initialization",
         how="Norm of the mean squared error's gradient with respect to the first layer's weights, before training.",
         chart="points",
         table="runs",

@@ -6,11 +6,11 @@ attention and MLP side by side in one skip connection; `none` is `pre` without a
 but for the norm that ends `pre`, `parallel` and `none` (2 · width parameters). Adam, learning rate falling along a
 cosine; with warm-up it first climbs in a line over a fifth of the epochs, of which there are as many.
 
-Hypothesis: in post-LN the gradient near the output is large at initialisation, of whatever depth, so that without
+Hypothesis: in post-LN the gradient near the output is large at initialization, of whatever depth, so that without
 warm-up large learning rates make it fail; in pre-LN it falls with depth, and warm-up can be left out (Xiong et al.
 2020, arXiv:2002.04745, Theorem 1, §4).
 
-Measured: the gradient of each layer at initialisation; final errors; and which runs do not train, which is defined as
+Measured: the gradient of each layer at initialization; final errors; and which runs do not train, which is defined as
 having diverged or ending with a training error above half of that of chance (always saying the commonest class).
 """
 
@@ -107,7 +107,7 @@ def estimated_cost(settings: Settings) -> float:
 
 
 def postprocess(tables: Tables) -> Tables:
-    """The gradient at initialisation knows nothing of learning rates: of equal ones, one is kept."""
+    """The gradient at initialization knows nothing of learning rates: of equal ones, one is kept."""
     tables = split_gradient(tables)
     gradient = tables["gradient"]
     places = [name for name in ("variant", "depth", "seed", "when", "layer") if name in gradient]
@@ -221,13 +221,13 @@ def _gradient_sentences(gradient: pd.DataFrame, variants: list[str], depths: lis
     for other in variants if PRE in variants else ():
         if other != PRE and (ratio := paired_ratio(last[other], last[PRE])).count:
             yield (
-                f"At initialisation, the last MLP's gradient in {other} of {deep} layers is {format_ratio(ratio)} "
+                f"At initialization, the last MLP's gradient in {other} of {deep} layers is {format_ratio(ratio)} "
                 f"that in {PRE}."
             )
     for name in variants:
         if (ratio := paired_ratio(_mlp_gradient(gradient, name, deep, "first"), last[name])).count and deep > 1:
             yield (
-                f"At initialisation, the first MLP's gradient in {name} of {deep} layers is {format_ratio(ratio)} "
+                f"At initialization, the first MLP's gradient in {name} of {deep} layers is {format_ratio(ratio)} "
                 "that of its last MLP."
             )
         growth = paired_ratio(last[name], _mlp_gradient(gradient, name, shallow, "last"))
@@ -241,7 +241,7 @@ def _gradient_sentences(gradient: pd.DataFrame, variants: list[str], depths: lis
 def _mlp_gradient(gradient: pd.DataFrame, variant: str, depth: int, which: str) -> pd.Series:
     """Norm of the gradient at the second weight matrix of the first or last layer's MLP, by seed."""
     layer = f"encoder.layers.encoder_layer_{0 if which == 'first' else depth - 1}.mlp.3"
-    where = {"variant": variant, "depth": depth, "when": "initialisation", "layer": layer}
+    where = {"variant": variant, "depth": depth, "when": "initialization", "layer": layer}
     return values_by_seed(gradient, "gradient_norm", where)
 
 
@@ -262,7 +262,7 @@ def _gradient_claims(tables: Tables) -> Iterator[Claim]:
     told = f"the last MLP's gradient of {deep} layers is {{}} that of {shallow}"
     if POST in variants and deep > shallow:
         yield Claim(
-            claim="In post-LN, the gradient of the last layer's MLP at initialisation does not depend on the depth.",
+            claim="In post-LN, the gradient of the last layer's MLP at initialization does not depend on the depth.",
             source=theorem,
             found=told.format(format_ratio(grown[POST])),
             agrees=agreement(grown[POST], "same", 1.0),
@@ -278,7 +278,7 @@ def _gradient_claims(tables: Tables) -> Iterator[Claim]:
     if {PRE, POST} <= variants:
         ratio = paired_ratio(*(_mlp_gradient(gradient, name, deep, "last") for name in (POST, PRE)))
         yield Claim(
-            claim="At initialisation the gradients near the output are large in post-LN, and much smaller in pre-LN.",
+            claim="At initialization the gradients near the output are large in post-LN, and much smaller in pre-LN.",
             source="Xiong et al. 2020, arXiv:2002.04745, §3.3 and Fig. 3",
             found=f"the last MLP's gradient in {POST} is {format_ratio(ratio)} that in {PRE}, {deep} layers",
             agrees=agreement(ratio, "above", 1.0),
@@ -333,7 +333,7 @@ FIGURES = (
     ),
     replace(
         GRADIENT,
-        how="At initialisation, norm of the loss's gradient for each weight layer; thin lines are seeds, the thick one "
+        how="At initialization, norm of the loss's gradient for each weight layer; thin lines are seeds, the thick one "
         "their geometric mean. Each layer of the network has four weight layers: two of attention, two of the MLP.",
     ),
     Figure(

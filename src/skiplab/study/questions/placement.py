@@ -81,7 +81,7 @@ def postprocess(tables: Tables) -> Tables:
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """The order of the paper's table; optimisation and the lightest path of the deepest networks."""
+    """The order of the paper's table; optimization and the lightest path of the deepest networks."""
     yield from paper_table.sentences(TABLE, tables)
     runs = tables["runs"]
     deepest = int(runs["depth"].max())

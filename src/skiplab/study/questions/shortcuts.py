@@ -8,7 +8,7 @@ Hypothesis: anything that is multiplied onto the shortcut impedes the signal thr
 product of all factors, so that the identity is best and the others are the worse the further they are from it: He
 et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027, §3 and §3.1 with Table 1 (ResNet-110
 on CIFAR-10). What is measured is the test error, its order beside that table's, and the training error, since
-the paper holds that these are troubles of optimisation (§3.2).
+the paper holds that these are troubles of optimization (§3.2).
 """
 
 from collections.abc import Iterator
@@ -102,7 +102,7 @@ def postprocess(tables: Tables) -> Tables:
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """The order of the paper's table, and whether shortcuts other than the identity are harder to optimise."""
+    """The order of the paper's table, and whether shortcuts other than the identity are harder to optimize."""
     yield from paper_table.sentences(TABLE, tables)
     yield from paper_table.reference_sentences(TABLE, tables["runs"], "train_error", "training error")
 

@@ -7,7 +7,7 @@ number of blocks of three layers, those variants are left out: depth 18n + 2 has
 
 `span1-post` is a case of its own. Its block is ReLU(x + Wx) = ReLU((1 + W)x): one layer with its ReLU, as in `plain`.
 `find` therefore lists its sums as foldable and not as skip connections, and no path through it has fewer
-nonlinearities. It can compute nothing that `plain` cannot; where it trains better, that is the parametrisation alone:
+nonlinearities. It can compute nothing that `plain` cannot; where it trains better, that is the parametrization alone:
 weight decay and initial weights around the identity in place of zero, and a norm for W in place of 1 + W.
 
 Hypotheses: a shortcut around a single layer, y = Wx + x, has not been observed to have advantages (He et al. 2016,
@@ -148,7 +148,7 @@ def _linear_sentences(tables: Tables, there: list[str], depth: int) -> Iterator[
         yield format_headline(
             paired(own, other),
             f"Yet it trains worse than {PLAIN}, {reached}",
-            f"Yet it trains better than {PLAIN}, which its other parametrisation alone can explain, {reached}",
+            f"Yet it trains better than {PLAIN}, which its other parametrization alone can explain, {reached}",
             f"Nor is it shown to train otherwise than {PLAIN}, {reached}",
         )
 
@@ -166,7 +166,7 @@ def _gradient_sentence(gradient: pd.DataFrame, others: list[str], depth: int) ->
         name: paired_ratio(plain, values_by_seed(rows, "gradient_norm", network_key(name, depth))) for name in others
     }
     told = ", ".join(f"{format_ratio(ratio)} that in {name}" for name, ratio in ratios.items())
-    return f"At initialisation, the first layer's gradient in {PLAIN}-{depth} is {told}."
+    return f"At initialization, the first layer's gradient in {PLAIN}-{depth} is {told}."
 
 
 def _span_name(variant: str) -> str:

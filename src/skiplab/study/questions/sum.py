@@ -81,7 +81,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     model = digit_network(settings, **options)
     tables, _ = train_network(model, data, training, visit)
     table = pd.concat(load_tables(visits).values(), ignore_index=True)
-    names = {0: "initialisation", training.recipe.epochs: "trained"}
+    names = {0: "initialization", training.recipe.epochs: "trained"}
     save_tables({**tables, "blocks": table.assign(moment=table["epoch"].map(names).fillna("on the way"))}, folder)
 
 
@@ -172,18 +172,18 @@ def _answer_sentence(table: pd.DataFrame, network: dict[str, Any]) -> str:
 
 
 def _training_sentences(table: pd.DataFrame, network: dict[str, Any]) -> Iterator[str]:
-    """From initialisation to the end."""
+    """From initialization to the end."""
 
     def both(column: str) -> tuple[pd.Series, pd.Series]:
         after, before = (
-            values_by_seed(table, column, {**network, "moment": each}) for each in ("trained", "initialisation")
+            values_by_seed(table, column, {**network, "moment": each}) for each in ("trained", "initialization")
         )
         return after, before
 
     after, before = both("ratio")
     yield (
         f"In {network_name(network)}, training makes ‖F‖ / ‖x‖ {format_ratio(paired_ratio(after, before))} at "
-        f"initialisation ({format_number(student(before))})."
+        f"initialization ({format_number(student(before))})."
     )
     for column, what in (("cosine", "branch and shortcut"), ("kept", "the signal before and after")):
         yield (
@@ -202,7 +202,7 @@ def _training_sentences(table: pd.DataFrame, network: dict[str, Any]) -> Iterato
 def _random_direction_sentence(table: pd.DataFrame, network: dict[str, Any]) -> str:
     """Against random directions."""
     parts = []
-    for moment, when in (("initialisation", "at initialisation"), ("trained", "after training")):
+    for moment, when in (("initialization", "at initialization"), ("trained", "after training")):
         ratio = student(values_by_seed(table, "spread", {**network, "moment": moment}))
         ends = f" (95 % interval {format_short(ratio.low)} to {format_short(ratio.high)})" if ratio.known else ""
         if ratio.count:
@@ -269,8 +269,8 @@ FIGURES = (
         where={"moment": "trained"},
     ),
     Figure(
-        name="blocks-initialisation",
-        heading="Block by block, at initialisation",
+        name="blocks-initialization",
+        heading="Block by block, at initialization",
         how="The same before training. Last, how far the cosine strays from 0 over samples, in units of what random "
         "directions in as many dimensions would (1/√d).",
         chart="lines",
@@ -278,7 +278,7 @@ FIGURES = (
         x=Axis("block", "block, from input to output"),
         y=(*MEASURED[:3], Axis("spread", "stray of the cosine / that of random directions", "log")),
         panel="depth",
-        where={"moment": "initialisation"},
+        where={"moment": "initialization"},
     ),
     replace(CURVES, panel="depth"),
 )

@@ -11,7 +11,7 @@ Schmidhuber 1997, §3.1; Pascanu et al. 2013, arXiv:1211.5063, §2.1), which the
 identity does in depth; highway layers are that gate in depth (Srivastava et al. 2015, arXiv:1505.00387, §2), but what
 multiplies a shortcut makes it decay again (He et al. 2016, arXiv:1603.05027, §3).
 
-Measured, at initialisation and after training: ‖∂loss of the last step/∂x_t‖ by how many steps back t lies, also with
+Measured, at initialization and after training: ‖∂loss of the last step/∂x_t‖ by how many steps back t lies, also with
 the same weights and every shortcut taken out (the twin); the error; and what `find` finds in the unrolled network.
 """
 
@@ -174,7 +174,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one variant, task and seed."""
     variant, data = settings["variant"], make_data(settings["task"])
     model = build_with_seed(lambda: build(variant, data), settings["seed"])
-    lag = lag_table(model, variant, data, "initialisation")
+    lag = lag_table(model, variant, data, "initialization")
     found = {"found": shortcut_table(model, data)} if settings["seed"] == 0 else {}  # for every seed the same
     report(0.05, "training")
     tables, trained = train_network(model, data, RunContext(settings, folder, report))
@@ -185,7 +185,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     back = dict(model.named_parameters()).get("recurrent.weight_hh_l0") if variant == PLAIN else None
     tables["runs"] = tables["runs"].assign(
         chance=chance(data.test),
-        kept_initialisation=own["initialisation"],
+        kept_initialization=own["initialization"],
         kept_trained=own.get("trained", math.nan),
         singular=math.nan if back is None else float(torch.linalg.matrix_norm(back.detach(), 2)),
     )
@@ -212,7 +212,7 @@ def sentences(tables: Tables) -> Iterator[str]:
     variants, tasks = (list(dict.fromkeys(runs[name])) for name in ("variant", "task"))
     longest = _longest_task(tables)
     yield from _answer_sentences(tables, longest)
-    for when, moment in (("initialisation", "At initialisation"), ("trained", "After training")):
+    for when, moment in (("initialization", "At initialization"), ("trained", "After training")):
         parts = [
             f"{format_percent(student(values_by_seed(runs, f'kept_{when}', {'variant': variant, 'task': longest})))} "
             f"in {variant}"
@@ -240,7 +240,7 @@ def _longest_task(tables: Tables) -> str:
 def _answer_sentences(tables: Tables, task: str) -> Iterator[str]:
     """Whether the gate does for the gradient what a skip connection does."""
     own, twin = (
-        _decay_by_seed(tables["decay"], GATE, task, "initialisation", network) for network in ("original", "plain")
+        _decay_by_seed(tables["decay"], GATE, task, "initialization", network) for network in ("original", "plain")
     )
     change = paired(own, twin)
     if not len(own) or not change.known:
@@ -249,14 +249,14 @@ def _answer_sentences(tables: Tables, task: str) -> Iterator[str]:
     seen = seen[(seen["variant"] == GATE) & (seen["task"] == task) & (seen["shortcut"] == "gated")]
     gates = f"`find` sees {int(seen['skips'].sum())} gated shortcuts in the steps of {GATE} on {task}"
     numbers = (
-        f"at initialisation each step back keeps {format_percent(student(own))} of the gradient, and with the same "
+        f"at initialization each step back keeps {format_percent(student(own))} of the gradient, and with the same "
         f"weights without the shortcut {format_percent(student(twin))}: {format_difference(change)}"
     )
     if change.low > 0:
         yield f"For the gradient, an LSTM's gate does what a skip connection does: {gates}; {numbers}"
     else:
         yield f"That an LSTM's gate helps the gradient as a skip connection would is not shown: {gates}; {numbers}"
-    identity = _decay_by_seed(tables["decay"], IDENTITY, task, "initialisation", "original")
+    identity = _decay_by_seed(tables["decay"], IDENTITY, task, "initialization", "original")
     beside = paired(own, identity)
     if beside.known:
         held = student(identity)
@@ -277,7 +277,7 @@ def _ablation_sentences(decay: pd.DataFrame, variants: list[str], task: str, whe
             found.append((change, f"{variant} ({format_percent(student(twin))} for {format_percent(student(own))})"))
     words: dict[Sign, str] = {"below": "less in", "above": "more in", "neither": "not shown to be another share in"}
     if told := group_by_sign(found, words):
-        moment = "at initialisation" if when == "initialisation" else "after training"
+        moment = "at initialization" if when == "initialization" else "after training"
         yield f"With the same weights and every shortcut taken out, {moment}, a step keeps {told}."
 
 
@@ -323,7 +323,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
     runs, decay = tables["runs"], tables["decay"]
     variants, tasks = set(runs["variant"]), list(dict.fromkeys(runs["task"]))
     task = _longest_task(tables)
-    own = {name: _decay_by_seed(decay, name, task, "initialisation", "original") for name in variants}
+    own = {name: _decay_by_seed(decay, name, task, "initialization", "original") for name in variants}
     if PLAIN in variants:
         yield from _vanishing_claims(runs, own[PLAIN], task)
     for gated in [name for name in (GATE, "gru", "highway-rnn", "min-gru") if name in variants]:
@@ -332,7 +332,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
             yield Claim(
                 claim="What multiplies the shortcut, gates among it, hampers propagation as the identity does not.",
                 source="He et al. 2016, arXiv:1603.05027, §3, in depth",
-                found=f"kept of the gradient a step back on {task} at initialisation, {gated} against {IDENTITY}: "
+                found=f"kept of the gradient a step back on {task} at initialization, {gated} against {IDENTITY}: "
                 f"{format_difference(found)}",
                 agrees=agreement(found, "below"),
             )
@@ -341,7 +341,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
         yield Claim(
             claim="With gates as an LSTM's, signals and gradients pass many layers without attenuation.",
             source="Srivastava et al. 2015, arXiv:1505.00387, §1 and §2, in depth",
-            found=f"kept a step back on {task} at initialisation, highway-rnn against {PLAIN}: "
+            found=f"kept a step back on {task} at initialization, highway-rnn against {PLAIN}: "
             f"{format_difference(found)}",
             agrees=agreement(found, "above"),
         )
@@ -354,7 +354,7 @@ def _vanishing_claims(runs: pd.DataFrame, own: pd.Series, task: str) -> Iterator
         claim="In a conventional recurrent network the error that flows back in time vanishes or blows up "
         "exponentially.",
         source="Hochreiter and Schmidhuber 1997, §3.1",
-        found=f"{PLAIN} keeps {format_percent(found)} of the gradient with each step back on {task} at initialisation",
+        found=f"{PLAIN} keeps {format_percent(found)} of the gradient with each step back on {task} at initialization",
         agrees="yes" if found.excludes(1) else "not shown",
     )
     largest = values_by_seed(runs, "singular", {"variant": PLAIN, "task": task})
@@ -400,7 +400,7 @@ NETWORK = Axis("variant", "network", "steps")
 FIGURES = (
     Figure(
         name="gradient-by-lag",
-        heading="Gradient by time lag, at initialisation",
+        heading="Gradient by time lag, at initialization",
         how="How much the last step's loss depends on the input so many steps earlier, beside the last step's own "
         "input; thin lines are seeds, the thick one their geometric mean, the band its 95 % interval. A straight "
         "line falls by the same factor with each step; a level one forgets nothing.",
@@ -409,7 +409,7 @@ FIGURES = (
         x=LAG,
         y=(RELATIVE,),
         panel="task",
-        where={"when": "initialisation", "network": "original"},
+        where={"when": "initialization", "network": "original"},
     ),
     Figure(
         name="gradient-by-lag-trained",
@@ -426,7 +426,7 @@ FIGURES = (
         name="kept",
         heading="What each step keeps, with the shortcut and without",
         how="Factor by which the gradient changes with each step back (from the slope of its logarithm) at "
-        "initialisation; 1 is no decay. The twin has the same weights, and every shortcut in time is taken out; in "
+        "initialization; 1 is no decay. The twin has the same weights, and every shortcut in time is taken out; in "
         "the transformer, those around attention and MLP.",
         chart="points",
         table="decay",
@@ -434,7 +434,7 @@ FIGURES = (
         y=(Axis("kept", "kept a step back"),),
         by="network",
         panel="task",
-        where={"when": "initialisation"},
+        where={"when": "initialization"},
     ),
     Figure(
         name="error-by-network",
@@ -468,7 +468,7 @@ STUDY = Study(
     claims=claims,
     outcomes=(
         TEST_ERROR,
-        Axis("kept_initialisation", "kept at first", "share"),
+        Axis("kept_initialization", "kept at first", "share"),
         Axis("kept_trained", "kept trained", "share"),
     ),
     seed_invariant=("found",),

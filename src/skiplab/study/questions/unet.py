@@ -279,7 +279,7 @@ def _no_skip_claims(runs: pd.DataFrame, full: RowFilter, none: RowFilter) -> Ite
     more, inside = (_difference_by_seed(runs, none, full, column) for column in ERRORS)
     edge, beyond = student(more), paired(more, inside)
     yield Claim(
-        claim="To localise, high-resolution features of the contracting path are combined with the upsampled output.",
+        claim="To localize, high-resolution features of the contracting path are combined with the upsampled output.",
         source="Ronneberger et al. 2015, arXiv:1505.04597, §1",
         found=f"error at edges of {NONE} against {network_name(full)}: {format_difference(edge)}",
         agrees=agreement(edge, "above"),
