@@ -27,7 +27,7 @@ study_app = typer.Typer(help="Controlled comparisons, one a question.", no_args_
 app.add_typer(study_app, name="study")
 
 PREPARING = "loading torch and building the networks"  # which take seconds before there is a bar
-MOST_ROWS = 500  # of a table in the JSON beside a Markdown page
+MAX_ROWS = 500  # of a table in the JSON file of a Markdown page
 
 Report = Annotated[
     Path | None,
@@ -210,7 +210,7 @@ def _write(result: "Result", command: str, path: Path, out: Path | None) -> None
     page = study_page(result, facts)
     write_page(page, path, None)
     if path.suffix == ".md":  # for documents, which hold what they say and not every step of it
-        write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MOST_ROWS)})
+        write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MAX_ROWS)})
     if out is not None:
         result.save(out)
         write_page(page, None, out)

@@ -2,6 +2,9 @@
 
 from skiplab.report.figure_spec import Figure
 
+HOW_POINTS = (
+    "One point per seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a diverged run."
+)
 CURVES = Figure(
     name="training-curves",
     heading="Training curves",

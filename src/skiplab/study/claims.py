@@ -49,7 +49,7 @@ def negate(agrees: Agrees) -> Agrees:
 
 
 def equivalence(found: Interval, within: float) -> Agrees:
-    """Whether a difference is smaller than `within`: "yes" if its whole interval is, "no" if its whole interval is not."""
+    """Whether a difference is smaller than `within`: "yes" if its whole interval is, "no" if no part of it is."""
     if found.known and -within < found.low and found.high < within:
         return "yes"
     return "no" if found.low > within or found.high < -within else "not shown"

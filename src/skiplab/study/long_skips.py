@@ -1,6 +1,6 @@
-"""What the long skips of a trained U-Net carry, and the routes that turn up again at them.
+"""Lesions of the long skips of a trained U-Net, and its paths grouped by the long skip they take.
 
-Levels are those of `skiplab.models.unet`, 0 at the input's resolution.
+Levels are those of `skiplab.models.unet`: 0 is the input's resolution.
 """
 
 from typing import Any
@@ -21,10 +21,11 @@ BATCH = 64
 
 
 def lesion_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """One row a level ("all" for all together), way ("long skip" or "way below"), replacement and kind of norm.
+    """Errors after replacing what a long skip, or the branch below it, brings to the merge.
 
-    Columns edge, inside (balanced errors on the test part), edge_change, inside_change; replacement "zero" or "noise";
-    batchnorm as in `skiplab.measure.lesion`.
+    One row per level ("all": all levels together), way ("long skip" or "way below"), replacement ("zero" or "noise")
+    and batchnorm (as in `skiplab.measure.lesion`). Columns edge and inside (balanced errors on the test part),
+    edge_change and inside_change.
     """
     program = capture(model, (data.test.x[:BATCH],))
     skips = Skips(skip for skip in find(program) if skip.long)
@@ -49,9 +50,9 @@ def lesion_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
 
 
 def route_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """The paths that turn up again at each level: over its long skip, or at the bottom around all of them.
+    """The paths through the network, grouped by the long skip they take; "bottom" are those that take none.
 
-    One row a route: route ("level 0", …, "bottom"), resolution (side of the image there), paths, and the fewest and
+    One row per route: route ("level 0", …, "bottom"), resolution (side of the image there), paths, and the fewest and
     most nonlinearities and weight layers on one of them.
     """
     side = data.train.x.shape[-1]

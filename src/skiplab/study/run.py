@@ -1,4 +1,4 @@
-"""Run a study: all cells of its grid, their tables put together, and what they say."""
+"""Run a study: all cells of its grid, then the tables, sentences and claims of all runs."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -16,13 +16,13 @@ from skiplab.study.question import Grid, Study, Tables
 from skiplab.study.result import Result, library_versions
 from skiplab.study.run_cell import load_tables
 
-STRUCTURE = ("paths", "fewest", "skips")  # of a network's census, beside its outcomes
+STRUCTURE = ("paths", "fewest", "skips")  # columns of the census that the summary shows next to the outcomes
 
 
 def run_study(
     study: Study, grid: Grid, store: Path, workers: int, listener: Listener, *, fresh: bool = False
 ) -> Result:
-    """Trains and measures every network of the grid; those that `store` has finished already only when `fresh`."""
+    """Train and measure every network of the grid; finished runs in `store` are repeated only if `fresh`."""
     cells = study.cells(grid)
     folders = run_grid(cells, study.work, store, workers, listener, fresh=fresh)
     tables = study.postprocess(_collect_tables(cells, folders, (*grid.axes,), study.seed_invariant))
@@ -30,10 +30,10 @@ def run_study(
 
 
 def make_result(study: Study, grid: Grid, tables: Tables) -> Result:
-    """The tables with their means, and the sentences and claims that are computed from them."""
+    """Add the summary and the means of figures to the tables, and compute sentences and claims from them."""
     axes = tuple(grid.axes)
     tables = {"summary": summarize(tables, axes, study.outcomes), **tables, **_figure_means(study, tables, axes)}
-    said = (
+    lines = (
         *sentences.diverged_sentences(tables["runs"], axes),
         *study.sentences(tables),
         *sentences.unlearned_sentences(tables["runs"], axes),
@@ -45,7 +45,7 @@ def make_result(study: Study, grid: Grid, tables: Tables) -> Result:
         study=study.name,
         question=study.question,
         method=study.method,
-        sentences=said,
+        sentences=lines,
         tables=tables,
         config=settings,
         versions=library_versions(),
@@ -55,37 +55,37 @@ def make_result(study: Study, grid: Grid, tables: Tables) -> Result:
 
 
 def _collect_tables(
-    cells: list[Cell], folders: dict[str, Path], axes: tuple[str, ...], once: tuple[str, ...]
+    cells: list[Cell], folders: dict[str, Path], axes: tuple[str, ...], seed_invariant: tuple[str, ...]
 ) -> Tables:
-    """The tables of all cells, one below the other; those that every seed has the same, of one seed."""
-    gathered: dict[str, list[pd.DataFrame]] = {}
-    shown: set[tuple[Any, ...]] = set()
+    """Concatenate the tables of all cells; of seed-invariant tables, keep those of one seed per network."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    seen: set[tuple[Any, ...]] = set()
     for cell in cells:
         network = {name: cell.config[name] for name in ("variant", *axes)}
         for name, table in load_tables(folders[cell.label]).items():
-            if (name, *network.values()) in shown:
+            if (name, *network.values()) in seen:
                 continue
-            if name in once:
-                shown.add((name, *network.values()))
-            place = network if name in once else {**network, "seed": cell.config["seed"]}
-            gathered.setdefault(name, []).append(_with_keys(table, place))
-    return {name: _concatenate(tables) for name, tables in gathered.items()}
+            if name in seed_invariant:
+                seen.add((name, *network.values()))
+            keys = network if name in seed_invariant else {**network, "seed": cell.config["seed"]}
+            parts.setdefault(name, []).append(_with_keys(table, keys))
+    return {name: _concatenate(tables) for name, tables in parts.items()}
 
 
-def _with_keys(table: pd.DataFrame, place: dict[str, Any]) -> pd.DataFrame:
-    """What says whose rows these are leads the columns."""
-    columns = {name: [value] * len(table) for name, value in place.items()}
+def _with_keys(table: pd.DataFrame, keys: dict[str, Any]) -> pd.DataFrame:
+    """The table with the run's keys (variant, axes, seed) as its first columns."""
+    columns = {name: [value] * len(table) for name, value in keys.items()}
     return pd.concat([pd.DataFrame(columns, index=table.index), table], axis=1)
 
 
 def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Tables without rows give their columns only when there is no other: they know no types."""
+    """Concatenate tables. Empty ones are dropped if any has rows: their columns have no types."""
     filled = [table for table in tables if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else tables[0]
 
 
 def summarize(tables: Tables, axes: tuple[str, ...], outcomes: Iterable[Axis]) -> pd.DataFrame:
-    """One row a network: outcomes as mean and 95 % interval over the seeds that did not diverge, and its size."""
+    """One row per network: mean and 95 % interval of each outcome over the seeds that did not diverge, and its size."""
     runs, by = tables["runs"], ["variant", *axes]
     grouped = runs.groupby(by, sort=False)
     found = interval_table(runs, by, outcomes)
@@ -103,8 +103,7 @@ def summarize(tables: Tables, axes: tuple[str, ...], outcomes: Iterable[Axis]) -
 def interval_table(table: pd.DataFrame, by: list[str], columns: Iterable[Axis]) -> pd.DataFrame:
     """Mean and 95 % interval (Student's t) over seeds: for each column c also c_low and c_high.
 
-    Of a column that is shown by its logarithm the mean is the geometric one. With several rows a seed, a seed counts
-    by their mean.
+    The mean of a column with kind "log" is the geometric mean. Several rows of one seed are averaged first.
     """
     columns = list(columns)
     rows = [
@@ -126,12 +125,12 @@ def _interval_row(group: pd.DataFrame, columns: list[Axis]) -> Iterator[tuple[st
 
 
 def _figure_means(study: Study, tables: Tables, axes: tuple[str, ...]) -> Tables:
-    """For every chart of points or lines what it shows of all seeds together."""
+    """For every figure of points or lines: mean and interval over seeds at each point that it draws."""
     found = {}
     for figure in study.figures:
         if figure.chart not in ("points", "lines") or figure.table not in tables:
             continue
-        places = [figure.by, *axes, figure.panel, figure.x and figure.x.column, *figure.where]
-        by = list(dict.fromkeys(name for name in places if name and name in tables[figure.table]))
+        keys = [figure.by, *axes, figure.panel, figure.x and figure.x.column, *figure.where]
+        by = list(dict.fromkeys(name for name in keys if name and name in tables[figure.table]))
         found[figure.means] = interval_table(tables[figure.table], by, figure.y)
     return found

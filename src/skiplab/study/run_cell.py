@@ -1,4 +1,4 @@
-"""What a run of a study does with its network: train it, and measure it before and after. Each gives tables."""
+"""What a run of a study does with its network: train it, and measure it before and after. Each function returns tables."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ Report = Callable[[float, str], None]
 ProgramAndSkips = tuple[Program, Skips]
 Network = TypeVar("Network", bound=nn.Module)
 
-SAMPLES = 256  # on which gradients are measured: one batch, so that training graphs see enough for batch norm
+SAMPLES = 256  # batch size of measurements: one batch, large enough for the batch statistics of a training graph
 STRUCTURE = ("skips", "spine", "census", "histogram", "witness")  # tables that are the same for every seed
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """How a network is trained in a run: `settings` are those of the study's cell."""
+    """One run of a study: the settings of its cell, the folder of its results, and the callback for its progress."""
 
     settings: dict[str, Any]
     folder: Path
@@ -47,7 +47,7 @@ class RunContext:
 
 
 def train_and_measure(model: nn.Module, data: DataSet, training: RunContext) -> Tables:
-    """Gradients at initialization, training, and all that is measured on the trained network.
+    """Measure gradients at initialization, train, and measure the trained network.
 
     Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
     not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.analysis.tables`.
@@ -58,7 +58,7 @@ def train_and_measure(model: nn.Module, data: DataSet, training: RunContext) -> 
     if trained is None:
         return {**tables, "gradient": before, **measure_structure(model, data)}
     training.report(0.9, "measuring")
-    network = capture_and_find(trained, data)  # once, since capturing takes as long as much of what follows
+    network = capture_and_find(trained, data)  # once, since a capture is about as expensive as a measurement
     gradient = pd.concat([before, _gradient_table(network, data, "trained")])
     return {**tables, "gradient": gradient, **_structure_tables(network), **_lesion_tables(network, data)}
 
@@ -68,7 +68,7 @@ def train_network(
 ) -> tuple[Tables, nn.Module | None]:
     """Tables runs (one row) and curves, and the trained network on the CPU, or None if it diverged.
 
-    Progress goes from 5 to 90 per cent of the run. `visit` sees the network on the way, as in `skiplab.fit`.
+    Reports progress from 5 to 90 percent of the run. `visit` is called during training, as in `skiplab.fit`.
     """
     recipe = training.recipe
 
@@ -86,12 +86,12 @@ def train_network(
 
 
 def measure_gradients(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """See `skiplab.measure.gradient`, on one batch, at initialization: in the training graph."""
+    """The table of `skiplab.measure.gradient` at initialization, for one batch, in the training graph."""
     return _gradient_table(capture_and_find(model, data, train=True), data, "initialization")
 
 
 def measure_structure(model: nn.Module, data: DataSet) -> Tables:
-    """What every seed has alike: skips, spine, census, histogram, witness."""
+    """The seed-invariant tables: skips, spine, census, histogram, witness."""
     return _structure_tables(capture_and_find(model, data, samples=2))
 
 
@@ -112,7 +112,7 @@ def _structure_tables(network: ProgramAndSkips) -> Tables:
 
 
 def _lesion_tables(network: ProgramAndSkips, data: DataSet) -> Tables:
-    """Tables contribution and lesion, on the test part."""
+    """Tables contribution and lesion, measured on the test part."""
     program, skips = network
     test, task = list(_fitting_batches(program, data.test)), task_of(data.test)
     lesion = measure.lesion(program, skips, test, task.loss, task.error)
@@ -123,7 +123,7 @@ def _lesion_tables(network: ProgramAndSkips, data: DataSet) -> Tables:
 
 
 def split_gradient(tables: Tables) -> Tables:
-    """The gradient of weight layers and that at merges are measured together, and shown apart."""
+    """Split the table gradient: that of weight layers (gradient) and that at merges (merge_gradient)."""
     gradient = tables["gradient"]
     layers = gradient[gradient["what"] == "weight"].rename(columns={"name": "layer"})
     merges = gradient[gradient["what"] == "skip"].rename(columns={"name": "id"})
@@ -133,9 +133,9 @@ def split_gradient(tables: Tables) -> Tables:
 def capture_and_find(
     model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: bool = False
 ) -> ProgramAndSkips:
-    """The network's program, captured on so many samples, and its skips; `train` takes the training graph.
+    """The network's program, captured with `samples` samples, and its skips; `train` captures the training graph.
 
-    On fewer where its batch size cannot be free and the test part has fewer.
+    If the batch size of the program is fixed and larger than the test part, captures with as many as the test part has.
     """
     program = capture(model, (data.train.x[:samples],), train=train)
     if not program.dynamic_batch and len(data.test) < captured_for(program):
@@ -144,7 +144,7 @@ def capture_and_find(
 
 
 def _fitting_batches(program: Program, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches that the program takes: where its batch size is not free, of that size, without the last ragged one."""
+    """Batches that fit the program; if its batch size is fixed, full batches of that size only."""
     if program.dynamic_batch:
         return batches(split, SAMPLES)
     size = captured_for(program)
@@ -152,19 +152,19 @@ def _fitting_batches(program: Program, split: Split) -> Iterator[tuple[Tensor, T
 
 
 def error_rate(output: Tensor, target: Tensor) -> Tensor:
-    """Share of wrong answers."""
+    """Share of wrong predictions: output (N, classes), target (N)."""
     return (output.argmax(1) != target).double().mean()
 
 
 def save_tables(tables: Tables, folder: Path) -> None:
-    """Each table as Parquet."""
+    """Write each table as Parquet."""
     for name, table in tables.items():
         with replacing(folder / f"{name}.parquet") as path:
             table.to_parquet(path, index=False)
 
 
 def load_tables(folder: Path) -> Tables:
-    """What `save` has written."""
+    """Read the tables that `save_tables` wrote."""
     try:
         return {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
     except (OSError, ValueError) as error:
@@ -174,7 +174,7 @@ def load_tables(folder: Path) -> Tables:
 
 
 def build_with_seed(build: Callable[[], Network], seed: int) -> Network:
-    """The network with the initial weights of that seed; torch's random state stays as it was."""
+    """The network with the initial weights of a seed; torch's random state does not change."""
     with isolated_rng(seed):
         return build()
 
@@ -195,7 +195,7 @@ _LOG_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_error", "test_los
 
 
 def _curve_table(log: pd.DataFrame) -> pd.DataFrame:
-    """One row an epoch, one that diverged on the way included; gradient_norm is the mean over its steps."""
+    """One row per epoch, including one that diverged before its end; gradient_norm is the mean over its steps."""
     steps = log[log["kind"] == "step"]
     norms = steps.groupby("epoch")["gradient_norm"].mean().reset_index()
     epochs = log[log["kind"] == "epoch"].reindex(columns=_LOG_COLUMNS).astype({"epoch": "int64"})
@@ -203,7 +203,7 @@ def _curve_table(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def _outcome_row(model: nn.Module, run: Run | None) -> pd.DataFrame:
-    """The row of a run; one that diverged has no errors to show."""
+    """The row of a run; the errors of a diverged run are NaN."""
     row: dict = {"status": "diverged" if run is None else "ok"}
     last = None if run is None else run.history.iloc[-1]
     for name in ("train_error", "test_error", "train_loss", "test_loss"):

@@ -1,12 +1,13 @@
 """Does a deep network train without skip connections, and why does it with them?
 
-Three networks that differ in one object, the skip connection: `plain` has none, `post-activation` adds the
-input back before the last ReLU of each block (ResNet v1), `pre-activation` after it, so that nothing lies on
-the identity route (ResNet v2). Same layers, same initial weights for each seed, same data in the same order.
+Three networks that differ only in the skip connection. `plain` has none. `post-activation` (ResNet v1) adds the input
+before the last ReLU of each block. `pre-activation` (ResNet v2) adds it after the branch, so there is no nonlinearity
+on the shortcut path. All have the same layers, the same initial weights for each seed, and the same data in the same
+order.
 
-Hypothesis: the deeper plain network is worse on the *training* set too, so it is harder to optimize and not
-over-fitted (He et al. 2016, arXiv:1512.03385, §1 and §4.2); shortcuts remove
-this, cleaner ones more so (He et al. 2016, arXiv:1603.05027, §4).
+Hypothesis: the deeper plain network has a higher error on the *training* set too, so the problem is optimization and
+not overfitting (He et al. 2016, arXiv:1512.03385, §1 and §4.2). Shortcuts solve this, and identity paths without a
+nonlinearity solve it better (He et al. 2016, arXiv:1603.05027, §4).
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pandas as pd
 from skiplab.data import digits
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.stats.intervals import Interval, paired, paired_ratio
-from skiplab.study.charts import CURVES, NETWORKS
+from skiplab.study.charts import CURVES, HOW_POINTS, NETWORKS
 from skiplab.study.claims import Claim, agreement, negate
 from skiplab.study.grid import Report
 from skiplab.study.networks import PLAIN, VARIANTS, digit_network, estimated_cost, is_valid, network_key
@@ -43,13 +44,13 @@ GRIDS = {
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth and seed."""
+    """Train and measure the network of one variant, depth and seed."""
     model = digit_network(settings, **VARIANTS[settings["variant"]])
     save_tables(train_and_measure(model, digits(), RunContext(settings, folder, report)), folder)
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """What the numbers say, for the deepest networks of the grid unless the sentence says otherwise."""
+    """Errors, gradients and lesions of the deepest networks of the grid, and how the training error grows with depth."""
     runs = tables["runs"]
     deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
     variants = list(dict.fromkeys(runs["variant"]))
@@ -59,11 +60,8 @@ def sentences(tables: Tables) -> Iterator[str]:
             yield compare_shares(runs, network_key(PLAIN, deepest), network_key(other, deepest), column, what)
     if shallowest < deepest:
         for variant in variants:
-            deep, shallow = (
-                values_by_seed(runs, "train_error", network_key(variant, each)) for each in (deepest, shallowest)
-            )
-            change = format_difference(paired(deep, shallow))
-            yield f"The training error of {variant}, {deepest} layers against {shallowest}: {change}"
+            keys = [network_key(variant, depth) for depth in (deepest, shallowest)]
+            yield compare_shares(runs, keys[0], keys[1], "train_error", "training error")
     for when in ("initialization", "trained"):
         for other in others if PLAIN in variants else ():
             yield _first_gradient_sentence(tables["gradient"], other, deepest, when)
@@ -89,7 +87,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
         for other in sorted(variants - {PLAIN}):
             found = _first_gradient_ratio(tables["gradient"], other, deepest, "initialization")
             yield Claim(
-                claim="With batch norm, the trouble of plain networks is unlikely to be caused by vanishing gradients.",
+                claim="With batch norm, the problem of plain networks is unlikely to be caused by vanishing gradients.",
                 source="He et al. 2016, arXiv:1512.03385, §4.1",
                 found=f"the first layer's gradient in {PLAIN}-{deepest} is {format_ratio(found)} that in "
                 f"{other}-{deepest}",
@@ -110,6 +108,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
 
 
 def _first_gradient_ratio(gradient: pd.DataFrame, other: str, depth: int, when: str) -> Interval:
+    """The first layer's gradient norm in the plain network over that in another, paired by seed."""
     rows = gradient[(gradient["when"] == when) & (gradient["order"] == gradient["order"].min())]
     plain, residual = (values_by_seed(rows, "gradient_norm", network_key(variant, depth)) for variant in (PLAIN, other))
     return paired_ratio(plain, residual)
@@ -125,8 +124,7 @@ FIGURES = (
     Figure(
         name="error-by-depth",
         heading="Error by depth",
-        how="One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-        "diverged.",
+        how=HOW_POINTS,
         chart="points",
         table="runs",
         x=Axis("depth", "weight layers", "steps"),

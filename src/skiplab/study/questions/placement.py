@@ -1,14 +1,13 @@
 """Where should norm and ReLU stand around the addition? Table 2 of He et al. 2016 at a size that this machine trains.
 
-Residual networks with the same weight layers and identity shortcuts that differ in where batch norm and ReLU
-stand: after the addition as in ResNet v1 (`post`), the norm after it too (`bn-after`), both before it at the end of
-the branch (`relu-before`), and before the weight layers, the ReLU alone (`relu-only`) or both (`pre`, ResNet v2).
+Residual networks with the same weight layers and identity shortcuts. They differ in the place of batch norm and ReLU:
+both around the addition as in ResNet v1 (`post`); the norm after the addition too (`bn-after`); both at the end of the
+branch (`relu-before`); and before the weight layers, the ReLU alone (`relu-only`) or both (`pre`, ResNet v2).
 
-Hypothesis: what stands after an addition lies on every path through the network, and what stands before it at the
-end of a branch limits what the branch can add; so both are best before the weight layers: He et al. 2016, "Identity
-Mappings in Deep Residual Networks", arXiv:1603.05027, §4.1 with Table 2 (ResNet-110 and -164 on CIFAR-10). What is
-measured is the test error, its order beside that table's, the training error, and the nonlinearities on the
-lightest path.
+Hypothesis: an operation after the addition is on every path through the network, and a ReLU at the end of a branch
+restricts what the branch can add, so both are best before the weight layers: He et al. 2016, "Identity Mappings in Deep
+Residual Networks", arXiv:1603.05027, §4.1 with Table 2 (ResNet-110 and -164 on CIFAR-10). Measured: the test error, its
+order compared with that table, the training error, and the nonlinearities on the most linear path.
 """
 
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from skiplab.data import digits
 from skiplab.models.placement import Placement
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.study import paper_table
-from skiplab.study.charts import CURVES
+from skiplab.study.charts import CURVES, HOW_POINTS
 from skiplab.study.claims import Claim
 from skiplab.study.grid import Report
 from skiplab.study.networks import digit_network, is_valid
@@ -41,7 +40,7 @@ GRIDS = {
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth and seed; its census only once, since no seed changes it."""
+    """Train the network of one variant, depth and seed; take its census for the first seed only."""
     model = digit_network(settings, placement=settings["variant"])
     tables: dict[str, Any] = {"census": measure_structure(model, digits())["census"]} if settings["seed"] == 0 else {}
     trained, _ = train_network(model, digits(), RunContext(settings, folder, report))
@@ -73,15 +72,17 @@ TABLE = paper_table.PaperTable(
 
 
 def estimated_cost(settings: Settings) -> float:
+    """Proportional to depth and epochs."""
     return settings["depth"] * settings["recipe"]["epochs"]
 
 
 def postprocess(tables: Tables) -> Tables:
+    """Add the comparison with the paper's table."""
     return paper_table.add_paper_tables(TABLE, tables)
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """The order of the paper's table; optimization and the lightest path of the deepest networks."""
+    """The order of the paper's table, then training error and most linear path of the deepest networks."""
     yield from paper_table.sentences(TABLE, tables)
     runs = tables["runs"]
     deepest = int(runs["depth"].max())
@@ -91,15 +92,15 @@ def sentences(tables: Tables) -> Iterator[str]:
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """The paper's errors, each variant compared with its reference."""
     return paper_table.reference_claims(TABLE, tables["runs"])
 
 
 FIGURES = (
     Figure(
         name="error-by-placement",
-        heading="Error by where norm and ReLU stand",
-        how="One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-        "diverged.",
+        heading="Error by placement of norm and ReLU",
+        how=HOW_POINTS,
         chart="points",
         table="runs",
         x=Axis("variant", "placement", "steps"),

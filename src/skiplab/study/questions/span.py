@@ -27,7 +27,7 @@ from skiplab.data import DataSet, digits
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.stats.intervals import paired, paired_ratio, student
 from skiplab.study import networks
-from skiplab.study.charts import CENSUS, CURVES, GRADIENT
+from skiplab.study.charts import CENSUS, CURVES, GRADIENT, HOW_POINTS
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
 from skiplab.study.networks import digit_network, estimated_cost, network_key
@@ -204,8 +204,7 @@ FIGURES = (
     Figure(
         name="error-by-span",
         heading="Error by span",
-        how="One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-        "diverged.",
+        how=HOW_POINTS,
         chart="points",
         table="runs",
         x=Axis("depth", "weight layers", "steps"),

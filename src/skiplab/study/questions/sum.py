@@ -1,16 +1,16 @@
 """Why is adding the input back not a mess?
 
-A residual block adds its branch's output F to the signal x that the shortcut brings, so both lie in one tensor and
-nothing keeps them apart. `post-activation` (ResNet v1) and `pre-activation` (ResNet v2) networks, same layers and same
-initial weights for each seed, are measured before training, after some epochs and at the end.
+A residual block adds the output F of its branch to the value x of its shortcut. The sum is one tensor, so nothing
+separates the two any more. `post-activation` (ResNet v1) and `pre-activation` (ResNet v2) networks with the same layers
+and the same initial weights for each seed are measured before training, after some epochs and at the end.
 
-Hypothesis: F is small beside x and nearly at right angles to it, as random directions in many dimensions are (cosine
-0 ± 1/√d), so x survives the sum, and blocks learn to refine it rather than to replace it (Greff et al. 2017,
-arXiv:1612.07771; Jastrzębski et al. 2018, arXiv:1710.04773: the later a block, the smaller its change).
+Hypothesis: F is small compared with x and nearly orthogonal to it, as random directions in many dimensions are (cosine
+0 ± 1/√d), so the sum preserves x, and blocks refine it instead of replacing it (Greff et al. 2017, arXiv:1612.07771;
+Jastrzębski et al. 2018, arXiv:1710.04773: the later a block, the smaller its change).
 
-Measured at every block on the test part, batch norm statistics estimated anew on the training part so that they are
-those of the weights at that moment: ‖F‖ / ‖x‖, their cosine, the cosine of x with x + F, and what the loss rises by
-when the branch is deleted.
+Measured at every block on the test part: ‖F‖ / ‖x‖, their cosine, the cosine of x with x + F, and the rise of the loss
+when the branch is deleted. Batch norm statistics are re-estimated on the training part, so that they belong to the
+weights at that moment.
 """
 
 import math
@@ -68,10 +68,10 @@ GRIDS = {
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth and seed, measured on the way."""
+    """Train the network of one variant, depth and seed, and measure it during training."""
     options, data = VARIANTS[settings["variant"]], digits()
-    training, visits = RunContext(settings, folder, report), folder / "epochs"
-    moments = measured_epochs(training.recipe.epochs)
+    context, visits = RunContext(settings, folder, report), folder / "epochs"
+    moments = measured_epochs(context.recipe.epochs)
 
     def visit(epoch: int, network: nn.Module) -> None:
         if epoch in moments:
@@ -79,45 +79,46 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
             save_tables({f"{epoch:06}": block_table(deepcopy(network).cpu(), data).assign(epoch=epoch)}, visits)
 
     model = digit_network(settings, **options)
-    tables, _ = train_network(model, data, training, visit)
+    tables, _ = train_network(model, data, context, visit)
     table = pd.concat(load_tables(visits).values(), ignore_index=True)
-    names = {0: "initialization", training.recipe.epochs: "trained"}
+    names = {0: "initialization", context.recipe.epochs: "trained"}
     save_tables({**tables, "blocks": table.assign(moment=table["epoch"].map(names).fillna("on the way"))}, folder)
 
 
 def measured_epochs(epochs: int) -> set[int]:
-    """Before training, after 1, 2, 4, … epochs, and at the end: most happens early."""
+    """Before training, after 1, 2, 4, … epochs, and at the end: most changes happen early."""
     return {0, epochs} | {2**i for i in range(epochs.bit_length())}
 
 
 def block_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """One row a block, in order: what its sum is made of, and what its deletion costs.
+    """One row per block, in order: size and direction of its branch, and the effect of deleting it.
 
     block: from 1; ratio, cosine and their deviations over samples as in `skiplab.measure.contribution`; kept: cosine
-    of x with x + F; dimensions d of x; spread: root mean square of the cosine over samples, times √d, which is 1
-    for random directions; loss_change and error_change as in `skiplab.measure.lesion`.
+    of x with x + F; dimensions: d of x; spread: root mean square of the cosine over samples times √d, which is 1 for
+    random directions; loss_change and error_change as in `skiplab.measure.lesion`.
     """
     program, _ = capture_and_find(model, data)
     program = recalibrate(program, list(batches(data.train, SAMPLES)))
     skips, test = find(program), list(batches(data.test, SAMPLES))
     table = measure.contribution(program, skips, test)
     lesion = measure.lesion(program, skips, test, F.cross_entropy, error_rate)
-    lost = lesion.rename(columns={"metric_change": "error_change"})[["id", "loss_change", "error_change"]]
-    shapes = {skip.id: program.by_name[skip.merge].shape[1:] for skip in skips}  # without that of samples
+    lesion = lesion.rename(columns={"metric_change": "error_change"})[["id", "loss_change", "error_change"]]
+    shapes = {skip.id: program.by_name[skip.merge].shape[1:] for skip in skips}  # without the sample dimension
     table["block"] = range(1, len(table) + 1)
     table["kept"] = 1 - table["influence"]
     table["dimensions"] = [math.prod(n or 1 for n in shapes[name]) for name in table["id"]]
     table["spread"] = np.sqrt((table["cosine"] ** 2 + table["cosine_std"] ** 2) * table["dimensions"])
-    return table.merge(lost, on="id")
+    return table.merge(lesion, on="id")
 
 
 def estimated_cost(settings: Settings) -> float:
+    """Training, and a measurement at each measured epoch."""
     epochs = settings["recipe"]["epochs"]
     return settings["depth"] * epochs + (40 + settings["depth"]) * len(measured_epochs(epochs))
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """What the numbers say, for the deepest networks of the grid."""
+    """Size and direction of the branches in the deepest networks of the grid."""
     table = tables["blocks"]
     deepest = int(table["depth"].max())
     networks = [{"variant": variant, "depth": deepest} for variant in dict.fromkeys(table["variant"])]
@@ -132,6 +133,7 @@ def sentences(tables: Tables) -> Iterator[str]:
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about refinement, for the deepest networks."""
     table = tables["blocks"]
     deepest = int(table["depth"].max())
     for variant in dict.fromkeys(table["variant"]):
@@ -140,14 +142,14 @@ def claims(tables: Tables) -> Iterator[Claim]:
         yield Claim(
             claim="Successive blocks of a stage refine estimates of the same features instead of computing new ones.",
             source="Greff et al. 2017, arXiv:1612.07771, abstract",
-            found=f"what leaves a block of trained {network_name(network)} has a cosine of {format_number(kept)} "
-            "with what entered it (above 0.71 there is more of the old than of the new)",
+            found=f"cosine of a block's output with its input in trained {network_name(network)}: "
+            f"{format_number(kept)} (above 0.71 the input is the larger part)",
             agrees=agreement(kept, "above", 0.5**0.5),
         )
         early, late = (_third_of_blocks(table, network, last=last) for last in (False, True))
         found = paired_ratio(early, late)
         yield Claim(
-            claim="The first blocks change the representation, the higher ones refine it by ever less.",
+            claim="The first blocks change the representation, later ones refine it by less and less.",
             source="Jastrzębski et al. 2018, arXiv:1710.04773, abstract",
             found=f"‖F‖ / ‖x‖ in the first third of the blocks of trained {network_name(network)} is "
             f"{format_ratio(found)} that in the last third",
@@ -156,76 +158,74 @@ def claims(tables: Tables) -> Iterator[Claim]:
 
 
 def _answer_sentence(table: pd.DataFrame, network: dict[str, Any]) -> str:
-    """What a block of the trained network does to its signal."""
+    """Size and direction of a branch in the trained network."""
     trained = {**network, "moment": "trained"}
     ratio, cosine, kept = (student(values_by_seed(table, name, trained)) for name in ("ratio", "cosine", "kept"))
+    direction = "no clear direction"
     if cosine.excludes(0):
-        angle = "along it" if cosine.mean > 0 else "against it"
-    else:
-        angle = "not shown to point along or against it"
+        direction = "along the shortcut" if cosine.mean > 0 else "against the shortcut"
     return (
-        f"In trained {network_name(network)}, what a branch adds is {format_number(ratio)} times as large as what it "
-        f"is added to, with a cosine of {format_number(cosine)} ({angle}), and the sum has a cosine of "
-        f"{format_number(kept)} with what was there before (1: nothing is lost, 0.71: as much new as old); means "
-        "over all blocks."
+        f"Trained {network_name(network)}, mean over blocks: the cosine of a block's output with its input is "
+        f"{format_number(kept)} (1: nothing is lost, 0.71: as much new as old). The branch is {format_number(ratio)} "
+        f"times as large as the shortcut, and their cosine is {format_number(cosine)} ({direction})."
     )
 
 
 def _training_sentences(table: pd.DataFrame, network: dict[str, Any]) -> Iterator[str]:
-    """From initialization to the end."""
+    """How training changes the measures."""
 
-    def both(column: str) -> tuple[pd.Series, pd.Series]:
-        after, before = (
+    def trained_and_initial(column: str) -> tuple[pd.Series, pd.Series]:
+        trained, initial = (
             values_by_seed(table, column, {**network, "moment": each}) for each in ("trained", "initialization")
         )
-        return after, before
+        return trained, initial
 
-    after, before = both("ratio")
+    name = network_name(network)
+    trained, initial = trained_and_initial("ratio")
     yield (
-        f"In {network_name(network)}, training makes ‖F‖ / ‖x‖ {format_ratio(paired_ratio(after, before))} at "
-        f"initialization ({format_number(student(before))})."
+        f"‖F‖ / ‖x‖ in trained {name} is {format_ratio(paired_ratio(trained, initial))} at initialization "
+        f"({format_number(student(initial))})."
     )
-    for column, what in (("cosine", "branch and shortcut"), ("kept", "the signal before and after")):
+    for column, what in (("cosine", "branch and shortcut"), ("kept", "a block's input and output")):
         yield (
-            f"The cosine of {what} in {network_name(network)}, trained against untrained: "
-            f"{compare_values(*both(column))}"
+            f"Cosine of {what} in {name}, trained and at initialization: {compare_values(*trained_and_initial(column))}"
         )
-    lost = student(values_by_seed(table, "error_change", {**network, "moment": "trained"}))
+    change = student(values_by_seed(table, "error_change", {**network, "moment": "trained"}))
     first = student(values_by_seed(table, "error_change", {**network, "epoch": 1}))
-    verb = "is not shown to change" if lost.known and not lost.excludes(0) else "changes"
+    unclear = " (no clear change)" if change.known and not change.excludes(0) else ""
     yield (
-        f"Deleting one branch of trained {network_name(network)} {verb} its test error: {format_points(lost)} on "
-        f"average over all blocks; after the first epoch, {format_points(first)}."
+        f"Deleting one branch of trained {name} changes its test error by {format_points(change)}{unclear}, mean "
+        f"over blocks; after the first epoch, by {format_points(first)}."
     )
 
 
 def _random_direction_sentence(table: pd.DataFrame, network: dict[str, Any]) -> str:
-    """Against random directions."""
+    """The cosine of branch and shortcut compared with that of random directions."""
     parts = []
     for moment, when in (("initialization", "at initialization"), ("trained", "after training")):
         ratio = student(values_by_seed(table, "spread", {**network, "moment": moment}))
-        ends = f" (95 % interval {format_short(ratio.low)} to {format_short(ratio.high)})" if ratio.known else ""
+        interval = f" (95 % interval {format_short(ratio.low)} to {format_short(ratio.high)})" if ratio.known else ""
         if ratio.count:
-            parts.append(f"{when} {format_short(ratio.mean)} times{ends}")
+            parts.append(f"{when} {format_short(ratio.mean)} times{interval}")
     dimensions = table["dimensions"]
-    widest = f"1/√d, {dimensions.max() ** -0.5:.2g} to {dimensions.min() ** -0.5:.2g}"
+    expected = f"1/√d, {dimensions.max() ** -0.5:.2g} to {dimensions.min() ** -0.5:.2g}"
     return (
-        f"Over samples, the cosine of branch and shortcut in {network_name(network)} strays from 0 (root mean square) "
-        f"{', '.join(parts)} as far as that of random directions in as many dimensions ({widest})."
+        f"Root mean square over samples of the cosine of branch and shortcut in {network_name(network)}, relative to "
+        f"random directions in as many dimensions ({expected}): {', '.join(parts)}."
     )
 
 
 def _placement_sentences(table: pd.DataFrame, a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
-    """One placement against the other."""
-    compared = {
+    """One placement compared with the other, after training."""
+    columns = {
         "ratio": "‖F‖ / ‖x‖",
-        "cosine": "the cosine of branch and shortcut",
-        "kept": "the cosine of the signal before and after",
-        "loss_change": "what the loss rises by without a branch (nats)",
+        "cosine": "cosine of branch and shortcut",
+        "kept": "cosine of a block's input and output",
+        "loss_change": "rise of the loss without a branch (nats)",
     }
-    for column, what in compared.items():
+    for column, what in columns.items():
         first, second = (values_by_seed(table, column, {**network, "moment": "trained"}) for network in (a, b))
-        yield f"Trained, {what} in {network_name(a)} against {network_name(b)}: {compare_values(first, second)}"
+        yield f"Trained {network_name(a)} against {network_name(b)}, {what}: {compare_values(first, second)}"
 
 
 def _third_of_blocks(table: pd.DataFrame, network: dict[str, Any], *, last: bool) -> pd.Series:
@@ -241,13 +241,14 @@ MEASURED = (
     Axis("ratio", "‖F‖ / ‖x‖", "log"),
     Axis("cosine", "cosine of F and x"),
     Axis("kept", "cosine of x and x + F"),
-    Axis("loss_change", "loss without the branch, change in nats"),
+    Axis("loss_change", "rise of the loss without the branch (nats)"),
 )
 COURSE = Figure(
     name="course",
-    heading="Over the course of training",
-    how="Means over all blocks: thin lines are seeds, the thick one their mean (of ‖F‖ / ‖x‖ the geometric one), "
-    "the band its 95 % interval. Epoch 0 is before training. F is what the branch adds, x what the shortcut brings.",
+    heading="During training",
+    how="Means over all blocks. Thin lines are seeds, the thick line is their mean (of ‖F‖ / ‖x‖ the geometric "
+    "mean), the band its 95 % interval. Epoch 0 is before training. F is the output of the branch, x the value of "
+    "the shortcut.",
     chart="lines",
     table="blocks",
     x=Axis("epoch", "epoch"),
@@ -276,7 +277,7 @@ FIGURES = (
         chart="lines",
         table="blocks",
         x=Axis("block", "block, from input to output"),
-        y=(*MEASURED[:3], Axis("spread", "stray of the cosine / that of random directions", "log")),
+        y=(*MEASURED[:3], Axis("spread", "spread of the cosine / that of random directions", "log")),
         panel="depth",
         where={"moment": "initialization"},
     ),
