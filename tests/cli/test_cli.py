@@ -126,13 +126,13 @@ def test_study_list() -> None:
 
 
 def test_help_of_a_study_names_what_it_varies(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skiplab.study.question import named
+    from skiplab.study.question import load_study
 
     monkeypatch.setenv("COLUMNS", "80")
     text = run("study", "norm", "--help")
     assert max(map(len, text.splitlines())) <= 80
     told = [line.split() for line in text.partition("What is varied:")[2].splitlines() if line]
-    study = named("norm")
+    study = load_study("norm")
     quick, full = study.grids["quick"], study.grids["full"]
     assert ["--grid", "warmup=", "false,true"] in told
     deep = (",".join(map(str, grid.axes["depth"])) for grid in (study.grids["default"], quick))

@@ -16,7 +16,7 @@ import pytest
 import skiplab
 from skiplab.study import QUESTIONS
 from skiplab.study.cache_key import Package, code_hash
-from skiplab.study.question import named
+from skiplab.study.question import load_study
 
 ROOT = Path(skiplab.__file__).parent
 WORKS = {**{name: f"skiplab.study.questions.{name}" for name in QUESTIONS}, "compare": "skiplab.study.comparison"}
@@ -428,11 +428,11 @@ def test_every_function_that_a_run_calls_is_reached(study: str, tmp_path: Path, 
     for module in pkgutil.walk_packages([str(ROOT)], "skiplab."):
         if not module.name.endswith("__main__"):  # else what an import calls would count as called by the run
             importlib.import_module(module.name)
-    grid = named(study).grids["quick"]
+    grid = load_study(study).grids["quick"]
     axes = {name: values[:1] for name, values in grid.axes.items()}
     recipe = replace(grid.recipe, epochs=1, warmup_epochs=0.0)
-    cell = named(study).cells(replace(grid, axes=axes, recipe=recipe, seeds=1, device="cpu"))[-1]
-    work = named(study).work
+    cell = load_study(study).cells(replace(grid, axes=axes, recipe=recipe, seeds=1, device="cpu"))[-1]
+    work = load_study(study).work
     called = calls(lambda: work(cell.config, tmp_path, lambda _share, _text: None))
     reached = current.reached(WORKS[study], "work").keys()
     assert len(called) > 100

@@ -31,6 +31,7 @@ def record(program: Program, **changes: Any) -> Skip:
     last = next(op for op in reversed(program.ops) if op.kind == "merge")
     skip = Skip(
         id="hand",
+        location="graph",
         path="",
         combine="add",
         shortcut="identity",

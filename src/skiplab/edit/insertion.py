@@ -99,7 +99,7 @@ class _Insertion:
         layouts = [program.layouts[program.by_name[name].index] for name in (self.at.start, self.at.end)]
         dims = [layout.channels for layout in layouts if layout.channels is not None]
         if len(dims) < 2:
-            raise self._misfit("one of them has no dimension of channels: end it elsewhere")
+            raise self._mismatch("one of them has no dimension of channels: end it elsewhere")
         strides = _strides(here, there, dims[1]) if len(here) == len(there) and dims[0] == dims[1] else None
         widths = here[dims[0]], there[dims[1]]
         if strides is None or not all(isinstance(width, int) for width in widths):

@@ -17,7 +17,7 @@ from skiplab.report.templating import TEMPLATES
 from skiplab.report.theme import AnyChart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """A heading, a sentence on how to read what follows, and what follows.
 
@@ -43,7 +43,7 @@ class Section:
         return "table" if isinstance(self.content, pd.DataFrame) else "chart"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Page:
     """What a page says, before it is HTML; its charts can be exported one by one.
 
@@ -57,7 +57,7 @@ class Page:
 
     title: str
     lead: str
-    verdicts: Sequence[str]
+    sentences: Sequence[str]
     sections: Sequence[Section]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Page:
             specs=specs,
             markdown=_markdown,
             number=functools.partial(number, missing="–"),
-            with_code=_with_code,
+            code_spans=_code_spans,
         )
 
     def charts(self) -> dict[str, AnyChart]:
@@ -101,6 +101,6 @@ def _markdown(text: str) -> Markup:
     return Markup(MarkdownIt("commonmark", {"html": False}).render(text))
 
 
-def _with_code(text: str) -> Markup:
+def _code_spans(text: str) -> Markup:
     """The text with what stands between backticks as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
