@@ -190,7 +190,7 @@ def test_measures_take_it_instead_of_the_program() -> None:
 
 
 def test_training_graphs_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"BasicBlock was captured as training graph, .* without train=True"):
+    with pytest.raises(UsageError, match=r"BasicBlock was captured as a training graph, .* without train=True"):
         faster(captured("in_place", train=True).program)
 
 

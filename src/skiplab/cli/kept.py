@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.cli.model_options import Request
 from skiplab.cli.session import Subject
 from skiplab.data.sources import Asked
 from skiplab.errors import DataError
+from skiplab.graph.torch_compat import pytree
 from skiplab.io.atomic import replacing, writable_folder, write_json
 from skiplab.io.hashing import checksum
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from skiplab.cli.kept import must_be
 from skiplab.cli.model_options import Request, keywords
 from skiplab.cli.session import mend
 from skiplab.data.sources import Asked, dataset
 from skiplab.errors import DataError, ModelError, UsageError
+from skiplab.graph.torch_compat import pytree
 from skiplab.io.atomic import writable_folder, write_json
 from skiplab.io.hashing import checksum
 from skiplab.loading.resolve import resolve

@@ -167,7 +167,9 @@ def viewed_operand(node: Node) -> Node | None:
     info = op_info(node)
     if info.dropout and info.write_back is not None:
         return None if is_active_dropout(node) else operand  # an inactive one returns its operand itself
-    return operand if schema.arguments[0].alias_info is not None and _same_memory(node, operand) else None
+    # the schema of `atleast_3d` does not declare that its result may share memory
+    may_share = schema.arguments[0].alias_info is not None or info.write_back is not None
+    return operand if may_share and _same_memory(node, operand) else None
 
 
 def fake_value(node: Node, mode: FakeTensorMode | None = None) -> Any:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.merges import merge_at
 from skiplab.analysis.reachability import between
@@ -14,6 +13,7 @@ from skiplab.graph.interpreter import Edge, Execution, Patch
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Op, Program
 from skiplab.graph.rng import isolated_rng, reseed
+from skiplab.graph.torch_compat import pytree
 from skiplab.linter.droppath import drop_paths
 from skiplab.linter.finding import Finding
 from skiplab.linter.ways import walk

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.skips import Skips
 from skiplab.data.bound_batches import Batch
@@ -17,6 +16,7 @@ from skiplab.graph.interpreter import Execution
 from skiplab.graph.ops import WEIGHT_LAYERS, op_info, operator_name
 from skiplab.graph.program import Program
 from skiplab.graph.rng import isolated_rng
+from skiplab.graph.torch_compat import is_mutable, pytree
 from skiplab.measure.batches import Loss
 from skiplab.measure.fold import fold
 from skiplab.measure.lesion import lesion
@@ -175,8 +175,7 @@ class _Trial(Execution):
         try:
             return super().run_node(n)
         except Exception:  # of whatever kind: a product that this type has no kernel for, types that do not mix, …
-            schema = getattr(target, "_schema", None)
-            if schema is not None and schema.is_mutable:
+            if is_mutable(target):
                 raise
             n.target = _In(target, self.dtype, self.own, contiguous=True)
             return super().run_node(n)

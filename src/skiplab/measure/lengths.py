@@ -7,7 +7,6 @@ from fractions import Fraction
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skip, Skips
@@ -15,6 +14,7 @@ from skiplab.data.bound_batches import Batch, Given
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import Loss, each, finite, loss_of
 from skiplab.measure.input_leaves import replacing, starts
 from skiplab.measure.merge_operands import sample_dimension

@@ -13,6 +13,7 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Patch
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import schema_of
 
 NAMES = ("as it is", "twin", "reinitialised", "reinitialised twin")
 
@@ -75,7 +76,7 @@ def _kernel(op: Op, role: str, old: Tensor, generator: torch.Generator) -> Tenso
 
 def _roles(node: Node) -> dict[str, Node]:
     """An operator's operands by the name of the parameter that takes them; parts of a list are numbered."""
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     names = [argument.name for argument in schema.arguments] if schema else []
     found: dict[str, Node] = {}
     for name, value in [*zip(names, node.args, strict=False), *node.kwargs.items()]:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.skips import Skips
 from skiplab.data.bound_batches import Batch, Given, require_again
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, detached_tensors
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import each, finite, own_randomness
 from skiplab.measure.input_leaves import replacing, starts
 from skiplab.measure.merge_operands import by_sample, sample_dimension

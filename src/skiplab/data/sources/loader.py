@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.data.bound_batches import Batch, checked
 from skiplab.data.sources.examples import Examples
@@ -15,6 +14,7 @@ from skiplab.data.sources.request import Asked
 from skiplab.data.sources.streams import Stream
 from skiplab.errors import DataError
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 Batches = Iterable[Batch]  # that can be gone through any number of times
 
