@@ -15,8 +15,9 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, run
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.accelerate import deviation, faster, native
+from skiplab.measure.accelerate import deviation, faster
 from skiplab.measure.estimate import estimate
+from skiplab.training.precision import has_bfloat16_units
 
 aten = torch.ops.aten
 
@@ -199,5 +200,5 @@ def test_the_hardware_decides(able: dict[str, bool], dtype: torch.dtype, monkeyp
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     program = skiplab.capture(nn.Linear(3, 3), (torch.randn(2, 3),))
     assert faster(program).tensors["p_weight"].dtype == dtype
-    assert native(torch.device("cpu")) == (dtype == torch.bfloat16)
-    assert not native(torch.device("meta"))
+    assert has_bfloat16_units(torch.device("cpu")) == (dtype == torch.bfloat16)
+    assert not has_bfloat16_units(torch.device("meta"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from skiplab.analysis.skips import Skips
 from skiplab.cli.edits import VERBS
 from skiplab.cli.model_options import Request
-from skiplab.errors import UsageError
+from skiplab.errors import UsageError, format_shape
 from skiplab.stats.wording import plural
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _told(program: "Program", place: "Place") -> str:
 def _where(program: "Program", name: str) -> str:
     """The module's path with the op, and the shape: "layer1.0.bn2 (batch_norm) 16x32x32"."""
     op = program.by_name[name]
-    shape = "x".join(str(size) for size in op.shape[1:])
+    shape = format_shape(op.shape[1:], "")
     return f"{op.module} ({op.target}) {shape}" if op.module else f"{name} {shape}"
 
 

@@ -11,6 +11,8 @@ from types import CodeType, FrameType
 import torch
 from torch import Tensor, nn
 
+from skiplab.errors import format_shape
+
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _SHOWN = 4
 _CONCAT = re.compile(r"Sizes of tensors must match except in dimension (\d+)\. Expected size (\d+) but got size (\d+)")
@@ -38,7 +40,7 @@ def explain(error: BaseException) -> str:
     if not (concat or added or _IN_PLACE.search(text)):
         return ""
     tensors = dict(islice(_tensors(error), _SHOWN))
-    shapes = "; ".join(f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'}" for name, tensor in tensors.items())
+    shapes = "; ".join(f"{name} {format_shape(tensor.shape)}" for name, tensor in tensors.items())
     ranks = {tensor.ndim for tensor in tensors.values()}
     rank = ranks.pop() if len(ranks) == 1 else 0
     if concat:

@@ -20,6 +20,7 @@ from skiplab.graph.torch_compat import is_mutable, pytree
 from skiplab.measure.batches import Loss
 from skiplab.measure.fold import fold
 from skiplab.measure.lesion import lesion
+from skiplab.training.precision import has_bfloat16_units
 
 aten = torch.ops.aten
 _IN_ANY_LAYOUT = {
@@ -43,7 +44,8 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
 
     Args:
         program: an inference graph.
-        dtype: by default bfloat16 where the hardware computes in it natively (see `native`), else the network's own.
+        dtype: by default bfloat16 where the hardware computes in it natively (`training.precision.has_bfloat16_units`),
+            else the network's own.
     """
     program.require_inference("whose batch norms cannot be folded")
     graph = _copied(program)
@@ -55,7 +57,7 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
         return folded
     own = real[0].dtype
     if dtype is None:
-        dtype = torch.bfloat16 if native(real[0].device) else own
+        dtype = torch.bfloat16 if has_bfloat16_units(real[0].device) else own
     fast = _converted(folded, learned, dtype)
     return fast if _runs(fast, own, dtype) else folded
 
@@ -72,14 +74,6 @@ def deviation(
     first = list(islice(batches, 1))
     exact, other = (lesion(each, some, first, loss)["loss_change"] for each in (program, fast))
     return float((exact - other).abs().max(skipna=False))
-
-
-def native(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself: a CPU with AVX-512 BF16 or AMX, a GPU that does not emulate it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _copied(program: Program) -> Graph:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skiplab.data.bound_batches import checked
-from skiplab.errors import DataError, ModelError, UsageError
+from skiplab.errors import DataError, ModelError, UsageError, format_shape
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.loading.resolve import module_of
@@ -55,8 +55,8 @@ def _classes(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if scores.ndim > 2 and target.shape == scores.shape[:-1]:
         return scores.movedim(-1, 1), target
     raise DataError(
-        f"the model's output {_by(scores)} holds no classes for targets {_by(target)}: give --loss mse, bce or "
-        "file.py:callable(output, target)"
+        f"the model's output {format_shape(scores.shape)} holds no classes for targets {format_shape(target.shape)}: "
+        "give --loss mse, bce or file.py:callable(output, target)"
     )
 
 
@@ -64,8 +64,8 @@ def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """torch would repeat the smaller of two shapes, and measure something else."""
     if scores.numel() != target.numel() or len(scores) != len(target):
         raise DataError(
-            f"the model's output {_by(scores)} and the targets {_by(target)} should have the same shape for this loss: "
-            "choose another --loss, such as cross-entropy for classes"
+            f"the model's output {format_shape(scores.shape)} and the targets {format_shape(target.shape)} should have "
+            "the same shape for this loss: choose another --loss, such as cross-entropy for classes"
         )
     return scores.reshape(target.shape), target.to(scores.dtype)
 
@@ -149,8 +149,4 @@ def _own(spec: str, option: str, names: str) -> Function:
 
 
 def _told(value: Any) -> str:
-    return _by(value) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _by(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+    return format_shape(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -1,7 +1,6 @@
 """The versioned JSON of the commands. Numbers of paths are decimal strings, since they outgrow 64 bits."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from skiplab.analysis.path_census import Census
 from skiplab.analysis.skips import Apart, Skip, Skips
 from skiplab.errors import DataError
 from skiplab.graph.program import Program
+from skiplab.io.json_values import finite_or_none, json_record, json_records
 from skiplab.verification import Proof, proof_json
 
 FIND = "skiplab.find/2"
@@ -31,7 +31,7 @@ def find_json(model: str, program: Program, skips: Skips, census: Census, proof:
         "schema": FIND,
         "model": model,
         "capture": {
-            "difference": program.difference if math.isfinite(program.difference) else None,
+            "difference": finite_or_none(program.difference),
             "dynamic_batch": program.dynamic_batch,
             "training": program.training,
             "unfollowed": list(program.unfollowed),
@@ -93,7 +93,7 @@ def measure_json(
     return {
         "schema": MEASURE,
         **config,
-        "tables": {name: _records(table) for name, table in tables.items()},
+        "tables": {name: json_records(table) for name, table in tables.items()},
         "notes": {name: dict(table.attrs) for name, table in tables.items() if table.attrs},
         "sentences": dict(sentences),
     }
@@ -107,9 +107,8 @@ def edit_json(
     config: model, edit, options and the ids of the skips that were edited. change: what is other than before; numbers
     that are not finite are null.
     """
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in change.items()}
-    written = [] if files is None else _records(files)
-    return {"schema": EDIT, **config, **finite, "notes": list(notes), "files": written}
+    written = [] if files is None else json_records(files)
+    return {"schema": EDIT, **config, **json_record(change), "notes": list(notes), "files": written}
 
 
 def prune_json(
@@ -124,14 +123,14 @@ def prune_json(
 
     chosen: the row of the frontier that meets the target. trained: that network's row after fine-tuning.
     """
-    after = _records(pd.DataFrame([] if trained is None else [trained]))
+    after = json_records(pd.DataFrame([] if trained is None else [trained]))
     return {
         "schema": PRUNE,
         **config,
-        "frontier": _records(frontier),
+        "frontier": json_records(frontier),
         "chosen": chosen,
         "finetuned": after[0] if after else None,
-        "files": [] if files is None else _records(files),
+        "files": [] if files is None else json_records(files),
         "sentences": sentences,
     }
 
@@ -151,16 +150,11 @@ def train_json(
     return {
         "schema": TRAIN,
         **config,
-        "runs": _records(runs),
-        "curves": _records(curves),
-        "summary": {name: _records(pd.DataFrame([values]))[0] for name, values in summary.items()},
+        "runs": json_records(runs),
+        "curves": json_records(curves),
+        "summary": {name: json_records(pd.DataFrame([values]))[0] for name, values in summary.items()},
         "sentences": sentences,
     }
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """NaN and infinities are null."""
-    return json.loads(table.to_json(orient="records", double_precision=15))
 
 
 def read_skips(path: Path) -> Skips:
