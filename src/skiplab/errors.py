@@ -1,7 +1,7 @@
 """Every error that Skiplab raises on purpose, as one tree under `SkiplabError`.
 
-Each class carries the exit code with which the command line ends. Messages name the place (module path,
-file, option), what was found there and how to mend it, in one or two lines.
+Each class has the exit code of the command line. Messages name the place (module path, file, option), what was found
+there and how to fix it, in one or two lines.
 """
 
 from collections.abc import Iterable
