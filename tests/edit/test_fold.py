@@ -267,5 +267,5 @@ def test_a_resnets_skips_stay() -> None:
 
 def test_a_training_graph() -> None:
     program = skiplab.capture(RepVgg(), (IMAGE,), train=True)
-    with pytest.raises(UsageError, match=r"captured as training graph.*without train=True"):
+    with pytest.raises(UsageError, match=r"captured as a training graph.*without train=True"):
         fold(program)

@@ -192,7 +192,7 @@ def test_blocks_of_another_form(build: Callable[[], nn.Module], shape: tuple[int
 
 def test_a_training_graph_and_a_cell_state() -> None:
     program = skiplab.capture(BasicBlock(inplace=False), (torch.randn(2, 4, 8, 8),), train=True)
-    with pytest.raises(UsageError, match="captured as training graph"):
+    with pytest.raises(UsageError, match="captured as a training graph"):
         to_pre_activation(program, skiplab.find(program))
     lstm = captured("lstm")
     with pytest.raises(UsageError, match="is a cell state inside the operator"):

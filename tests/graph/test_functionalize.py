@@ -45,6 +45,8 @@ VIEWS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "unbind": lambda t, n: t.unbind(-1)[n % t.shape[-1]] if t.ndim > 1 else t,
     "diagonal": lambda t, n: t.diagonal(0, 0, -1) if t.ndim > 1 else t,
     "positive": lambda t, n: +t,
+    "atleast_3d": lambda t, n: torch.atleast_3d(t),
+    "type_as": lambda t, n: t.type_as(t),
     "clone": lambda t, n: t.clone(),
     "double_it": lambda t, n: t * 2,
 }

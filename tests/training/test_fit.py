@@ -211,7 +211,7 @@ def test_fast_is_bfloat16_where_there_are_units_and_leaves_no_trace_on_the_model
     net, data = convolutions(), pictures()
     runs = {name: fit(net, data, replace(RECIPE, precision=name), device="cpu") for name in ("32-true", "bf16-mixed")}
     for units, same in ((True, "bf16-mixed"), (False, "32-true")):
-        monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device, units=units: units)
+        monkeypatch.setattr(precision, "has_bfloat16_units", lambda device, units=units: units)
         run = fit(net, data, replace(RECIPE, precision="fast"), device="cpu")
         for name, tensor in run.model.state_dict().items():
             assert tensor.dtype == net.state_dict()[name].dtype
@@ -225,9 +225,9 @@ def test_a_fast_run_is_taken_up_only_where_fast_means_the_same(tmp_path: Path, m
     from skiplab.training import precision
 
     recipe = replace(RECIPE, precision="fast")
-    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda device: True)
     fit(network(), points(), recipe, tmp_path, device="cpu")
-    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda device: False)
     with pytest.raises(DataError, match=r"fast was bf16-mixed channels-last, now 32-true channels-last; .*--fresh"):
         fit(network(), points(), recipe, tmp_path, device="cpu")
 

@@ -12,6 +12,7 @@ from torch.fx import Node
 from skiplab.analysis.skip_records import SkipCandidate
 from skiplab.analysis.skips import Skip
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import schema_of
 
 
 def cell_skips(program: Program) -> list[SkipCandidate]:
@@ -59,7 +60,7 @@ def _layers_and_steps(node: Node) -> tuple[int, int]:
     `lstm.input(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)`, or for a
     packed sequence `lstm.data(data, batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)`.
     """
-    arguments = {a.name: v for a, v in zip(node.target._schema.arguments, node.args, strict=False)}  # type: ignore[union-attr]
+    arguments = {a.name: v for a, v in zip(schema_of(node.target).arguments, node.args, strict=False)}
     arguments |= node.kwargs
     packed = "batch_sizes" in arguments
     value = arguments["batch_sizes" if packed else "input"].meta["val"]  # type: ignore[union-attr]

@@ -147,5 +147,5 @@ def _place_text(program: "Program", at: Place) -> str:
 def _value_text(program: "Program", name: str) -> str:
     """The module's path with the op, and the shape: "layer1.0.bn2 (batch_norm) 16x32x32"."""
     op = program.by_name[name]
-    shape = "x".join(str(size) for size in op.shape[1:])
+    shape = format_shape(op.shape[1:], "")
     return f"{op.module} ({op.target}) {shape}" if op.module else f"{name} {shape}"

@@ -64,9 +64,9 @@ def _captured(request: Request, source: "Examples | Stream", device: str) -> "Pr
     options = keywords(request.kwargs)
     import torch
     from torch import Tensor
-    from torch.utils import _pytree as pytree
 
     from skiplab.graph.capture import capture
+    from skiplab.graph.torch_compat import pytree
     from skiplab.loading import example_inputs
     from skiplab.loading.resolve import quiet, resolve
     from skiplab.training.fit import fabric_on
@@ -99,7 +99,8 @@ def _captured(request: Request, source: "Examples | Stream", device: str) -> "Pr
 def _typed(example: Any, model: "nn.Module") -> Any:
     """Real numbers in the precision of the model's weights."""
     from torch import Tensor
-    from torch.utils import _pytree as pytree
+
+    from skiplab.graph.torch_compat import pytree
 
     kind = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
     return pytree.tree_map_only(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from skiplab.cli.model_options import Request, keywords
 from skiplab.cli.session import mend

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 # (inputs, target); inputs: a tensor, a tuple of arguments, a mapping of keyword arguments, or a tuple of arguments
 # that such a mapping ends.

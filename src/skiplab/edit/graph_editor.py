@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 
 from skiplab.errors import UsageError
@@ -14,6 +13,7 @@ from skiplab.graph.build import data_flow
 from skiplab.graph.functionalize import fake_value, form
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import FakeTensor, FakeTensorMode, is_mutable
 
 aten = torch.ops.aten
 
@@ -226,8 +226,7 @@ def _same_dtype_and_device(value: object, other: Tensor) -> bool:
 
 
 def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    return is_mutable(node.target)
 
 
 def _read(graph: Graph, tensors: Mapping[str, Tensor]) -> set[int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from skiplab.errors import CaptureError, ModelError, UsageError
+from skiplab.errors import CaptureError, ModelError, UsageError, format_shape
 from skiplab.graph.build import from_exported
 from skiplab.graph.differences import largest_difference
 from skiplab.graph.interpreter import run
@@ -230,4 +230,4 @@ def _one_line(error: BaseException) -> str:
 
 def _shapes(example: Inputs) -> str:
     leaves = pytree.tree_leaves(example)
-    return ", ".join("x".join(map(str, x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)
+    return ", ".join(format_shape(x.shape) if isinstance(x, Tensor) else repr(x) for x in leaves)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.backtrace import trace_chain
 from skiplab.analysis.merges import merge_at

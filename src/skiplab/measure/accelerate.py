@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.ops import WEIGHT_LAYERS, op_info, operator_name
@@ -38,7 +37,8 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
 
     Args:
         program: an inference graph.
-        dtype: by default bfloat16 where the hardware computes in it natively (see `native`), else the network's own.
+        dtype: by default bfloat16 where the hardware computes in it natively (`training.precision.has_bfloat16_units`),
+            else the network's own.
     """
     program.require_inference("whose batch norms cannot be folded")
     graph = _copied(program)
@@ -50,7 +50,7 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
         return folded
     own = real[0].dtype
     if dtype is None:
-        dtype = torch.bfloat16 if native(real[0].device) else own
+        dtype = torch.bfloat16 if has_bfloat16_units(real[0].device) else own
     fast = _converted(folded, learned, dtype)
     return fast if _runs(fast, own, dtype) else folded
 

@@ -7,7 +7,6 @@ from fractions import Fraction
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skip, Skips

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.skips import Skips
 from skiplab.data.bound_batches import Batch, BoundBatch, require_again

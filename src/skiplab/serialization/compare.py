@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import OutputError
 from skiplab.graph.differences import largest_difference
 from skiplab.graph.interpreter import run
 from skiplab.graph.program import Program
 from skiplab.graph.rng import isolated_rng
+from skiplab.graph.torch_compat import pytree
 
 Network = Callable[..., Any]
 

@@ -14,6 +14,7 @@ from skiplab.analysis.path_census import Census
 from skiplab.analysis.skips import NonSkip, Skip, Skips
 from skiplab.errors import DataError
 from skiplab.graph.program import Program
+from skiplab.io.json_values import finite_or_none, json_record, json_records
 from skiplab.verification import Proof, proof_json
 
 FIND = "skiplab.find/3"
@@ -31,7 +32,7 @@ def find_json(model: str, program: Program, skips: Skips, census: Census, proof:
         "schema": FIND,
         "model": model,
         "capture": {
-            "difference": program.difference if math.isfinite(program.difference) else None,
+            "difference": finite_or_none(program.difference),
             "dynamic_batch": program.dynamic_batch,
             "training": program.training,
             "unfollowed": list(program.unfollowed),
@@ -93,7 +94,7 @@ def measure_json(
     return {
         "schema": MEASURE,
         **config,
-        "tables": {name: _records(table) for name, table in tables.items()},
+        "tables": {name: json_records(table) for name, table in tables.items()},
         "notes": {name: dict(table.attrs) for name, table in tables.items() if table.attrs},
         "sentences": dict(sentences),
     }
@@ -121,14 +122,14 @@ def prune_json(
 
     chosen: the row of the frontier that meets the target. trained: that network's row after fine-tuning.
     """
-    after = _records(pd.DataFrame([] if trained is None else [trained]))
+    after = json_records(pd.DataFrame([] if trained is None else [trained]))
     return {
         "schema": PRUNE,
         **config,
-        "frontier": _records(frontier),
+        "frontier": json_records(frontier),
         "chosen": chosen,
         "finetuned": after[0] if after else None,
-        "files": [] if files is None else _records(files),
+        "files": [] if files is None else json_records(files),
         "sentences": sentences,
     }
 
@@ -148,16 +149,11 @@ def train_json(
     return {
         "schema": TRAIN,
         **config,
-        "runs": _records(runs),
-        "curves": _records(curves),
-        "summary": {name: _records(pd.DataFrame([values]))[0] for name, values in summary.items()},
+        "runs": json_records(runs),
+        "curves": json_records(curves),
+        "summary": {name: json_records(pd.DataFrame([values]))[0] for name, values in summary.items()},
         "sentences": sentences,
     }
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """NaN and infinities are null."""
-    return json.loads(table.to_json(orient="records", double_precision=15))
 
 
 def read_skips(path: Path) -> Skips:
