@@ -91,7 +91,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def run(*arguments: object) -> Result:
-    result = invoke(*arguments, "--samples", "24", "--batch", "8", "--device", "cpu")
+    result = invoke(*arguments, "--samples", "24", "--batch-size", "8", "--device", "cpu")
     assert result.exit_code == 0, result.output
     return result
 
@@ -285,13 +285,13 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
 )
 def test_what_goes_wrong_is_said(net: Path, arguments: tuple[str, ...], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        invoke(f"{net}:build", "--data", "digits", "--samples", "24", "--batch", "8", *arguments)
+        invoke(f"{net}:build", "--data", "digits", "--samples", "24", "--batch-size", "8", *arguments)
 
 
 def test_what_the_users_own_functions_do_wrong(net: Path) -> None:
     def measured(*arguments: str) -> Result:
         return invoke(
-            f"{net}:build", "--data", "digits", "--what", "lesion", "--batch", "8", "--samples", "8", *arguments
+            f"{net}:build", "--data", "digits", "--what", "lesion", "--batch-size", "8", "--samples", "8", *arguments
         )
 
     assert measured("--loss", f"{net}:hinge").exit_code == 0

@@ -15,9 +15,10 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, run
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.accelerate import faster, native
+from skiplab.measure.accelerate import faster
 from skiplab.measure.estimate import estimate
 from skiplab.measure.lesion import deviation
+from skiplab.training.precision import has_bfloat16_units
 
 aten = torch.ops.aten
 

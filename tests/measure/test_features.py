@@ -43,5 +43,5 @@ def test_a_block_without_an_entry_a_sample() -> None:
     """Time first, samples second."""
     model = Net(lambda net, x: (y := x.transpose(0, 1)) + net.f(y), f=heavy())
     program = skiplab.capture(model, (torch.randn(4, 5, 8),))
-    with pytest.raises(UsageError, match=r"has shape \(5, 4, 8\) for 4 samples, and so not one entry a sample"):
+    with pytest.raises(UsageError, match=r"has shape \(5, 4, 8\) for 4 samples, not one entry per sample"):
         similarity(program, skiplab.find(program), [(torch.randn(4, 5, 8), None)])

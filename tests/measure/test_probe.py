@@ -137,7 +137,7 @@ def test_what_it_refuses(tower: tuple) -> None:
             probe(program, skips, good, [(x, target)])
     with pytest.raises(UsageError, match="ridge must be above 0, got 0"):
         probe(program, skips, good, good, ridge=0.0)
-    with pytest.raises(UsageError, match="a generator is used up after once"):
+    with pytest.raises(UsageError, match="a generator can be read once"):
         probe(program, skips, iter(good), good)
     with pytest.raises(DataError, match="there is no batch"):
         probe(program, skips, good, [])

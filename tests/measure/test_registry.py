@@ -93,7 +93,18 @@ def test_one_file_and_one_line_add_a_measure_to_the_help(package: PackageCopy) -
 
 def test_one_file_and_one_line_add_a_measure_to_json_and_page(package: PackageCopy, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    data = ("--kwargs", '{"in_channels": 1}', "--data", "digits", "--samples", "8", "--batch", "8", "--device", "cpu")
+    data = (
+        "--kwargs",
+        '{"in_channels": 1}',
+        "--data",
+        "digits",
+        "--samples",
+        "8",
+        "--batch-size",
+        "8",
+        "--device",
+        "cpu",
+    )
     done = package.run("measure", "resnet20", *data, "--what", "toy", "--json", "--report", str(page))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -116,7 +116,7 @@ def test_the_band_of_shattering_is_students_interval(samples: int) -> None:
     values = np.random.default_rng(samples).normal(0.5, 0.1, samples)
     row = {"network": "original", "distance": 0.01, "samples": samples}
     table = pd.DataFrame([{**row, "correlation": values.mean(), "correlation_std": values.std(ddof=1)}])
-    (data,) = _PARTS["shattering"].chart(table).to_dict()["datasets"].values()
+    (data,) = measure_chart("shattering", table).to_dict()["datasets"].values()
     (drawn,) = json.loads(data)
     ends = t.interval(0.95, samples - 1, values.mean(), sem(values))
     assert (drawn["low"], drawn["high"]) == pytest.approx(ends, rel=1e-3)

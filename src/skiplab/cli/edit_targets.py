@@ -11,7 +11,7 @@ import typer
 from skiplab.cli.common_options import Data
 from skiplab.cli.model_options import Request
 from skiplab.edit.insertion_points import Place, Placement, place, places
-from skiplab.errors import UsageError
+from skiplab.errors import UsageError, format_shape
 from skiplab.stats.wording import plural
 
 if TYPE_CHECKING:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from skiplab.measure.losses import Function
     from skiplab.measure.protocol import Measure
 
+_LESIONS = "Lesions"  # panel of the help
+
 Tables = dict[str, "pd.DataFrame"]
 Functions = tuple["Function", "Function | None"]  # loss and metric
 _DEFAULTS = {"kinds": ("branch",), "groups": 1, "reorder": 0, "reestimate": False, "fast": False, "networks": ()}
@@ -41,24 +43,41 @@ def measure(
         typer.Option(help="Metric: error, none or file.py:callable (default: error if the loss has classes)."),
     ] = None,
     skips: Annotated[str | None, typer.Option(help="Skips to measure, by id or path: 'layer2.*'.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 64,
+    batch: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Samples per batch.")] = 64,
     samples: Annotated[int, typer.Option(min=0, help="Samples to measure on, drawn at random; 0 for all.")] = 512,
     split: Annotated[str | None, typer.Option(help="Part of the data, such as train (default: test).")] = None,
     column: Column = None,
     normalise: Normalise = None,
     kind: Annotated[
-        str, typer.Option(help=f"Lesions: what happens to a skip, comma-separated: {', '.join(KINDS)}.")
+        str,
+        typer.Option(help=f"What happens to a skip, comma-separated: {', '.join(KINDS)}.", rich_help_panel=_LESIONS),
     ] = "branch",
-    group: Annotated[str, typer.Option(help="Lesions: how many skips at once: 1, 2, …, or pairs.")] = "1",
-    reorder: Annotated[int, typer.Option(min=0, help="Lesions: also swap up to this many pairs of like blocks.")] = 0,
+    group: Annotated[
+        str, typer.Option(help="How many skips at once: 1, 2, …, or pairs.", rich_help_panel=_LESIONS)
+    ] = "1",
+    reorder: Annotated[
+        int,
+        typer.Option(min=0, help="Also swap up to this many pairs of like blocks.", rich_help_panel=_LESIONS),
+    ] = 0,
     reestimate: Annotated[
-        bool, typer.Option("--reestimate", help="Lesions: also with re-estimated batch norm statistics.")
+        bool,
+        typer.Option("--reestimate", help="Also with re-estimated batch norm statistics.", rich_help_panel=_LESIONS),
     ] = False,
-    method: Annotated[str, typer.Option(help="Lesions: exact, or estimate from gradients.")] = "exact",
-    fast: Annotated[bool, typer.Option("--fast", help="Lesions: in a faster form, equal up to rounding.")] = False,
-    memory: Annotated[float | None, typer.Option(help="Lesions: GiB that activations may take.")] = None,
+    method: Annotated[
+        str, typer.Option(help=f"How to compute: {' or '.join(METHODS)} from gradients.", rich_help_panel=_LESIONS)
+    ] = "exact",
+    fast: Annotated[
+        bool, typer.Option("--fast", help="In a faster form, equal up to rounding.", rich_help_panel=_LESIONS)
+    ] = False,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB that activations may take.", rich_help_panel=_LESIONS)
+    ] = None,
     networks: Annotated[
-        str | None, typer.Option(help=f"Gradient, shattering: networks, comma-separated: {', '.join(NETWORKS)}.")
+        str | None,
+        typer.Option(
+            help=f"Networks to measure, comma-separated: {', '.join(NETWORKS)}.",
+            rich_help_panel="Gradient and shattering",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for tables, charts and config; the same command resumes from it.")

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from skiplab.cli.model_options import Request, keywords
-from skiplab.cli.session import mend
+from skiplab.cli.session import suggest_kwargs
 from skiplab.data.sources import Asked, dataset
 from skiplab.errors import DataError, ModelError, UsageError
+from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
 from skiplab.loading.resolve import resolve
 from skiplab.training.fit import fabric_on
@@ -79,6 +80,6 @@ def _must_fit(request: Request, model: nn.Module, plan: Plan) -> None:
     try:
         must_fit(model, plan.data.train, plan.data)
     except DataError as error:
-        how = mend(request, plan.data.train.x.shape[1:], plan.data.classes)
+        how = suggest_kwargs(request, plan.data.train.x.shape[1:], plan.data.classes)
         what = str(error).removesuffix(f": build it with num_classes={plan.data.classes}")
         raise DataError(f"{request.model}: {what}; {how}") from error

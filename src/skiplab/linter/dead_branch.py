@@ -15,6 +15,7 @@ from skiplab.graph.interpreter import Edge, Execution, Patch
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Op, Program
 from skiplab.graph.rng import isolated_rng, reseed
+from skiplab.graph.torch_compat import pytree
 from skiplab.linter.drop_paths import drop_paths
 from skiplab.linter.finding import Finding
 from skiplab.linter.rule import LintContext, Rule

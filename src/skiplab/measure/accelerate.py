@@ -13,7 +13,9 @@ from skiplab.graph.interpreter import Execution
 from skiplab.graph.ops import WEIGHT_LAYERS, op_info, operator_name
 from skiplab.graph.program import Program
 from skiplab.graph.rng import isolated_rng
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.fold import fold
+from skiplab.training.precision import has_bfloat16_units
 
 aten = torch.ops.aten
 _IN_ANY_LAYOUT = {
@@ -53,14 +55,6 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
         dtype = torch.bfloat16 if has_bfloat16_units(real[0].device) else own
     fast = _converted(folded, learned, dtype)
     return fast if _runs(fast, own, dtype) else folded
-
-
-def native(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself: a CPU with AVX-512 BF16 or AMX, a GPU that does not emulate it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _copied(program: Program) -> Graph:

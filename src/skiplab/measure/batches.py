@@ -69,10 +69,10 @@ def batch_loss(program: Program, given: BoundBatch, loss: Loss | None, output: A
 def finite(program: Program, given: BoundBatch, value: Tensor, what: str) -> Tensor:
     """The value; DataError when it holds NaN or infinity, since a mean over it would hide their origin."""
     if not torch.isfinite(value).all():
-        from skiplab.measure.nan_origin import blame  # it runs the network again
+        from skiplab.measure.nan_origin import find_origin  # it runs the network again
 
         shown = f" is {float(value.detach()):g}" if value.numel() == 1 else " holds NaN or infinity"
-        raise DataError(f"{what}{shown}: {blame(program, given)}")
+        raise DataError(f"{what}{shown}: {find_origin(program, given)}")
     return value
 
 

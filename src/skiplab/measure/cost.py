@@ -19,7 +19,7 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.measure.batches import map_batches
-from skiplab.measure.kernels import plain
+from skiplab.measure.kernels import unfused_kernels
 from skiplab.measure.memory import live_bytes
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
 from skiplab.measure.table import measured
@@ -117,7 +117,7 @@ def _work(program: Program, given: BoundBatch, repeats: int) -> _Work:
     counted = _Counted(program, given.args, given.kwargs)
     passes = []
     with torch.no_grad():
-        with plain(program):
+        with unfused_kernels(program):
             counted.run_until()
         for _ in range(1 + repeats):
             passes.append(_Timed(program, given.args, given.kwargs))

@@ -1,4 +1,4 @@
-"""What each block of a network hands on: the value of a merge, after the activation that follows it."""
+"""The output of each block of a network: the value of a merge, after the activation that follows it."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,7 +15,7 @@ from skiplab.measure.input_leaves import is_real
 
 
 def outputs(program: Program, skips: Skips) -> dict[str, Op]:
-    """The output of each block, by id of the first skip that has its merge; in order of the graph."""
+    """The output op of each block, by the id of the first skip with its merge, in the order of the graph."""
     merges: dict[str, Skip] = {}
     for skip in skips:
         merges.setdefault(skip.merge, skip)
@@ -26,7 +26,7 @@ def outputs(program: Program, skips: Skips) -> dict[str, Op]:
 def reduced(
     program: Program, given: BoundBatch, wanted: Mapping[str, Op], reduce: Callable[[str, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """`reduce(name, value)` of each wanted op's value, in one pass, which keeps no whole value longer than it must."""
+    """`reduce(name, value)` of each wanted op's value, in one pass that drops each value after its last reader."""
     found: dict[str, Tensor] = {}
     names: dict[str, list[str]] = {}
     for name, op in wanted.items():  # a block's output may be the network's too
@@ -45,8 +45,8 @@ def sampled(program: Program, given: BoundBatch, op: Op, value: Tensor, name: st
     """An op's value, where it is finite and its first dimension is that of the samples; an error otherwise."""
     if program.layouts[op.index].samples != 0 or len(value) != given.size:
         raise UsageError(
-            f"the output of `{name}` has shape {tuple(value.shape)} for {given.size} samples, and so not one entry "
-            "a sample: leave it out, as in `Skips(s for s in skips if …)`"
+            f"the output of `{name}` has shape {tuple(value.shape)} for {given.size} samples, not one entry per "
+            "sample: leave it out, as in `Skips(s for s in skips if …)`"
         )
     return finite(program, given, value, f"the output of `{name}`")
 

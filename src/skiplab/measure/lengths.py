@@ -14,11 +14,12 @@ from skiplab.data.bound_batches import Batch, BoundBatch, divisible
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import Loss, batch_loss, finite, map_batches
-from skiplab.measure.input_leaves import replacing, starts
+from skiplab.measure.input_leaves import input_leaves, replace_values
 from skiplab.measure.losses import resolve_loss
 from skiplab.measure.moments import Moments
-from skiplab.measure.polynomial_grad import raised
+from skiplab.measure.polynomial_grad import times_z
 from skiplab.measure.protocol import Measure
 from skiplab.measure.table import measured
 from skiplab.stats.band import band
@@ -56,7 +57,7 @@ def lengths(
     """
     function = resolve_loss(loss)
     marked = {edge for skip in skips.check(program).require_merges() for edge in branch_edges(program, skip)}
-    origin = starts(program) if at is None else (program.by_name[Skips([at]).check(program)[0].fork],)
+    origin = input_leaves(program) if at is None else (program.by_name[Skips([at]).check(program)[0].fork],)
     counts = _path_counts(program, marked, origin)
     moments, samples = Moments(), 0
 
@@ -86,9 +87,9 @@ def _coefficients(
         leaves.append(value.detach().requires_grad_())
         return leaves[-1]
 
-    patches: dict[Edge, Patch] = dict.fromkeys(marked, raised)
-    for edge, begin in replacing(program, origin, leaf).items():
-        patches[edge] = (lambda value, begin=begin: raised(begin(value))) if edge in marked else begin
+    patches: dict[Edge, Patch] = dict.fromkeys(marked, times_z)
+    for edge, begin in replace_values(program, origin, leaf).items():
+        patches[edge] = (lambda value, begin=begin: times_z(begin(value))) if edge in marked else begin
     with torch.inference_mode(False), torch.enable_grad():
         output = Execution(
             program, given.args, given.kwargs, patches=patches, tensors=detached_tensors(program)

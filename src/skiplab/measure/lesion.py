@@ -18,7 +18,7 @@ from skiplab.measure.lesions import replacements
 from skiplab.measure.lesions.reorder import reorderings
 from skiplab.measure.lesions.replacements import Replacement
 from skiplab.measure.lesions.resumable_pass import Passes, Running
-from skiplab.measure.lesions.runner import compared, names_of, plan, require_trained
+from skiplab.measure.lesions.runner import compare_networks, function_names, plan_passes, require_trained
 from skiplab.measure.lesions.spec import Groups, deletions, edges_of, grouped
 from skiplab.measure.losses import resolve_loss
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure, MeasureInputs
@@ -96,7 +96,7 @@ def lesion(
     most, draws = options.get("reorder", 0), options.get("draws", 5)
     swaps = reorderings(program, skips, most, draws, seed) if most else []
     functions = [resolve_loss(loss), *([] if metric is None else [metric])]
-    networks = plan(len(kinds) * len(groups) + len(swaps), reestimate=options.get("reestimate", False))
+    networks = plan_passes(len(kinds) * len(groups) + len(swaps), reestimate=options.get("reestimate", False))
     moments = {MOMENTS: 1} if any(kind.endswith(NEEDS_MOMENTS) for kind in kinds) else {}
     identity = {
         "skips": [skip.id for skip in skips],
@@ -104,11 +104,11 @@ def lesion(
         "groups": options.get("groups", 1),
         "reorder": [most, draws],
         "seed": seed,
-        "functions": names_of(functions),
+        "functions": function_names(functions),
     }
     passes = Passes(program, batches, moments | networks, options, identity)
     deleted = deletions(program, groups, _replacements(passes, kinds, skips, seed))
-    return compared(passes, [*deleted, *swaps], functions, seed)
+    return compare_networks(passes, [*deleted, *swaps], functions, seed)
 
 
 def _kinds(options: Options) -> list[Kind]:

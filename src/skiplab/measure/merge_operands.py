@@ -1,4 +1,4 @@
-"""The operands of a merge as numbers by sample: what each brings into it."""
+"""The operands of a merge, and their values by sample."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,9 +17,9 @@ Ready = Callable[[list[Tensor]], None]
 
 
 def collect_operands(program: Program, merge: Merge, ready: Ready) -> dict[Edge, Callable[[Any], Any]]:
-    """Patches that change nothing, and call `ready` with the operands, in order, once all have passed.
+    """Patches that change nothing and call `ready` with the operands, in order, once all have passed.
 
-    Those of an addition come in the sum's shape.
+    The operands of an addition are broadcast to the sum's shape.
     """
     seen: dict[int, Tensor] = {}
     places: dict[Edge, list[int]] = {}
@@ -57,8 +57,10 @@ def by_sample(program: Program, op: Op, value: Tensor, size: int) -> Tensor:
 
 
 def pad_stack(tables: list[Tensor]) -> Tensor:
-    """(samples, tables, quantities) of tables (samples, quantities); the one row of a value shared by all samples
-    is followed by NaN."""
+    """Stacks tables (samples, quantities) to (samples, tables, quantities), padded with NaN.
+
+    A value shared by all samples has a table of one row.
+    """
     size = max(map(len, tables))
     nothing = [table.new_full((size - len(table), *table.shape[1:]), torch.nan) for table in tables]
     return torch.stack([torch.cat(pair) for pair in zip(tables, nothing, strict=True)], dim=1)

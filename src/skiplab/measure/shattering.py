@@ -11,8 +11,9 @@ from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, detached_tensors
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import finite, map_batches, own_randomness
-from skiplab.measure.input_leaves import replacing, starts
+from skiplab.measure.input_leaves import input_leaves, replace_values
 from skiplab.measure.merge_operands import by_sample
 from skiplab.measure.moments import Moments
 from skiplab.measure.network_variants import Variant, check_networks, variants
@@ -71,7 +72,7 @@ def shattering(
 class _Nearby:
     def __init__(self, program: Program, variant: Variant, distances: Sequence[float], seed: int) -> None:
         self.program, self.variant, self.distances, self.seed = program, variant, distances, seed
-        self.origin = starts(program)
+        self.origin = input_leaves(program)
         self.tensors = {**detached_tensors(program), **variant.tensors}
 
     def correlations(self, given: BoundBatch) -> Tensor:
@@ -89,7 +90,7 @@ class _Nearby:
             leaves.append(moved.requires_grad_())
             return leaves[-1]
 
-        patches = {**self.variant.edges, **replacing(self.program, self.origin, leaf)}
+        patches = {**self.variant.edges, **replace_values(self.program, self.origin, leaf)}
         with own_randomness(self.program), torch.inference_mode(False), torch.enable_grad():  # dropout is the same
             execution = Execution(self.program, given.args, given.kwargs, patches=patches, tensors=self.tensors)
             ends = [t for t in pytree.tree_leaves(execution.finish()) if isinstance(t, Tensor) and t.requires_grad]

@@ -13,7 +13,7 @@ from skiplab.data.bound_batches import Batch, BoundBatch, require_again, validat
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss, map_batches
-from skiplab.measure.kernels import plain
+from skiplab.measure.kernels import unfused_kernels
 from skiplab.measure.lesions.bootstrap import intervals
 from skiplab.measure.lesions.per_sample_loss import losses
 
@@ -74,7 +74,7 @@ class Evaluator:
 
 def flops(program: Program, given: BoundBatch) -> int:
     """Floating-point operations per sample of convolutions and matrix products, by torch's `FlopCounterMode`."""
-    with torch.no_grad(), plain(program), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), unfused_kernels(program), FlopCounterMode(display=False) as counter:
         Execution(program, given.args, given.kwargs).finish()
     return round(counter.get_total_flops() / given.size)
 

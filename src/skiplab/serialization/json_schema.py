@@ -1,7 +1,6 @@
 """The versioned JSON of the commands. Numbers of paths are decimal strings, since they outgrow 64 bits."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -106,8 +105,7 @@ def edit_json(config: Mapping[str, Any], summary: Mapping[str, Any], files: pd.D
     config: model, edit, options and the ids of the edited skips. summary: the attributes of the `EditSummary`; numbers
     that are not finite are null.
     """
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    return {"schema": EDIT, **config, **finite, "files": [] if files is None else _records(files)}
+    return {"schema": EDIT, **config, **json_record(summary), "files": [] if files is None else json_records(files)}
 
 
 def prune_json(

@@ -99,11 +99,6 @@ def _format_outcome(row: dict[Any, Any], axis: Axis) -> str:
     return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    records = json.loads(table.to_json(orient="records", double_precision=15))
-    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records]
-
-
 def library_versions() -> dict[str, str]:
     """Versions of Skiplab, its sources, Python and the libraries it computes with."""
     names = ("skiplab", "torch", "lightning-fabric", "numpy", "pandas", "altair", "scikit-learn")

@@ -50,7 +50,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """Errors, gradients and lesions of the deepest networks of the grid, and how the training error grows with depth."""
+    """Errors, gradients and lesions of the deepest networks of the grid, and the training error by depth."""
     runs = tables["runs"]
     deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
     variants = list(dict.fromkeys(runs["variant"]))
