@@ -21,3 +21,9 @@ def note(config: dict[str, Any], folder: Path, report: Report) -> None:
 
 def fail(config: dict[str, Any], folder: Path, report: Report) -> None:
     raise DataError(f"cannot do {config['value']}")
+
+
+def hang(config: dict[str, Any], folder: Path, report: Report) -> None:
+    """Works on a cell for longer than any test takes."""
+    (folder / "hangs").touch()
+    time.sleep(600)

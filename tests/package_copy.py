@@ -1,4 +1,4 @@
-"""A copy of the package that a test may extend: with one new file and one new line in a list, as a contributor would."""
+"""A copy of the package, for a test that extends it as a contributor would: one new file, one new line in a list."""
 
 import os
 import shutil

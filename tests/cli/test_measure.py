@@ -206,13 +206,17 @@ def test_a_folder_of_other_measures_is_refused(net: Path, tmp_path: Path) -> Non
     arguments = ("--data", "digits", "--out", out, "--what", "contribution", "--device", "cpu")
     assert invoke(f"{net}:build", *arguments).exit_code == 0
     for others in (("--seed", "1"), ("--samples", "3"), ("--loss", "mse"), ("--skips", "1.1")):
-        with pytest.raises(DataError, match=r"holds measures of another"):
+        with pytest.raises(
+            DataError, match=rf"{out} holds other results: .* was .*, now .*; choose another folder, or delete this one"
+        ):
             invoke(f"{net}:build", *arguments, *others)
     (out / "contribution.parquet").write_bytes(b"half a")
-    with pytest.raises(DataError, match=r"is damaged .* delete it, and it is measured again"):
+    with pytest.raises(
+        DataError, match=r"contribution.parquet is damaged .* delete this file, and it is computed again"
+    ):
         invoke(f"{net}:build", *arguments)
     (out / "config.json").unlink()
-    with pytest.raises(DataError, match="whose they are is unknown"):
+    with pytest.raises(DataError, match=r"holds other results: contribution.parquet without config.json"):
         invoke(f"{net}:build", *arguments)
 
 
@@ -250,7 +254,7 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert stdout == ""
-    assert f"stopped; finished: contribution; the same command goes on from {out}" in stderr
+    assert f"stopped; finished: contribution; to resume from {out}, run the same command again" in stderr
     assert not (out / "lesion.parquet").exists()
 
 

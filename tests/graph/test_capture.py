@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import math
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -285,6 +286,19 @@ def test_no_more_than_four_tensors_are_shown() -> None:
     assert str(caught.value).split("\n")[0].endswith("(a 2x4x8x8; b 2x4x8x7; c 2x4x8x6; d 2x4x8x5)")
 
 
+def test_the_expression_is_found_in_lines_of_several_bytes_a_letter_and_whatever_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "tracebacklimit", 0, raising=False)
+
+    def function(net: nn.Module, x: Tensor) -> Tensor:
+        größe, β = x[..., :7], x[..., :6]
+        return len("größe") + (größe + β)
+
+    with pytest.raises(ModelError, match=r"\(größe 2x4x8x7; β 2x4x8x6\)\n"):
+        skiplab.capture(Net(function), (torch.randn(2, 4, 8, 8),))
+
+
 def test_sums_in_place_are_explained_too() -> None:
     def function(net: nn.Module, x: Tensor) -> Tensor:
         y = x.mean(-1, keepdim=True)
@@ -309,7 +323,7 @@ def test_wrong_number_of_inputs() -> None:
 def test_data_dependent_control_flow_names_place_and_fix(capfd: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(linear(), DataDependent())
     with pytest.raises(
-        CaptureError, match=r"cannot capture Sequential, in `1` \(.*test_export\.py:\d+\): Could not guard"
+        CaptureError, match=r"cannot capture Sequential, in `1` \(.*test_capture\.py:\d+\): Could not guard"
     ) as e:
         skiplab.capture(model, (torch.randn(3, 8),))
     assert str(e.value).endswith("take that decision out of `forward`")

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, sem, t
 
 from skiplab.errors import UsageError
 from skiplab.measure.registry import NAMES, load
@@ -100,7 +100,7 @@ def test_bars_are_the_tables_numbers() -> None:
         assert any(f"id: {id}" in label and f"‖F(x)‖ / ‖x‖: {cell(ratio)}" in label for label in labels)
 
 
-def test_a_lesion_has_the_colour_of_where_its_interval_lies() -> None:
+def test_a_lesion_has_the_color_of_where_its_interval_lies() -> None:
     sample = tables(3)["lesion"].iloc[:3]
     sample = sample.assign(
         loss_change=[0.5, 0.0, -0.5], loss_change_low=[0.4, -0.1, -0.6], loss_change_high=[0.6, 0.1, -0.4]
@@ -108,6 +108,18 @@ def test_a_lesion_has_the_colour_of_where_its_interval_lies() -> None:
     labels = drawn("lesion", sample, "bar")
     for id, sign in zip(sample["id"], ("above zero", "includes zero", "below zero"), strict=True):
         assert any(f"id: {id}" in label and f"sign: {sign}" in label for label in labels)
+
+
+@pytest.mark.parametrize("samples", [2, 5, 64])
+def test_the_band_of_shattering_is_students_interval(samples: int) -> None:
+    """Against scipy's interval of drawn samples; 1.96 standard errors are far from it for few of them."""
+    values = np.random.default_rng(samples).normal(0.5, 0.1, samples)
+    row = {"network": "original", "distance": 0.01, "samples": samples}
+    table = pd.DataFrame([{**row, "correlation": values.mean(), "correlation_std": values.std(ddof=1)}])
+    (data,) = measure_chart("shattering", table).to_dict()["datasets"].values()
+    (drawn,) = json.loads(data)
+    ends = t.interval(0.95, samples - 1, values.mean(), sem(values))
+    assert (drawn["low"], drawn["high"]) == pytest.approx(ends, rel=1e-3)
 
 
 def test_what_is_not_finite_is_a_cross() -> None:

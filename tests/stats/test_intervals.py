@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from skiplab.stats.intervals import Interval, paired, paired_ratio, student
+from skiplab.stats.intervals import Interval, paired, paired_ratio, student, t_interval
 
 NUMBERS = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20)
 
@@ -28,6 +28,18 @@ def test_one_value_gives_a_mean_and_no_interval() -> None:
     assert interval.mean == 0.5
     assert not interval.known
     assert not interval.excludes(0)
+
+
+def test_equal_values_give_an_interval_of_no_length() -> None:
+    interval = student([0.5, 0.5, 0.5])
+    assert (interval.low, interval.mean, interval.high) == (0.5, 0.5, 0.5)
+    assert interval.excludes(0)
+
+
+def test_the_interval_from_a_tables_mean_and_deviation() -> None:
+    """Of 101 values: 1.98397 is the quantile that tables of Student's t have for 100 degrees of freedom."""
+    assert t_interval(2.0, 3.0, 101) == pytest.approx((2 - 1.98397 * 3 / 101**0.5, 2 + 1.98397 * 3 / 101**0.5))
+    assert all(map(math.isnan, t_interval(2.0, math.nan, 1)))
 
 
 def test_no_value_gives_nothing() -> None:

@@ -19,13 +19,13 @@ from skiplab.study.questions.ensemble import (
     VARIANTS,
     claims,
     crossing,
-    damage,
-    groups,
+    deletion_groups,
+    lesion_tables,
     outcomes,
-    verdicts,
+    sentences,
     work,
 )
-from skiplab.study.run_cell import load, wrong
+from skiplab.study.run_cell import error_rate, load_tables
 from skiplab.training.fit import Recipe, fit
 
 WAVE = (1, 1, -1, -1)  # noise over seeds that cancels
@@ -73,7 +73,7 @@ def synthetic(layer: float, block: float, seeds: int = 4, lost: int = 0) -> dict
 
 
 def said(tables: dict[str, pd.DataFrame], *words: str) -> list[str]:
-    return [line for line in verdicts(tables) if all(word in line for word in words)]
+    return [line for line in sentences(tables) if all(word in line for word in words)]
 
 
 def agreed(tables: dict[str, pd.DataFrame]) -> dict[str, set[str]]:
@@ -138,7 +138,7 @@ def test_runs_that_diverged_are_left_out() -> None:
     assert len(said(some, "against one block", "paired over 2 seeds")) == 2
     none = synthetic(layer=1.0, block=0.05, lost=4)
     assert len(said(none, "no difference can be computed")) == 2
-    assert not list(verdicts({"runs": none["runs"]}))
+    assert not list(sentences({"runs": none["runs"]}))
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_crossing_is_interpolated(values: tuple[float, ...], place: float) -> No
 
 def test_groups_are_drawn_once_and_of_every_size_up_to_all() -> None:
     ids = [f"block{i}" for i in range(12)]
-    drawn = groups(ids, seed=3)
-    assert drawn == groups(ids, seed=3)
-    assert drawn != groups(ids, seed=4)
+    drawn = deletion_groups(ids, seed=3)
+    assert drawn == deletion_groups(ids, seed=3)
+    assert drawn != deletion_groups(ids, seed=4)
     assert len({tuple(group) for group in drawn}) == len(drawn)
     assert all(len(set(group)) == len(group) for group in drawn)
     assert {len(group) for group in drawn} == {2, 3, 4, 6, 8, 11, 12}
@@ -182,17 +182,17 @@ def test_damage_is_what_deleting_by_hand_gives() -> None:
     torch.manual_seed(0)
     model = resnet(20, width=4, in_channels=1)
     data = digits()
-    untrained = damage(model.eval(), data, seed=0)["lesions"]
+    untrained = lesion_tables(model.eval(), data, seed=0)["lesions"]
     assert untrained["lost"].iloc[2:].isna().all()  # nothing to lose
     model = fit(model, data, Recipe(epochs=2, learning_rate=0.1), device="cpu").model
-    table = damage(model, data, seed=0)["lesions"]
+    table = lesion_tables(model, data, seed=0)["lesions"]
     deleted = table[(table["what"] == "deletion") & (table["batchnorm"] == "as trained")]
     assert set(deleted["k"]) == {0, 1, 2, 3, 4, 6, 8, 9}
     for row in deleted.groupby("k").head(2).to_dict("records"):
         gone = row["id"].split(" + ") if row["id"] else []
         with torch.no_grad():
             output = Without(model, gone)(data.test.x)
-        assert row["error"] == pytest.approx(float(wrong(output, data.test.y)), abs=0.003)
+        assert row["error"] == pytest.approx(float(error_rate(output, data.test.y)), abs=0.003)
         assert len(gone) == row["k"]
     single = deleted[deleted["k"] == 1]
     assert single["position"].tolist() == pytest.approx(np.arange(1, 10) / 9)
@@ -206,7 +206,7 @@ def test_a_run(variant: str, tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=512, learning_rate=0.1)
     settings: dict[str, Any] = {"variant": variant, "depth": 8, "seed": 0, "recipe": vars(recipe), "device": "cpu"}
     work(settings, tmp_path, lambda *_: None)
-    tables = load(tmp_path)
+    tables = load_tables(tmp_path)
     row = tables["runs"].iloc[0]
     assert row["status"] == "ok"
     one = tables["lesions"].query("what == 'deletion' and k == 1 and batchnorm == 'as trained'")

@@ -14,11 +14,22 @@ from skiplab.data import Split
 from skiplab.errors import UsageError
 from skiplab.models.readout import Readout
 from skiplab.report.figure_spec import Figure
-from skiplab.report.pages.study import drawn
+from skiplab.report.pages.study import draw
 from skiplab.study.questions import time
-from skiplab.study.questions.time import STUDY, VARIANTS, build, by_lag, claims, data_of, fits, kept, verdicts, work
-from skiplab.study.run import intervals
-from skiplab.study.run_cell import load
+from skiplab.study.questions.time import (
+    STUDY,
+    VARIANTS,
+    build,
+    claims,
+    decay_factor,
+    gradient_by_lag,
+    is_valid,
+    make_data,
+    sentences,
+    work,
+)
+from skiplab.study.run import interval_table
+from skiplab.study.run_cell import load_tables
 
 NAMES = ("rnn", "residual-rnn", "lstm", "lstm-forget-0", "gru", "min-gru")
 WAVE = (1, 1, -1, -1)
@@ -37,33 +48,33 @@ class Fading(nn.Module):
 
 def test_the_gradient_by_lag_of_a_closed_form() -> None:
     x, y = torch.ones(6, 5, 1), torch.zeros(6, 1)
-    table = by_lag(Fading(0.5, 5), Split(x, y))
+    table = gradient_by_lag(Fading(0.5, 5), Split(x, y))
     slope = 2 * sum(0.5**k for k in range(5))  # of the square of the sum of each sequence
     np.testing.assert_allclose(table["gradient_norm"], [slope * 0.5**k for k in range(5)])
-    assert kept(table["gradient_norm"].tolist()) == pytest.approx(0.5)
+    assert decay_factor(table["gradient_norm"].tolist()) == pytest.approx(0.5)
 
 
 def test_only_the_last_step_is_asked() -> None:
     """A network whose every answer depends on its own step alone has no gradient further back."""
-    table = by_lag(Readout(6, 4, "steps"), data_of("copying-4").test)
+    table = gradient_by_lag(Readout(6, 4, "steps"), make_data("copying-4").test)
     assert table["gradient_norm"].iloc[0] > 0
     assert (table["gradient_norm"].iloc[1:] == 0).all()
-    assert kept(table["gradient_norm"].tolist()) == 0
+    assert decay_factor(table["gradient_norm"].tolist()) == 0
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_network_answers_every_task(name: str) -> None:
     for task in ("adding-4", "copying-3"):
-        data = data_of(task)
+        data = make_data(task)
         output = build(name, data)(data.test.x[:2])
         assert output.shape == ((2, 1) if task == "adding-4" else (2, 4, 9))
 
 
 def test_an_unknown_task_is_told() -> None:
-    assert fits({"task": "adding-30"})
+    assert is_valid({"task": "adding-30"})
     for task in ("adding", "sorting-3", "copying-x", "adding-1"):
         with pytest.raises(UsageError, match="choose pixels"):
-            fits({"task": task})
+            is_valid({"task": task})
 
 
 def synthetic(
@@ -80,11 +91,11 @@ def synthetic(
         for seed in range(seeds):
             gone = variant == "lstm" and seed < lost
             wave = noise * WAVE[seed] * (1 if variant == "rnn" else -1)
-            own = {"initialisation": rate.get(variant, 0.5) + wave, "trained": 0.5 + wave}
+            own = {"initialization": rate.get(variant, 0.5) + wave, "trained": 0.5 + wave}
             for when in list(own)[: 1 if gone else 2]:
-                tables["lag"].append({**at, "seed": seed, "when": when, "network": "as it is", "lag": 8})
-                for network in ("as it is", "twin")[: 2 if variant != "rnn" else 1]:
-                    value = own[when] if network == "as it is" else 0.3 - wave
+                tables["lag"].append({**at, "seed": seed, "when": when, "network": "original", "lag": 8})
+                for network in ("original", "plain")[: 2 if variant != "rnn" else 1]:
+                    value = own[when] if network == "original" else 0.3 - wave
                     tables["decay"].append({**at, "seed": seed, "when": when, "network": network, "kept": value})
             row = {"status": "diverged" if gone else "ok", "parameters": 9, "chance": 1.0, "singular": 1.1}
             row |= {"test_error": np.nan if gone else error.get(variant, 0.5) + wave}
@@ -94,7 +105,7 @@ def synthetic(
 
 
 def said(tables: dict[str, pd.DataFrame], start: str) -> str:
-    (line,) = (line for line in verdicts(tables) if line.startswith(start))
+    (line,) = (line for line in sentences(tables) if line.startswith(start))
     return line
 
 
@@ -104,7 +115,7 @@ def test_a_gate_that_helps_is_said_to_do_as_a_skip() -> None:
     assert "8 gated shortcuts" in answer
     assert "+60.0 points" in answer
     assert "with which the gradient grows" in said(tables, "It is not an identity")
-    less = said(tables, "With the same weights and every shortcut taken out, at initialisation")
+    less = said(tables, "With the same weights and every shortcut taken out, at initialization")
     assert "less in residual-rnn (30.0 %" in less
     errors = said(tables, "Test error on adding-9")
     lower, _, rest = errors.partition("higher in ")
@@ -115,7 +126,7 @@ def test_a_gate_that_helps_is_said_to_do_as_a_skip() -> None:
 
 
 def test_a_gate_that_does_not_help_is_not_said_to() -> None:
-    lines = list(verdicts(synthetic(dict.fromkeys(NAMES, 0.3), {}, noise=0.2)))
+    lines = list(sentences(synthetic(dict.fromkeys(NAMES, 0.3), {}, noise=0.2)))
     assert lines[0].startswith("That an LSTM's gate helps the gradient as a skip connection would is not shown")
     assert "includes zero" in lines[0]
     assert not any("lower in" in line or "higher in" in line or "keeps less in" in line for line in lines)
@@ -123,7 +134,7 @@ def test_a_gate_that_does_not_help_is_not_said_to() -> None:
 
 def test_one_seed_claims_nothing() -> None:
     tables = synthetic({"lstm": 0.9}, {"lstm": 0.1}, seeds=1)
-    lines = list(verdicts(tables))
+    lines = list(sentences(tables))
     assert not any("95 %" in line or "lower in" in line or "does what a skip" in line for line in lines)
     assert {claim.agrees for claim in claims(tables)} == {"not shown"}
 
@@ -166,7 +177,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], dict[str, 
         )
         cell.config["recipe"] |= {"epochs": 1}
         work(cell.config, folder, lambda _share, _text: None)
-        return load(folder)
+        return load_tables(folder)
 
     return run
 
@@ -179,16 +190,16 @@ def test_a_run_of_a_residual_network(quickly: Callable[[str, Path], dict[str, pd
     found = tables["found"].iloc[0]
     assert (found["combine"], found["shortcut"], found["skips"]) == ("add", "identity", 6 - 1)  # none at the first step
     furthest = tables["lag"].groupby(["when", "network"])["lag"].max()
-    assert furthest.to_dict() == {(w, n): 5 for w in ("initialisation", "trained") for n in ("as it is", "twin")}
+    assert furthest.to_dict() == {(w, n): 5 for w in ("initialization", "trained") for n in ("original", "plain")}
     # the twin is the plain network of the same seed, whose initial weights are the same
     plain = quickly("rnn", tmp_path / "plain")["lag"]
-    mine = at_first(tables["lag"], "twin")
-    np.testing.assert_allclose(mine, at_first(plain, "as it is"))
+    mine = at_first(tables["lag"], "plain")
+    np.testing.assert_allclose(mine, at_first(plain, "original"))
     charts(tables | {"runs": tables["runs"].assign(kept=1.0)})
 
 
 def at_first(lag: pd.DataFrame, network: str) -> list[float]:
-    own = lag[(lag["when"] == "initialisation") & (lag["network"] == network)]
+    own = lag[(lag["when"] == "initialization") & (lag["network"] == network)]
     return own["gradient_norm"].tolist()
 
 
@@ -199,10 +210,10 @@ def charts(tables: dict[str, pd.DataFrame]) -> None:
     for figure in STUDY.figures:
         if figure.chart in ("points", "lines"):
             tables[figure.means] = means(figure, tables[figure.table])
-        drawn(figure, tables)
+        draw(figure, tables)
 
 
 def means(figure: Figure, table: pd.DataFrame) -> pd.DataFrame:
     assert figure.x is not None
     by = dict.fromkeys([figure.by, "task", figure.x.column, *figure.where])
-    return intervals(table, list(by), figure.y)
+    return interval_table(table, list(by), figure.y)

@@ -17,8 +17,8 @@ from skiplab.measure.registry import NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skiplab.cli.kept import Kept
     from skiplab.cli.session import Subject
+    from skiplab.io.resume import ResumeStore
     from skiplab.measure.losses import Function
     from skiplab.measure.protocol import Measure
 
@@ -89,9 +89,10 @@ def measure(
     """Measure what the skip connections of a network do, on data."""
     if report is not None:
         check_page(report)
-    from skiplab.cli.kept import Kept, config_of
+    from skiplab.cli.output_folder import measurement_identity
     from skiplab.cli.session import subject
     from skiplab.data.sources import Asked
+    from skiplab.io.resume import TABLES, ResumeStore
     from skiplab.measure.losses import resolve_loss, resolve_metric
 
     lesion = {"kinds": _split(kind), "groups": _groups(group), "reorder": reorder}
@@ -105,9 +106,9 @@ def measure(
     measures = _fitting(measures, explicit=what is not None, subject_=measured)
     shown = {**lesion, "estimate": method == "estimate"}
     config = {"loss": loss, "metric": metric, "skips": skips, "lesion": shown, "networks": options["networks"]}
-    config = config_of(request, asked, measured, config)
+    config = measurement_identity(request, asked, measured, config)
     with notes():
-        tables = _measured(list(measures), measured, functions, given, memory, Kept(out, config))
+        tables = _measured(list(measures), measured, functions, given, memory, ResumeStore(out, config, TABLES))
     parts = {measure: tables[name] for name, measure in measures.items()}
     _print(request.model, config, parts, as_json)
     _write(request.model, config, parts, report, out)
@@ -171,29 +172,30 @@ def _measured(
     functions: Functions,
     options: Mapping[str, Any],
     memory: float | None,
-    kept: "Kept",
+    store: "ResumeStore",
 ) -> Tables:
     """Every table, in the order of the names; those that are finished are loaded."""
+    from skiplab.cli.output_folder import resume_hint
     from skiplab.measure.losses import try_on
     from skiplab.measure.one_pass import group_by_pass
     from skiplab.measure.registry import load
 
     if any(load(name).needs_targets for name in names):
         try_on(subject.program, subject.batches, functions, subject.targets)
-    tables: Tables = {name: table for name in names if (table := kept.load(name)) is not None}
+    tables: Tables = {name: table for name in names if (table := store.load_table(name)) is not None}
     if tables:
         say(f"loaded what is finished: {', '.join(tables)}")
     try:
         for group in group_by_pass([name for name in names if name not in tables], options):
             started = time.monotonic()
-            found = _run(group, subject, functions, options, {"memory": memory, "folder": kept.folder(group[0])})
+            found = _run(group, subject, functions, options, {"memory": memory, "folder": store.parts_folder(group[0])})
             for name, table in found.items():
-                kept.save(name, table)
+                store.save_table(name, table)
             tables |= found
             say(f"measured {', '.join(group)} in {time.monotonic() - started:.1f} s")
     except (KeyboardInterrupt, SystemExit):
         done = ", ".join(tables) or "nothing yet"
-        say(f"stopped; finished: {done}" + kept.mend())
+        say(f"stopped; finished: {done}; {resume_hint(store.folder)}")
         raise
     return {name: tables[name] for name in names}
 

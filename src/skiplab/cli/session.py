@@ -69,9 +69,9 @@ def _captured(request: Request, source: "Examples | Stream", device: str) -> "Pr
     options = keywords(request.kwargs)
     import torch
     from torch import Tensor
-    from torch.utils import _pytree as pytree
 
     from skiplab.graph.capture import capture
+    from skiplab.graph.torch_compat import pytree
     from skiplab.loading import example_inputs
     from skiplab.loading.resolve import quiet, resolve
     from skiplab.training.fit import fabric_on
@@ -104,7 +104,8 @@ def _captured(request: Request, source: "Examples | Stream", device: str) -> "Pr
 def _typed(example: Any, model: "nn.Module") -> Any:
     """The example with real numbers in the precision of the model's weights."""
     from torch import Tensor
-    from torch.utils import _pytree as pytree
+
+    from skiplab.graph.torch_compat import pytree
 
     kind = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
     return pytree.tree_map_only(
@@ -144,6 +145,9 @@ def _report_samples(source: "Examples | Stream", asked: "Asked") -> None:
         return
     part = f" ({source.part})" if source.part else ""
     if source.part in ("train", "training") and asked.split is None:
-        say(f"note: {source.name} has only the part {source.part}: the model may know it")
+        say(f"note: {source.name} has only the part {source.part}, which the model may have been trained on")
     if len(source) < source.total:
-        say(f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn; --samples 0 takes all")
+        say(
+            f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn at random; "
+            "--samples 0 takes all"
+        )

@@ -27,7 +27,7 @@ study_app = typer.Typer(help="Controlled comparisons, one a question.", no_args_
 app.add_typer(study_app, name="study")
 
 PREPARING = "loading torch and building the networks"  # which take seconds before there is a bar
-MOST_ROWS = 500  # of a table in the JSON beside a Markdown page
+MAX_ROWS = 500  # of a table in the JSON file of a Markdown page
 
 Report = Annotated[
     Path | None,
@@ -72,17 +72,17 @@ def _add(name: str, question: str) -> None:
         if quick and full:
             raise UsageError("--quick and --full exclude each other")
         say(PREPARING)
-        from skiplab.study.question import named
-        from skiplab.study.run import run
+        from skiplab.study.question import load_study
+        from skiplab.study.run import run_study
 
-        study = named(name)
+        study = load_study(name)
         asked = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
         asked = _narrowed(asked, grid or [], variants, seeds, epochs)
         study.cells(asked)  # what makes no sense is told before anything is written
         answer(
             repeating(context),
             name,
-            lambda store, count, listener: run(study, asked, store, count, listener, fresh=fresh),
+            lambda store, count, listener: run_study(study, asked, store, count, listener, fresh=fresh),
             Destination(report, out, runs, workers, as_json),
         )
 
@@ -139,7 +139,7 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
     else:
         overview = result.overview()
         render.stdout().print(render.plain_table(list(map(str, overview)), overview.to_numpy().tolist()))
-        print_lines(["", *(f"– {sentence}" for sentence in result.verdicts)])
+        print_lines(["", *(f"– {sentence}" for sentence in result.sentences)])
         print_lines(_claims(result))
 
 
@@ -210,7 +210,7 @@ def _write(result: "Result", command: str, path: Path, out: Path | None) -> None
     page = study_page(result, facts)
     write_page(page, path, None)
     if path.suffix == ".md":  # for documents, which hold what they say and not every step of it
-        write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MOST_ROWS)})
+        write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MAX_ROWS)})
     if out is not None:
         result.save(out)
         write_page(page, None, out)

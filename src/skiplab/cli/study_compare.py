@@ -49,7 +49,7 @@ def compare(
     from skiplab import study
     from skiplab.cli.train_plan import shape_of
     from skiplab.data.sources import Asked, dataset
-    from skiplab.study.comparison import resolved
+    from skiplab.study.comparison import load_model
 
     named = _named(models)
     options = _options(named, kwargs or [])
@@ -59,7 +59,7 @@ def compare(
     with notes():
         learned = dataset(asked, lambda: shape_of(example))
     variants = {
-        name: partial(resolved, model, options[name]) if options[name] else model for name, model in named.items()
+        name: partial(load_model, model, options[name]) if options[name] else model for name, model in named.items()
     }
     answer(
         repeating(context),

@@ -13,11 +13,11 @@ class StudyCommand(TyperCommand):
     """A study's command. What it varies is looked up when its own help is asked for, since that imports torch."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from skiplab.study.question import named
+        from skiplab.study.question import load_study
 
         super().format_help(ctx, formatter)
         with formatter.section("What is varied"):
-            formatter.write_dl(list(varied(named(str(self.name)))))
+            formatter.write_dl(list(varied(load_study(str(self.name)))))
 
 
 def varied(study: "Study") -> Iterator[tuple[str, str]]:

@@ -1,15 +1,17 @@
-"""What to say where a model's `forward` fails because two values that it joins do not have the same sizes."""
+"""Explains the error of a model whose `forward` joins two values of different sizes."""
 
 import linecache
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from types import CodeType, FrameType
 
 import torch
 from torch import Tensor, nn
+
+from skiplab.errors import format_shape
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _SHOWN = 4
@@ -29,16 +31,13 @@ _GENERAL = "bring both to one shape before they are joined"
 
 
 def explain(error: BaseException) -> str:
-    """The tensors at the line that failed with their shapes, and how to mend it; "" for any other error.
-
-    The second line of the message begins where the shapes end.
-    """
+    """The tensors on the failing line with their shapes, and on a second line the fix; "" for any other error."""
     text = str(error)
     concat, added = _CONCAT.search(text), _SUM.search(text)
     if not (concat or added or _IN_PLACE.search(text)):
         return ""
     tensors = dict(islice(_tensors(error), _SHOWN))
-    shapes = "; ".join(f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'}" for name, tensor in tensors.items())
+    shapes = "; ".join(f"{name} {format_shape(tensor.shape)}" for name, tensor in tensors.items())
     ranks = {tensor.ndim for tensor in tensors.values()}
     rank = ranks.pop() if len(ranks) == 1 else 0
     if concat:
@@ -65,28 +64,22 @@ def _differing(tensors: list[Tensor], along: int, sizes: set[int]) -> int | None
     """The dimension, other than the one of the concatenation, in which tensors have these sizes."""
     rank = min((tensor.ndim for tensor in tensors), default=0)
     found = [dim for dim in range(rank) if dim != along and sizes <= {tensor.shape[dim] for tensor in tensors}]
-    # What fails may be made on the line itself: then all that is known is that an image's channels are joined.
+    # the failing tensors may be made on the line itself: then only the concatenation of channels is known
     return found[0] if found else (2 if rank >= 4 and along == 1 else None)
 
 
 def _tensors(error: BaseException) -> Iterator[tuple[str, Tensor]]:
     """Local tensors of the innermost frame that is not torch's: those named in the failing expression, or all."""
-    inner = [(frame, at) for frame, at in _walk(error) if not frame.f_code.co_filename.startswith(_TORCH)]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    lines = traceback.extract_tb(error.__traceback__, limit=len(frames))  # whatever `sys.tracebacklimit` is
+    inner = [(frame, line) for frame, line in zip(frames, lines, strict=True) if not line.filename.startswith(_TORCH)]
     if not inner:
         return
-    frame, at = inner[-1]
+    frame, line = inner[-1]
     found = {name: value for name, value in frame.f_locals.items() if isinstance(value, (Tensor, list, tuple))}
-    named = [name for name in _names(frame.f_code, at) if name in found]
+    named = [name for name in _names(line) if name in found]
     parts = [part for name in named for part in _parts(name, found[name])]
     yield from parts if len(parts) > 1 else (part for name in found for part in _parts(name, found[name]))
-
-
-def _walk(error: BaseException) -> Iterator[tuple[FrameType, int]]:
-    """Frames of the traceback, each with the index of the instruction at which it stands."""
-    trace = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame, trace.tb_lasti
-        trace = trace.tb_next
 
 
 def _parts(name: str, value: object) -> Iterator[tuple[str, Tensor]]:
@@ -96,13 +89,12 @@ def _parts(name: str, value: object) -> Iterator[tuple[str, Tensor]]:
         yield from ((f"{name}[{i}]", each) for i, each in enumerate(value) if isinstance(each, Tensor))
 
 
-def _names(code: CodeType, at: int) -> list[str]:
+def _names(at: traceback.FrameSummary) -> list[str]:
     """The identifiers of the expression that was being evaluated, in order."""
-    first, last, start, end = list(code.co_positions())[at // 2]
-    if first is None or last is None:
+    if at.lineno is None or at.end_lineno is None:
         return []
-    lines = [linecache.getline(code.co_filename, number) for number in range(first, last + 1)]
-    if start is not None and end is not None and lines:
-        lines[-1] = lines[-1].encode()[:end].decode(errors="ignore")
-        lines[0] = lines[0].encode()[start:].decode(errors="ignore")
+    lines = [linecache.getline(at.filename, number) for number in range(at.lineno, at.end_lineno + 1)]
+    if at.colno is not None and at.end_colno is not None and lines:  # columns count bytes
+        lines[-1] = lines[-1].encode()[: at.end_colno].decode(errors="ignore")
+        lines[0] = lines[0].encode()[at.colno :].decode(errors="ignore")
     return list(dict.fromkeys(re.findall(r"[^\W\d]\w*", " ".join(lines))))

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from skiplab.errors import ModelError, SkiplabError
+from skiplab.graph.rng import isolated_rng
 from skiplab.loading.example_inputs import Declared, Inputs, normal
 from skiplab.loading.transformers_inputs import of_signature, parts
 
@@ -113,7 +114,7 @@ def _family(library: Any, config: Any) -> Any:
 
 def _on_meta(name: str, build: Any, must: bool) -> nn.Module | None:
     """The model on meta; None where its code needs values, unless it must be there."""
-    with torch.random.fork_rng(devices=()):  # what is built afterwards has the weights of its seed
+    with isolated_rng():  # what is built afterwards has the weights of its seed
         try:
             return call(name, build, {}, meta=True).to("meta")  # `torch.Tensor(n)` heeds no default device
         except ModelError:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skiplab.measure.estimate import estimate
     from skiplab.measure.gradient import gradient
     from skiplab.measure.layers import layers
-    from skiplab.measure.lengths import band, lengths
+    from skiplab.measure.lengths import lengths
     from skiplab.measure.lesion import lesion
     from skiplab.measure.linearity import linearity
     from skiplab.measure.one_pass import together
@@ -28,8 +28,14 @@ if TYPE_CHECKING:
     from skiplab.measure.shattering import shattering
     from skiplab.measure.similarity import similarity
     from skiplab.measure.spectrum import spectrum
+    from skiplab.stats.band import band
 
-_HOME = {"band": "lengths", "faster": "accelerate", "together": "one_pass", **{name: name for name in NAMES}}
+_HOME = {
+    "band": "skiplab.stats.band",
+    "faster": "skiplab.measure.accelerate",
+    "together": "skiplab.measure.one_pass",
+    **{name: f"skiplab.measure.{name}" for name in NAMES},
+}
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -38,7 +44,7 @@ class _Package(ModuleType):
     """Keeps `measure.lesion` the function: Python would bind the name to the file lesion.py when that is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if _HOME.get(name) == name and isinstance(value, ModuleType):
+        if name in NAMES and isinstance(value, ModuleType):
             value = getattr(value, name)
         super().__setattr__(name, value)
 
@@ -49,7 +55,7 @@ sys.modules[__name__].__class__ = _Package
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

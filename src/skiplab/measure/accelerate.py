@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.utils import _pytree as pytree
 
-from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
-from skiplab.graph.ops import WEIGHT_LAYERS, operator_name
+from skiplab.graph.ops import WEIGHT_LAYERS, op_info, operator_name
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.fold import fold
+from skiplab.training.precision import has_bfloat16_units
 
 aten = torch.ops.aten
-_PRODUCTS = frozenset("conv1d conv2d conv3d matmul mm bmm einsum scaled_dot_product_attention".split())
 _IN_ANY_LAYOUT = {
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
@@ -39,13 +39,10 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
 
     Args:
         program: an inference graph.
-        dtype: by default bfloat16 where the hardware computes in it natively (see `native`), else the network's own.
+        dtype: by default bfloat16 where the hardware computes in it natively (`training.precision.has_bfloat16_units`),
+            else the network's own.
     """
-    if program.training:
-        raise UsageError(
-            f"{program.name} was captured as training graph, whose batch norm cannot be folded: "
-            "capture it without train=True"
-        )
+    program.require_inference("whose batch norms cannot be folded")
     graph = _copied(program)
     new = fold(graph, program.tensors)
     folded = replace(program, graph=GraphModule(program.graph, graph), tensors={**program.tensors, **new})
@@ -55,17 +52,9 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
         return folded
     own = real[0].dtype
     if dtype is None:
-        dtype = torch.bfloat16 if native(real[0].device) else own
+        dtype = torch.bfloat16 if has_bfloat16_units(real[0].device) else own
     fast = _converted(folded, learned, dtype)
     return fast if _runs(fast, own, dtype) else folded
-
-
-def native(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself: a CPU with AVX-512 BF16 or AMX, a GPU that does not emulate it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _copied(program: Program) -> Graph:
@@ -116,7 +105,7 @@ def _runs(program: Program, own: torch.dtype, dtype: torch.dtype) -> bool:
     """Chooses for each operator the type of its operands; returns whether the output on the example is then finite."""
     trial = _Trial(program, own, dtype)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=()):  # a network with noise draws
+        with torch.no_grad(), isolated_rng():  # the network may draw noise
             output = pytree.tree_leaves(trial.finish())
     except Exception:  # backends raise errors of any type
         return False
@@ -169,4 +158,4 @@ class _Trial(Execution):
 
     def _multiplies(self, node: Node) -> bool:
         op = self.program.by_name.get(node.name)
-        return op is not None and (op.kind in WEIGHT_LAYERS or op.target in _PRODUCTS)
+        return op is not None and (op.kind in WEIGHT_LAYERS or op_info(op.target).contraction)

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, BoundBatch, validate_batches
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 
 Loss = Callable[[Any, Any], Tensor]  # (output, target) -> the batch's mean, a scalar
 Result = TypeVar("Result")
@@ -50,9 +51,8 @@ def map_chunks(
 @contextmanager
 def own_randomness(program: Program) -> Iterator[None]:
     """Random draws inside, such as a training graph's dropout, are the same each time; torch's state is restored."""
-    devices = {tensor.device for tensor in program.tensors.values() if tensor.device.type == "cuda"}
-    with torch.random.fork_rng([device.index or 0 for device in devices]):
-        torch.manual_seed(0)
+    device = next((tensor.device for tensor in program.tensors.values() if tensor.device.type != "cpu"), None)
+    with isolated_rng(0, device):
         yield
 
 
@@ -83,7 +83,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _halved(program: Program, given: BoundBatch, error: BaseException) -> int:
     size = given.size // 2
-    if not size or not program.dynamic_batch:
+    if not size or not divisible(program):
         why = "one sample" if not size else f"a batch of {given.size}, the only size that the program takes,"
         raise DataError(f"{why} does not fit into memory: measure fewer skips, or smaller inputs") from error
     warnings.warn(f"a batch of {given.size} samples does not fit into memory: continuing with {size}", stacklevel=3)

@@ -11,7 +11,7 @@ from skiplab.analysis.merges import Merge
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.graph.interpreter import Edge, Patch
-from skiplab.graph.ops import Op, is_concat
+from skiplab.graph.ops import Op, is_concat, op_info
 from skiplab.graph.program import Program
 from skiplab.measure.batches import finite
 from skiplab.measure.features import output_of
@@ -25,11 +25,6 @@ from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, extremes, finite_in, interval_of, plural, row_at, within
 
 QUANTITIES = ("entries", "energy", "route_kept")
-_ZERO_AT_ZERO = frozenset(
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish tanh prelu _prelu_kernel rrelu clamp "
-    "clamp_min clamp_max abs hardshrink softshrink threshold sin sinh asinh atan erf expm1 log1p sign".split()
-)
-_IN_ORDER = frozenset("view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous clone alias to".split())
 COLUMNS = ["id", "order", "samples", "activation", "route", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_std"))]
 
 
@@ -138,7 +133,7 @@ class _ClippedMerge:
         self.magnitudes: list[Tensor] = []
         self._shortcuts: dict[str, Tensor] = {}
         self._merged: Tensor | None = None
-        self._defined = activation.target in _ZERO_AT_ZERO and self._in_order()
+        self._defined = op_info(activation.target).zero_at_zero and self._in_order()
 
     def edges(self) -> dict[Edge, Patch]:
         """Patches that change nothing and call the first two hooks."""
@@ -173,7 +168,7 @@ class _ClippedMerge:
         """Whether the ops between merge and activation leave entries in their order."""
         op = self.program.ops[self.activation.inputs[0]]
         while op.name != self.merge.op.name:
-            if op.target not in _IN_ORDER:
+            if not op_info(op.target).reshape:
                 return False
             op = self.program.ops[op.inputs[0]]
         return True

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -118,10 +118,10 @@ def _work(program: Program, given: BoundBatch, repeats: int) -> _Work:
     passes = []
     with torch.no_grad():
         with unfused_kernels(program):
-            counted.advance()
+            counted.run_until()
         for _ in range(1 + repeats):
             passes.append(_Timed(program, given.args, given.kwargs))
-            passes[-1].advance()
+            passes[-1].run_until()
     ms = pd.DataFrame([each_pass.ms for each_pass in passes[1:]])
     names = [op.name for op in program.ops]
     flops = np.array([counted.flops[name] for name in names]) / given.size
@@ -132,9 +132,9 @@ def _work(program: Program, given: BoundBatch, repeats: int) -> _Work:
 class _Counted(Execution):
     """A pass that counts the floating-point operations of each node."""
 
-    def advance(self, until: str | None = None) -> Execution:
+    def run_until(self, name: str | None = None) -> Self:
         self.flops: dict[str, int] = {}
-        return super().advance(until)
+        return super().run_until(name)
 
     def run_node(self, n: Node) -> Any:
         with FlopCounterMode(display=False) as counter:
@@ -146,9 +146,9 @@ class _Counted(Execution):
 class _Timed(Execution):
     """A pass that times each node, in milliseconds."""
 
-    def advance(self, until: str | None = None) -> Execution:
+    def run_until(self, name: str | None = None) -> Self:
         self.ms: dict[str, float] = {}
-        return super().advance(until)
+        return super().run_until(name)
 
     def run_node(self, n: Node) -> Any:
         start = time.perf_counter()

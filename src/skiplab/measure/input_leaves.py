@@ -6,6 +6,7 @@ from torch import Tensor
 
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Patch
+from skiplab.graph.ops import op_info
 from skiplab.graph.program import Op, Program
 
 
@@ -16,9 +17,9 @@ def input_leaves(program: Program) -> tuple[Op, ...]:
     """
     useful = [op for op in program.ops if op.index in program.useful]
     inputs = [op for op in useful if op.kind == "input"]
-    real = [op for op in inputs if is_real(program, op) and (None in op.shape or not program.dynamic_batch)]
+    real = [op for op in inputs if is_real(program, op) and program.layouts[op.index].samples is not None]
     if not real:
-        real = [op for op in useful if op.target.startswith("embedding") and op.inputs]
+        real = [op for op in useful if op_info(op.target).embedding and op.inputs]
     if not real:
         raise UsageError(
             f"{program.name} has neither a real-valued input nor an embedding of one that leads to its output, so "

@@ -7,24 +7,24 @@ from fractions import Fraction
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, BoundBatch
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import Loss, batch_loss, finite, map_batches
 from skiplab.measure.input_leaves import input_leaves, replace_values
 from skiplab.measure.losses import resolve_loss
-from skiplab.measure.merge_operands import sample_dimension
 from skiplab.measure.moments import Moments
 from skiplab.measure.polynomial_grad import times_z
 from skiplab.measure.protocol import Measure
 from skiplab.measure.table import measured
+from skiplab.stats.band import band
 from skiplab.stats.columns import Column
-from skiplab.stats.wording import finite_in, quantiles
+from skiplab.stats.wording import finite_in
 
 COLUMNS = ["length", "samples", "norm", "norm_std", "share", "share_std", "weight", "weight_std", "path_share"]
 _GRADIENTS = 1024  # of single samples, in flight at once
@@ -64,8 +64,8 @@ def lengths(
     def work(given: BoundBatch) -> Tensor:
         return _quantities(_coefficients(program, given, function, marked, origin, len(counts)))
 
-    divisible = program.dynamic_batch and not program.training  # a training graph's batch norm sees whole batches
-    largest = max(1, _GRADIENTS // len(counts)) if divisible else None
+    in_parts = divisible(program) and not program.training  # a training graph's batch norm sees whole batches
+    largest = max(1, _GRADIENTS // len(counts)) if in_parts else None
     for given, quantities in map_batches(program, batches, work, largest):
         finite(program, given, quantities[:, :, 0], "the gradient")
         moments.add(quantities)
@@ -75,13 +75,6 @@ def lengths(
         [length, samples, *quantities[length], float(Fraction(count, total))] for length, count in enumerate(counts)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def band(table: pd.DataFrame, column: str = "weight", level: float = 0.95) -> tuple[int, int]:
-    """The shortest and longest length after (1 − level) / 2 of `column` is cut off at either end."""
-    below = table[column].cumsum() / table[column].sum()
-    low, high = (1 - level) / 2, (1 + level) / 2
-    return int(table["length"][below > low].iloc[0]), int(table["length"][below >= high - 1e-12].iloc[0])
 
 
 def _coefficients(
@@ -121,8 +114,8 @@ def _coefficients(
 
 def _by_sample(program: Program, op: Op, grad: Tensor, size: int) -> Tensor:
     """(coefficients, …) as (coefficients, samples, entries)."""
-    dim = sample_dimension(program, op, size)
-    return grad.reshape(len(grad), 1, -1) if dim is None else grad.movedim(dim + 1, 1).reshape(len(grad), size, -1)
+    layout = program.layouts[op.index]
+    return torch.stack([layout.by_sample(each, size) for each in grad])
 
 
 def _quantities(coefficients: Tensor) -> Tensor:
@@ -163,8 +156,8 @@ def sentences(table: pd.DataFrame) -> Iterator[str]:
     if known.empty:
         yield "The gradient of the input is zero: no path carries any of it."
         return
-    low, middle, high = quantiles(known, "weight")
-    few, half, many = quantiles(known, "path_share")
+    (low, high), (few, many) = band(known, "weight"), band(known, "path_share")
+    (_, middle), (_, half) = band(known, "weight", level=0), band(known, "path_share", level=0)
     yield (
         f"95 % of the gradient comes by paths through {low} to {high} branches, half of it by paths of at most "
         f"{middle}; of the paths themselves 95 % have {few} to {many}, half at most {half}."

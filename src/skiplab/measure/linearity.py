@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, BoundBatch, validate_batches
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Op, Program
 from skiplab.measure.affine import unexplained
 from skiplab.measure.batches import map_batches, own_randomness
-from skiplab.measure.features import channels, first_real, fork_of, outputs, sampled
+from skiplab.measure.features import first_real, fork_of, outputs, sampled
 from skiplab.measure.protocol import SAMPLES, Measure
 from skiplab.measure.table import measured
 from skiplab.stats.columns import Column
@@ -108,15 +108,14 @@ def _maps(program: Program, skips: Skips) -> list[tuple[str, _Map]]:
 
 
 def _are_sequences(program: Program, *ops: Op) -> bool:
-    return (
-        all(len(op.shape) == 3 and channels(program, op) == -1 for op in ops) and len({op.shape[1] for op in ops}) == 1
-    )
+    layouts = {program.layouts[op.index].positions for op in ops}
+    return layouts == {(1,)} and len({op.shape[1] for op in ops}) == 1
 
 
 def _first(program: Program, batches: Iterable[Batch], samples: int) -> list[Batch]:
     kept, count = [], 0
     for given in validate_batches(program, batches):
-        part = given.part(0, samples - count) if program.dynamic_batch else given
+        part = given.part(0, samples - count) if divisible(program) else given
         kept.append((part.inputs, None))
         count += part.size
         if count >= samples:

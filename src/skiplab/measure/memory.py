@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
+from skiplab.data.bound_batches import sample_count
 from skiplab.graph.functionalize import viewed_operand
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.program import Program
@@ -79,8 +80,7 @@ def samples(program: Program) -> int:
     """How many samples the sizes in the graph are for: one, unless the batch size is fixed."""
     if program.dynamic_batch:
         return 1
-    given = (x for x in program.flatten(*program.example) if isinstance(x, Tensor) and x.ndim)
-    return next((len(x) for x in given), 1)
+    return sample_count(program, program.flatten(*program.example))
 
 
 def _unread(nodes: list[Node], cut: frozenset[Edge]) -> set[Node]:

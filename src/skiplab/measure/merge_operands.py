@@ -49,22 +49,11 @@ def merges_of(program: Program, skips: Iterable[Skip]) -> dict[str, Merge]:
 def by_sample(program: Program, op: Op, value: Tensor, size: int) -> Tensor:
     """A value of `op` as (samples, everything else), in single precision at least.
 
-    Samples lie along the dimension that grows with the batch (the second in a sequence-first block), possibly with
-    several entries each (the windows of an image). Where there is no such dimension, the batch counts as one sample.
+    A sample may have several entries along its dimension (the windows of an image). What all samples share, or where
+    they are not whole, counts as one sample.
     """
-    dim = sample_dimension(program, op, size)
-    value = value.reshape(1, -1) if dim is None else value.movedim(dim, 0).reshape(size, -1)
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
-
-
-def sample_dimension(program: Program, op: Op, size: int) -> int | None:
-    """The dimension of an op's value along which a batch of `size` samples lies; None where there is none.
-
-    In a program of free batch size it is the one that grows with the batch; else the first, if it has that size.
-    """
-    if program.dynamic_batch:
-        return next((i for i, n in enumerate(op.shape) if n is None), None)
-    return 0 if op.shape[:1] == (size,) else None
+    rows = program.layouts[op.index].by_sample(value, size)
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 def pad_stack(tables: list[Tensor]) -> Tensor:

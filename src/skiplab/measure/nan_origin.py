@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from skiplab.data.bound_batches import BoundBatch
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 
 def find_origin(program: Program, given: BoundBatch) -> str:

@@ -5,16 +5,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.skips import Skips
 from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, detached_tensors
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import finite, map_batches, own_randomness
 from skiplab.measure.input_leaves import input_leaves, replace_values
-from skiplab.measure.merge_operands import by_sample, sample_dimension
+from skiplab.measure.merge_operands import by_sample
 from skiplab.measure.moments import Moments
 from skiplab.measure.network_variants import Variant, check_networks, variants
 from skiplab.measure.protocol import SAMPLES, Measure
@@ -109,12 +109,7 @@ class _Nearby:
             return noise
         rows, norms = by_sample(self.program, op, noise, size), by_sample(self.program, op, value, size).norm(dim=1)
         scale = norms / rows.norm(dim=1)
-        dim = sample_dimension(self.program, op, size)
-        if dim is None:
-            return noise * scale.to(value)
-        shape = [1] * value.ndim
-        shape[dim] = value.shape[dim]
-        return noise * scale.repeat_interleave(value.shape[dim] // len(scale)).reshape(shape).to(value)
+        return noise * self.program.layouts[op.index].spread(scale, value).to(value)
 
 
 def _normal(like: Tensor, seed: int) -> Tensor:

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from skiplab.analysis.edges import shortcut_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, BoundBatch
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Execution
 from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import finite, map_batches
 from skiplab.measure.features import first_real, fork_of, sampled
 from skiplab.measure.jacobian import Jacobian
-from skiplab.measure.merge_operands import sample_dimension
 from skiplab.measure.protocol import ORDER, SAMPLES, Measure
 from skiplab.measure.table import measured
 from skiplab.stats.columns import Column
@@ -74,7 +73,7 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
     def work(given: BoundBatch) -> dict[_Place, Tensor]:
         return _measured(program, given, places, min(given.size, samples - done), np.random.default_rng((seed, done)))
 
-    together = program.training or not program.dynamic_batch
+    together = program.training or not divisible(program)
     for _, values in map_batches(program, batches, work, None if together else 1):
         for place, of_samples in values.items():
             found[place].append(of_samples)
@@ -126,14 +125,14 @@ def _measured(
         for source, together in itertools.groupby(ordered, key=lambda place: place.source):
             sampled(program, given, source, execution.value(source.name), source.module or source.name)
             for place in together:
-                _require_samples_first(program, place, given.size)
+                _require_samples_first(program, place)
                 of_rows = [_values(program, given, execution, place, row, random) for row in range(rows)]
                 found[place] = torch.tensor(of_rows, dtype=torch.double)
     return found
 
 
-def _require_samples_first(program: Program, place: "_Place", size: int) -> None:
-    if sample_dimension(program, place.target, size) != 0:
+def _require_samples_first(program: Program, place: "_Place") -> None:
+    if program.layouts[place.target.index].samples != 0:
         raise UsageError(
             f"the output of `{place.id}` has its samples in another dimension than the first: leave it out, as in "
             "`Skips(s for s in skips if …)`"

@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skiplab.report.charts.curves import gradient_by_layer, path_histogram, training_curves
     from skiplab.report.charts.dashboard import skip_charts
+    from skiplab.report.charts.frontier import frontier_chart
     from skiplab.report.charts.points import lines, points
+    from skiplab.report.charts.run_curves import run_curves
     from skiplab.report.markdown import markdown
     from skiplab.report.page import Page, Section, png, svg
     from skiplab.report.pages.measure import measure_page
     from skiplab.report.pages.model import model_page
-    from skiplab.report.pages.prune import frontier_chart, prune_page
+    from skiplab.report.pages.prune import prune_page
     from skiplab.report.pages.study import study_page
-    from skiplab.report.pages.train import run_curves, train_page
+    from skiplab.report.pages.train import train_page
 
 _HOME = {
     "Page": "page",
     "Section": "page",
-    "frontier_chart": "pages.prune",
+    "frontier_chart": "charts.frontier",
     "gradient_by_layer": "charts.curves",
     "lines": "charts.points",
     "markdown": "markdown",
@@ -28,7 +30,7 @@ _HOME = {
     "png": "page",
     "points": "charts.points",
     "prune_page": "pages.prune",
-    "run_curves": "pages.train",
+    "run_curves": "charts.run_curves",
     "skip_charts": "charts.dashboard",
     "study_page": "pages.study",
     "svg": "page",

@@ -23,7 +23,7 @@ class Axis:
 TRAIN_ERROR, TEST_ERROR = Axis("train_error", "training error", "share"), Axis("test_error", "test error", "share")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """One section of a study's page.
 
@@ -35,7 +35,7 @@ class Figure:
             "gradient" (by layer), "histogram" (of paths), "skips" (arcs with what was measured of them).
         table: whose rows are drawn; for "skips" the table that must be there.
         x, y: for points and lines; a chart for each y.
-        by: the column whose values have colours.
+        by: the column whose values have colors.
         panel: a column for each of whose values there is a chart.
         where: only rows with these values.
         folded: shown when asked for.

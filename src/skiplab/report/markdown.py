@@ -7,37 +7,22 @@ import pandas as pd
 
 from skiplab.report.json_data import number
 from skiplab.report.page import Page, Section
+from skiplab.report.templating import TEMPLATES
 
-MOST_ROWS = 60  # of a table that people read; longer ones are in the data
+MAX_ROWS = 60  # of a table that people read; longer ones are in the data
 
 
 def markdown(page: Page, folder: str) -> str:
     """The page's text; its charts are expected as `folder/NAME.svg`."""
-    parts = [f"# {page.title}"]
-    if page.verdicts:
-        parts.append("\n".join(f"- {verdict}" for verdict in page.verdicts))
-    parts += [text for section in page.sections if (text := _section(section, folder))]
-    parts += ["## How this was made", _facts(page.facts)]
-    return "\n\n".join(parts) + "\n"
+    sections = [section for section in page.sections if _is_shown(section)]
+    return TEMPLATES.get_template("page.md.j2").render(
+        page=page, sections=sections, folder=folder, cell=_cell, fact=_fact
+    )
 
 
-def _section(section: Section, folder: str) -> str:
+def _is_shown(section: Section) -> bool:
     """A section that is folded on the page is left out, and so is a table that nobody would read to its end."""
-    if section.folded or (isinstance(section.content, pd.DataFrame) and len(section.content) > MOST_ROWS):
-        return ""
-    content = section.content
-    if isinstance(content, pd.DataFrame):
-        content = _table(content)
-    elif not isinstance(content, str):
-        content = f"![{section.heading}]({folder}/{section.name}.svg)"
-    return "\n\n".join(part for part in (f"## {section.heading}", section.how, content) if part)
-
-
-def _table(frame: pd.DataFrame) -> str:
-    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    heads = [str(column).replace("_", " ") for column in frame.columns]
-    sides = ["---" if frame[column].dtype.kind not in "iuf" else "--:" for column in frame.columns]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, sides, *rows))
+    return not (section.folded or (isinstance(section.content, pd.DataFrame) and len(section.content) > MAX_ROWS))
 
 
 def _cell(value: Any) -> str:
@@ -45,13 +30,9 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {name}: {_told(value)}" for name, value in facts.items())
-
-
-def _told(value: Any) -> str:
+def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_told(each)}" for name, each in value.items() if each not in ("", None, (), []))
+        return ", ".join(f"{name} {_fact(each)}" for name, each in value.items() if each not in ("", None, (), []))
     if isinstance(value, list | tuple):
-        return " / ".join(_told(each) for each in value)
+        return " / ".join(_fact(each) for each in value)
     return str(value)

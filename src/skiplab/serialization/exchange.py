@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import logging
 import re
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.fx import Node
 from skiplab.errors import CaptureError, OutputError, UsageError
 from skiplab.graph.capture import exported
 from skiplab.graph.program import Program
+from skiplab.graph.source_map import parse_trace
 from skiplab.loading.resolve import quiet
 from skiplab.serialization.compare import Answer, check
 
@@ -142,19 +144,17 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _place(program: Program, chain: list[BaseException]) -> str:
     """ ", at `net.block` (file.py:12)": the translator has a graph of its own, whose lines are generated ones."""
     for error in reversed(chain):
-        trace = error.__traceback__
-        while trace is not None:
-            node = trace.tb_frame.f_locals.get("node")
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            node = frame.f_locals.get("node")
             if isinstance(node, Node):
                 return _written(program, node)
-            trace = trace.tb_next
     return ""
 
 
 def _written(program: Program, node: Node) -> str:
-    lines = re.findall(r'File "<forward \w+>", line (\d+)', node.meta.get("stack_trace") or "")
+    lines = [each.line for each in parse_trace(node.meta.get("stack_trace")) if each.file.startswith("<forward ")]
     text = program.code.text.splitlines()
-    name = text[int(lines[-1]) - 1].split("=")[0].strip() if lines else node.name
+    name = text[lines[-1] - 1].split("=")[0].strip() if lines else node.name
     op = program.by_name.get(name)
     if op is None:
         return f", at `{name}` of the graph"

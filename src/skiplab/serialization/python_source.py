@@ -3,7 +3,8 @@
 import keyword
 import re
 from collections.abc import Iterable
-from textwrap import indent
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import skiplab
 from skiplab.errors import UsageError
@@ -12,8 +13,15 @@ from skiplab.graph.program import Program
 from skiplab.graph.source_map import MARK, heading
 from skiplab.serialization.pytree_source import example, forms_of, given, homes, importable, is_flat
 from skiplab.serialization.state import Entry
-from skiplab.serialization.template import FILE, FORWARD
 
+_TEMPLATES = Environment(
+    loader=PackageLoader("skiplab.serialization"),
+    undefined=StrictUndefined,
+    autoescape=False,  # what it fills is Python, not HTML
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
 _TAKEN = frozenset("Path TENSORS FOLDER INPUTS OUTPUTS load_file nn torch pytree network example device".split())
 _OF_TORCH = frozenset("aten prim prims quantized higher_order rngprims inductor mkldnn onednn".split())
 _WHAT = {
@@ -35,26 +43,27 @@ def source(program: Program, code: Code, entries: Iterable[Entry], files: Iterab
     Raises:
         UsageError: for forms of inputs and outputs, and for operators, that no file can name.
     """
-    files = tuple(files)
     head, _, text = _tidied(code.text).partition("def forward(")
     signature, _, rest = text.partition("\n")
-    body = f"{signature}\n{_headed(rest, program)}"
-    forms, methods = forms_of(code), f"def forward({body}"
-    if code.specs is not None:
-        names = ", ".join(code.arguments)
-        flat = names if is_flat(code.specs[0]) else f"*INPUTS.flatten_up_to({given(program, code)})"
-        methods = FORWARD.format(names=names, flat=flat) + f"def flat({body}"
-    return FILE.format(
+    return _TEMPLATES.get_template("network.py.j2").render(
         name=_class_name(program.name),
         mark=f"{MARK} {skiplab.__version__}",
-        files="\n".join(f"{name:<22} {_WHAT[name]}" for name in files),
-        imports="\n".join(_imports(head, code)),
-        table="\n".join(f'    "{each.name}": {each.row},' for each in entries),
-        forms=forms,
-        constants='load_file(FOLDER / "constants.safetensors")' if "constants.safetensors" in files else "{}",
-        methods=indent(methods, "    "),
-        example=indent(example(program, code), "    "),
+        files={name: _WHAT[name] for name in files},
+        imports=_imports(head, code),
+        entries=entries,
+        forms=forms_of(code),
+        arguments=code.arguments,
+        flat=_flat(program, code),
+        body=f"{signature}\n{_headed(rest, program)}",
+        example=example(program, code),
     )
+
+
+def _flat(program: Program, code: Code) -> str | None:
+    """The arguments as the code takes them, where inputs or outputs have a form of their own."""
+    if code.specs is None:
+        return None
+    return ", ".join(code.arguments) if is_flat(code.specs[0]) else f"*INPUTS.flatten_up_to({given(program, code)})"
 
 
 def _tidied(text: str) -> str:

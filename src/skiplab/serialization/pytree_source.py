@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import UsageError
 from skiplab.graph.codegen import Code
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 _MEND = "let `forward` take and return tensors, or tuples, lists and dicts of tensors"
 
@@ -29,18 +29,17 @@ def _nested(spec: pytree.TreeSpec) -> Iterator[pytree.TreeSpec]:
             yield from _nested(child)
 
 
-def forms_of(code: Code) -> str:
-    """The forms of what goes in and out, where they are more than a tuple of tensors."""
+def forms_of(code: Code) -> dict[str, str]:
+    """The forms of what goes in and out, as expressions by name, where they are more than a tuple of tensors."""
     if code.specs is None:
-        return ""
+        return {}
     inputs, outputs = code.specs
     wanted = {"OUTPUTS": outputs} if is_flat(inputs) else {"INPUTS": inputs, "OUTPUTS": outputs}
     for home in homes(wanted.values()):
         if not importable(home):
             raise UsageError(f"inputs or outputs have a class of `{home}`, which no other program can import: {_MEND}")
     try:
-        texts = {name: pytree.treespec_dumps(spec) for name, spec in wanted.items()}
-        return "\n" + "\n".join(f"{name} = pytree.treespec_loads({text!r})" for name, text in texts.items())
+        return {name: f"pytree.treespec_loads({pytree.treespec_dumps(spec)!r})" for name, spec in wanted.items()}
     except NotImplementedError as error:
         raise UsageError(f"inputs or outputs have a form that cannot be written ({error}): {_MEND}") from error
 

@@ -44,18 +44,30 @@ class Interval:
         return self.known and not self.low <= value <= self.high
 
 
+def t_interval(mean: float, deviation: float, count: int) -> tuple[float, float]:
+    """Ends of a mean's 95 % interval by Student's t; NaN for fewer than two values.
+
+    Args:
+        mean: of the values.
+        deviation: their standard deviation, that of a sample (n − 1).
+        count: how many values there are.
+    """
+    if count < 2:
+        return math.nan, math.nan
+    low, high = stats.t.interval(0.95, count - 1)  # its own `scale` must not be zero, as it is for equal values
+    error = deviation / math.sqrt(count)
+    return mean + float(low) * error, mean + float(high) * error
+
+
 def student(values: "pd.Series | np.ndarray | list[float]") -> Interval:
     """Mean and 95 % interval by Student's t with n − 1 degrees of freedom; what is no number is left out."""
     known = np.asarray(values, dtype=float)
     known = known[np.isfinite(known)]
-    n = len(known)
-    if n == 0:
+    if not len(known):
         return Interval(math.nan, math.nan, math.nan, 0)
     mean = float(known.mean())
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    half = float(stats.t.ppf(0.975, n - 1) * known.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
+    deviation = float(known.std(ddof=1)) if len(known) > 1 else math.nan
+    return Interval(mean, *t_interval(mean, deviation, len(known)), len(known))
 
 
 def paired(a: pd.Series, b: pd.Series) -> Interval:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from skiplab.stats.intervals import t_interval
 
 
 def finite_in(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -24,10 +25,8 @@ def farthest(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def interval_of(row: pd.Series, column: str) -> tuple[float, float]:
-    """Student's t interval around a mean over samples; NaN for a single sample."""
-    n = int(row["samples"])
-    half = stats.t.ppf(0.975, n - 1) * row[f"{column}_std"] / math.sqrt(n) if n > 1 else math.nan
-    return row[column] - half, row[column] + half
+    """Student's t around a mean over samples; NaN where there is one sample."""
+    return t_interval(float(row[column]), float(row[f"{column}_std"]), int(row["samples"]))
 
 
 def intervals_of(table: pd.DataFrame, column: str) -> list[tuple[float, float]]:
@@ -63,13 +62,6 @@ def extremes(table: pd.DataFrame, column: str, form: str = ".3g") -> str:
         return f"at `{table['id'].iloc[0]}`"
     least, most = row_at(table, table[column].argmin()), row_at(table, table[column].argmax())
     return f"from {least[column]:{form}} (`{least['id']}`) to {most[column]:{form}} (`{most['id']}`)"
-
-
-def quantiles(table: pd.DataFrame, column: str) -> tuple[int, int, int]:
-    """The lengths at which the cumulative share of a column reaches 2.5, 50 and 97.5 %."""
-    reached = table[column].cumsum() / table[column].sum()
-    low, middle, high = (int(table["length"][reached >= q - 1e-12].iloc[0]) for q in (0.025, 0.5, 0.975))
-    return low, middle, high
 
 
 def spread(values: pd.Series) -> float:

@@ -1,8 +1,8 @@
 """Run the cells of a grid side by side, one thread each, and never the same cell twice.
 
 A cell is a JSON configuration. Its results lie in a folder named by the hash of that configuration and of the
-code that could change its outcome, so a grid that was stopped anywhere continues where it was, and a changed
-line of code trains anew instead of mixing old results with new.
+code that a run executes, so a grid that was stopped anywhere continues where it was, and a changed formula trains
+anew instead of mixing old results with new.
 """
 
 import contextlib
@@ -16,26 +16,24 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from skiplab.errors import WorkerError
-from skiplab.io.atomic import write_json, writing_to
-from skiplab.study.cache_key import code_of
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
+from skiplab.errors import WorkerError
+from skiplab.io.atomic import writing_to
+from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
+from skiplab.study.cache_key import code_hash
 
 Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises when told to stop
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
 
-_DONE = "done.json"
+_DONE = StoreLayout("done.json", fix=FRESH)  # the configuration of a cell, written when it has finished
 _GRACE = 5.0  # seconds that a stopped cell has to end by itself
 
 
@@ -55,7 +53,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        text = json.dumps([self.config, code_of(self.config.get("study"))], sort_keys=True)
+        text = json.dumps([self.config, code_hash(self.config.get("study"))], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -92,7 +90,7 @@ def run_grid(
     if fresh:
         for folder in folders.values():
             _forget(folder)
-    finished = [cell for cell in cells if (folders[cell.label] / _DONE).exists()]
+    finished = [cell for cell in cells if _DONE.check(folders[cell.label], cell.config)]
     listener.begin(cells, finished)
     todo = [cell for cell in cells if cell not in finished]
     todo.sort(key=lambda cell: -cell.cost)
@@ -196,27 +194,20 @@ def _finish(work: Work, config: dict[str, Any], folder: Path, report: Report) ->
     """Does the work unless another command has just done it."""
     report(0.0, "starting")
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, report):
-        if not (folder / _DONE).exists():
+    with _acquired(folder / "lock", report):
+        if not _DONE.check(folder, config):
             work(config, folder, report)
-            write_json(folder / _DONE, config)
+            ResumeStore(folder, config, _DONE).claim()
 
 
-@contextlib.contextmanager
-def _alone(folder: Path, report: Report) -> Iterator[None]:
+def _acquired(file: Path, report: Report) -> AcquireReturnProxy:
     """Waits while another command works on the same cell. The system drops the lock of a process that dies."""
-    if fcntl is None:
-        yield
-        return
-    with (folder / "lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                report(0.0, "waiting for another command that trains it")
-                time.sleep(0.5)
-        yield
+    lock = FileLock(file, timeout=0.5)
+    while True:
+        try:
+            return lock.acquire()
+        except Timeout:
+            report(0.0, "waiting for another command that trains it")  # raises when the grid is stopped
 
 
 def available_workers() -> int:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import UsageError
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import Loss
 
 

@@ -27,7 +27,7 @@ def forks(
     order = sorted(range(len(lesions)), key=lambda place: position[lesions[place].start])
     for count, place in enumerate(order):
         part.tick(count)
-        clean.advance(until=lesions[place].start)
+        clean.run_until(lesions[place].start)
         yield place, clean.fork({**clean.patches, **lesions[place].patches(part)})
     part.tick(len(order))
     yield len(lesions), clean

@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from skiplab.errors import DataError, UsageError
-from skiplab.graph.channels import channel
 from skiplab.graph.interpreter import Edge, Execution, Patch
 from skiplab.graph.program import Program
 from skiplab.measure.lesions.resumable_pass import Part, Passes, State
-from skiplab.measure.merge_operands import sample_dimension
 
 Replacement = Callable[[Edge, Part], Patch]
 Moments = Mapping[str, tuple[Tensor, Tensor]]  # op -> mean and variance over samples, of the shape of one sample
@@ -38,7 +36,8 @@ def noise(program: Program, moments: Moments, seed: int) -> Replacement:
         def patch(value: Tensor) -> Tensor:
             generator = torch.Generator(value.device).manual_seed(_seed(seed, *edge, part.offset))
             standard = torch.randn(value.shape, generator=generator, dtype=value.dtype, device=value.device)
-            average, deviation = of_channels(moments[edge[1]], channel(program, program.by_name[edge[1]]))
+            dim = program.layouts[program.by_name[edge[1]].index].require_channels(f"`{edge[1]}`")
+            average, deviation = of_channels(moments[edge[1]], dim)
             return average.to(value) + deviation.to(value) * standard
 
         return patch
@@ -105,7 +104,7 @@ def of_channels(moments: tuple[Tensor, Tensor], dim: int) -> tuple[Tensor, Tenso
 
 
 def _one_a_sample(program: Program, value: Tensor, size: int, name: str) -> Tensor:
-    if sample_dimension(program, program.by_name[name], size) != 0 or len(value) != size:
+    if program.layouts[program.by_name[name].index].samples != 0 or len(value) != size:
         raise UsageError(
             f"`{name}` has shape {tuple(value.shape)} for {size} samples: mean, noise and shuffle need values whose "
             "first dimension is the samples; delete it instead (kind 'branch')"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss, finite
 from skiplab.measure.lesions.batchnorm import reestimate_batch_norms
@@ -49,11 +48,7 @@ def _function_name(function: Loss) -> str:
 
 def require_trained(program: Program) -> None:
     """UsageError for a training graph."""
-    if program.training:
-        raise UsageError(
-            f"lesions need batch norm to use its statistics, and {program.name} was captured as training graph: "
-            "capture it without train=True"
-        )
+    program.require_inference("whose batch norms do not use their statistics")
 
 
 def _run(

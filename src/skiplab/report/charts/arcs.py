@@ -19,7 +19,7 @@ def arc_points(spine: pd.DataFrame, skips: pd.DataFrame) -> pd.DataFrame:
     `spine` and `skips` as `skip_charts` takes them. Skips without a finite place get no points.
     """
     count = max(8, min(_POINTS, _BUDGET // max(len(skips), 1)))
-    grounds = {name: _Ground(part) for name, part in spine.groupby(["variant", "depth"])}
+    grounds = {name: _SpineProfile(part) for name, part in spine.groupby(["variant", "depth"])}
     stacked: dict[tuple, int] = {}
     rows = []
     for key, skip in enumerate(skips.to_dict("records")):
@@ -55,7 +55,7 @@ def log2(resolution: float) -> float:
     return math.log2(resolution) if 0 < resolution < math.inf else math.nan
 
 
-class _Ground:
+class _SpineProfile:
     """One network's spine, as far as the arcs above it need to know it."""
 
     def __init__(self, spine: pd.DataFrame) -> None:

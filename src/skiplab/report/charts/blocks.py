@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from skiplab.report.json_data import finite, inline
-from skiplab.report.theme import ALARM, FAINT, INK, PALETTE, AnyChart, dress
+from skiplab.report.theme import ALARM, FAINT, INK, PALETTE, AnyChart, apply_theme
 
 _WIDTH = 860
 
@@ -42,7 +42,7 @@ class Blocks:
         return shown + [alt.Tooltip(f"{column}:Q", title=title, format=".4g") for column, title in columns.items()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quantity:
     """What bars show of a table.
 
@@ -65,10 +65,10 @@ class Quantity:
     labels: bool = True
 
 
-def bars(blocks: Blocks, table: pd.DataFrame, quantity: Quantity, *more: alt.Chart) -> AnyChart:
+def block_bars(blocks: Blocks, table: pd.DataFrame, quantity: Quantity, *more: alt.Chart) -> AnyChart:
     """Bars from zero, with `more` on top, and a cross for what is no finite number."""
     column, title = quantity.column, quantity.title
-    frame = _with_ends(table, quantity)
+    frame = _with_interval(table, quantity)
     x = blocks.x(quantity.labels)
     axis = alt.Axis(tickCount=4, domain=False, ticks=False, format=quantity.form)
     y = alt.Y(f"{column}:Q", title=title, axis=axis, scale=quantity.scale)
@@ -76,7 +76,7 @@ def bars(blocks: Blocks, table: pd.DataFrame, quantity: Quantity, *more: alt.Cha
     base, color = alt.Chart(inline(frame)), quantity.color or alt.value(PALETTE[1])
     layers: list[Any] = [
         base.mark_bar().encode(x=x, y=y, color=color, tooltip=blocks.tooltip(**shown)),
-        zero(),
+        reference_line(),
     ]
     if "low" in frame:
         rule = base.mark_rule(color=INK, strokeWidth=1.2).transform_filter("isValid(datum.low) && isValid(datum.high)")
@@ -95,7 +95,7 @@ def _crosses(blocks: Blocks, table: pd.DataFrame, column: str) -> alt.Chart:
     )
 
 
-def zero(at: float = 0.0, color: str = FAINT) -> alt.Chart:
+def reference_line(at: float = 0.0, color: str = FAINT) -> alt.Chart:
     """A line across at a value that means something."""
     return alt.Chart(inline(pd.DataFrame({"at": [at]}))).mark_rule(color=color).encode(y=alt.Y("at:Q"))
 
@@ -107,10 +107,10 @@ def subtitle(text: str) -> alt.TitleParams:
 
 def stacked(title: str, panels: Sequence[AnyChart]) -> alt.VConcatChart:
     """Panels one below the other under one title."""
-    return dress(alt.vconcat(*panels, spacing=14, title=title).resolve_scale(color="independent"))
+    return apply_theme(alt.vconcat(*panels, spacing=14, title=title).resolve_scale(color="independent"))
 
 
-def _with_ends(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+def _with_interval(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     frame, ends = table.assign(**{quantity.column: finite(table[quantity.column])}), quantity.ends
     if isinstance(ends, str):
         middle, deviation = frame[quantity.column], finite(table[ends])

@@ -7,11 +7,11 @@ import altair as alt
 import pandas as pd
 
 from skiplab.report.charts.arcs import arc_points
-from skiplab.report.charts.bars import bars
-from skiplab.report.charts.diagram import Linked, diagram
+from skiplab.report.charts.bars import skip_bars
+from skiplab.report.charts.diagram import LinkedCharts, arc_diagram
 from skiplab.report.json_data import depth_choice, depths, variants
 from skiplab.report.skip_table import skip_records
-from skiplab.report.theme import dress
+from skiplab.report.theme import apply_theme
 
 
 def skip_charts(
@@ -32,28 +32,30 @@ def skip_charts(
     - contribution: variant, depth, seed, id, ratio (‖F(x)‖/‖x‖, dimensionless), cosine (−1 to 1)
     - gradient: variant, depth, seed, id, gradient_norm (of the loss by the merge's value)
 
-    Arcs have the colour of the loss change, or of their shortcut's kind where no lesion was measured. A click on
+    Arcs have the color of the loss change, or of their shortcut's kind where no lesion was measured. A click on
     empty space clears the selection; the depth begins with the deepest.
     """
     choices = depths(spine, skips)
     record = skip_records(skips, lesion, contribution, gradient)
     pick = alt.selection_point(name="pick", fields=["id"])
-    linked = Linked(pick, record, arc_points(spine, skips), choices)
+    linked = LinkedCharts(pick, record, arc_points(spine, skips), choices)
     measured = ((lesion, "loss_change"), (contribution, "ratio"), (gradient, "gradient_norm"))
     groups: list[Any] = []
     legends: set[str] = set()  # what has its legend already
     for name in variants(spine, skips):
         own = record[record["variant"] == name]
-        parts: list[Any] = [diagram(linked, name, spine[spine["variant"] == name], legend=_first("arcs", own, legends))]
+        parts: list[Any] = [
+            arc_diagram(linked, name, spine[spine["variant"] == name], legend=_first("arcs", own, legends))
+        ]
         for frame, column in measured:
             if frame is not None and own[f"{column}_text"].ne("not measured").any():
-                parts.append(bars(linked, name, frame, column, legend=_first(column, own, legends)))
+                parts.append(skip_bars(linked, name, frame, column, legend=_first(column, own, legends)))
         groups.append(alt.vconcat(*parts, spacing=4).resolve_scale(color="independent"))
     whole = alt.vconcat(*groups, spacing=24).resolve_scale(color="independent", strokeDash="independent")
     whole = whole.add_params(depth_choice(choices))
     if views := list(_named(whole)):
         whole.params = [*cast("list[Any]", whole.params), linked.selection(views)]
-    return dress(whole)
+    return apply_theme(whole)
 
 
 def _first(chart: str, own: pd.DataFrame, legends: set[str]) -> bool:

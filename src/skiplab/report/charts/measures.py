@@ -9,7 +9,7 @@ import pandas as pd
 
 from skiplab.errors import UsageError
 from skiplab.report.charts import signals
-from skiplab.report.charts.blocks import Blocks, Quantity, bars, stacked, subtitle, zero
+from skiplab.report.charts.blocks import Blocks, Quantity, block_bars, reference_line, stacked, subtitle
 from skiplab.report.json_data import finite, inline
 from skiplab.report.theme import ABOVE, BELOW, INK, MUTED, PALETTE, ZERO, AnyChart
 
@@ -22,10 +22,16 @@ def contribution_chart(table: pd.DataFrame) -> AnyChart:
     table: id, order, ratio, cosine, each with `_std`.
     """
     blocks = Blocks(table)
-    size = bars(blocks, table, Quantity("ratio", "‖F(x)‖ / ‖x‖", "ratio_std", labels=not _any(table, "cosine")))
+    size = block_bars(
+        blocks,
+        table,
+        Quantity(column="ratio", title="‖F(x)‖ / ‖x‖", ends="ratio_std", labels=not _has_values(table, "cosine")),
+    )
     panels: list[AnyChart] = [size]
-    if _any(table, "cosine"):
-        panels.append(bars(blocks, table, Quantity("cosine", "cosine of F(x) and x", "cosine_std")))
+    if _has_values(table, "cosine"):
+        panels.append(
+            block_bars(blocks, table, Quantity(column="cosine", title="cosine of F(x) and x", ends="cosine_std"))
+        )
     return stacked("How large is each branch beside its shortcut, and in which direction?", panels)
 
 
@@ -35,9 +41,11 @@ def clipping_chart(table: pd.DataFrame) -> AnyChart:
     table: id, order, route, energy, energy_std, route_kept.
     """
     blocks = Blocks(table)
-    removed = bars(blocks, table, Quantity("energy", "energy removed", "energy_std", form=".0%", labels=False))
+    removed = block_bars(
+        blocks, table, Quantity(column="energy", title="energy removed", ends="energy_std", form=".0%", labels=False)
+    )
     data = inline(table.assign(route_kept=finite(table["route_kept"])))
-    y = alt.Y("route_kept:Q", title="energy left", axis=alt.Axis(format=".0%", tickCount=4), scale=_from_zero())
+    y = alt.Y("route_kept:Q", title="energy left", axis=alt.Axis(format=".0%", tickCount=4), scale=_zero_based())
     left = alt.Chart(data).encode(x=blocks.x(), y=y, detail="route:N", tooltip=blocks.tooltip(route_kept="energy left"))
     return stacked(
         "What does the activation behind each merge take from the shortcut's signal?",
@@ -48,13 +56,13 @@ def clipping_chart(table: pd.DataFrame) -> AnyChart:
 def lesion_chart(table: pd.DataFrame) -> AnyChart:
     """What the loss rises by when each part is deleted, a panel for each kind of lesion.
 
-    table: id, order, kind, batchnorm, loss_change, loss_change_low, loss_change_high. The colour says where the
+    table: id, order, kind, batchnorm, loss_change, loss_change_low, loss_change_high. The color says where the
     95 % interval lies; an infinite loss is a cross. The axes go by the square root: changes have long tails.
     """
     blocks = Blocks(table)
     low, high = finite(table["loss_change_low"]), finite(table["loss_change_high"])
     sign = np.select([low > 0, high < 0, low.notna()], [_SIGNS[0], _SIGNS[2], _SIGNS[1]], default="unknown")
-    sign = np.where(finite(table["loss_change"]).isna(), _SIGNS[1], sign)  # a cross, and no bar to be coloured
+    sign = np.where(finite(table["loss_change"]).isna(), _SIGNS[1], sign)  # a cross, and no bar to be colored
     names = [*_SIGNS, *(["unknown"] if "unknown" in sign else [])]
     scale = alt.Scale(domain=names, range=[ABOVE, ZERO, BELOW, MUTED][: len(names)])
     panels, ends = [], ("loss_change_low", "loss_change_high")
@@ -62,14 +70,16 @@ def lesion_chart(table: pd.DataFrame) -> AnyChart:
     for number, ((kind, norms), group) in enumerate(groups):
         shown = alt.Legend(title="95 % interval", orient="top") if number == 0 else None
         color, last = alt.Color("sign:N", scale=scale, legend=shown), number == len(groups) - 1
-        quantity = Quantity("loss_change", "loss change", ends, color, scale=alt.Scale(type="sqrt"), labels=last)
-        title = subtitle(_lesioned(str(kind), str(norms), table["batchnorm"].nunique() > 1))
-        panels.append(bars(blocks, group, quantity).properties(title=title))
+        quantity = Quantity(
+            column="loss_change", title="loss change", ends=ends, color=color, scale=alt.Scale(type="sqrt"), labels=last
+        )
+        title = subtitle(_panel_title(str(kind), str(norms), table["batchnorm"].nunique() > 1))
+        panels.append(block_bars(blocks, group, quantity).properties(title=title))
     title = "What does each block do for the loss? Its change when deleted, not retrained (square-root axis)"
     return stacked(title, panels)
 
 
-def _lesioned(kind: str, norms: str, several: bool) -> str:
+def _panel_title(kind: str, norms: str, several: bool) -> str:
     told = {
         "branch": "branch deleted",
         "shortcut": "shortcut deleted",
@@ -96,7 +106,9 @@ def estimate_chart(table: pd.DataFrame) -> AnyChart:
         x=blocks.x(), y="first_order:Q", tooltip=blocks.tooltip(first_order="first order")
     )
     title = "What would the loss rise by? Estimated from gradients (the tick: first order alone)"
-    return stacked(title, [bars(blocks, table, Quantity("loss_change", "estimated loss change"), tick)])
+    return stacked(
+        title, [block_bars(blocks, table, Quantity(column="loss_change", title="estimated loss change"), tick)]
+    )
 
 
 def probe_chart(table: pd.DataFrame) -> AnyChart:
@@ -138,7 +150,7 @@ def spectrum_chart(table: pd.DataFrame) -> AnyChart:
         middle = base.mark_tick(color=INK, thickness=2).encode(
             y=alt.Y("middle:Q", title="singular value"), tooltip=shown
         )
-        panels.append(blocks.panel(zero(1.0, MUTED), span, middle).properties(title=subtitle(str(network))))
+        panels.append(blocks.panel(reference_line(1.0, MUTED), span, middle).properties(title=subtitle(str(network))))
     return stacked("Does a block keep the size of what goes through? Singular values of its Jacobian", panels)
 
 
@@ -148,8 +160,10 @@ def linearity_chart(table: pd.DataFrame) -> AnyChart:
     table: id, order, nonlinearity, distance_from_identity.
     """
     blocks = Blocks(table)
-    panels: list[AnyChart] = [bars(blocks, table, Quantity("nonlinearity", "not linear", form=".0%", labels=False))]
-    panels.append(bars(blocks, table, Quantity("distance_from_identity", "from identity")))
+    panels: list[AnyChart] = [
+        block_bars(blocks, table, Quantity(column="nonlinearity", title="not linear", form=".0%", labels=False))
+    ]
+    panels.append(block_bars(blocks, table, Quantity(column="distance_from_identity", title="from identity")))
     return stacked("How nonlinear is each block, and how far from doing nothing?", panels)
 
 
@@ -164,7 +178,7 @@ def cost_chart(table: pd.DataFrame) -> AnyChart:
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
     long = table.melt(["id", "order"], ["branch_ms", "shortcut_ms"], var_name="way", value_name="ms")
     long = long.assign(way=long["way"].str.removesuffix("_ms"), ms=finite(long["ms"]))
-    colour = alt.Color(
+    color = alt.Color(
         "way:N",
         title=None,
         scale=alt.Scale(domain=["branch", "shortcut"], range=[PALETTE[0], PALETTE[1]]),
@@ -176,23 +190,25 @@ def cost_chart(table: pd.DataFrame) -> AnyChart:
         .encode(
             x=blocks.x(),
             y=alt.Y("ms:Q", title="time (ms)", axis=alt.Axis(tickCount=4)),
-            color=colour,
+            color=color,
             tooltip=[*blocks.tooltip(ms="ms"), "way:N"],
         )
     )
     panels: list[AnyChart] = [
-        bars(blocks, held, Quantity("held", f"held ({unit} a sample)", labels=not long["ms"].notna().any()))
+        block_bars(
+            blocks, held, Quantity(column="held", title=f"held ({unit} a sample)", labels=not long["ms"].notna().any())
+        )
     ]
     if long["ms"].notna().any():
         panels.append(blocks.panel(time))
     return stacked("What does each skip connection cost in memory and time?", panels)
 
 
-def _any(table: pd.DataFrame, column: str) -> bool:
+def _has_values(table: pd.DataFrame, column: str) -> bool:
     return bool(finite(table[column]).notna().any())
 
 
-def _from_zero() -> alt.Scale:
+def _zero_based() -> alt.Scale:
     return alt.Scale(domainMin=0, nice=True)
 
 
@@ -206,7 +222,9 @@ def bars_chart(table: pd.DataFrame) -> AnyChart:
     panels: list[AnyChart] = []
     for name in numbers:
         ends = f"{name}_std" if f"{name}_std" in table else None
-        panels.append(bars(blocks, table, Quantity(name, name, ends, labels=name == numbers[-1])))
+        panels.append(
+            block_bars(blocks, table, Quantity(column=name, title=name, ends=ends, labels=name == numbers[-1]))
+        )
     return stacked("What was measured of each block?", panels)
 
 

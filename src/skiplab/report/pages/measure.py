@@ -35,12 +35,23 @@ def measure_page(
     charts, numbers = [], []
     for part in parts:
         if len(part.table) and part.chart is not None:
-            charts.append(Section(part.heading, part.reading, measure_chart(part.chart, part.table), part.name))
-        numbers.append(Section(f"{part.heading} in numbers", f"{len(part.table)} rows.", part.table, folded=True))
+            charts.append(
+                Section(
+                    heading=part.heading,
+                    how=part.reading,
+                    content=measure_chart(part.chart, part.table),
+                    name=part.name,
+                )
+            )
+        numbers.append(
+            Section(
+                heading=f"{part.heading} in numbers", how=f"{len(part.table)} rows.", content=part.table, folded=True
+            )
+        )
     return Page(
         title=title,
         lead="Every sentence is computed from the numbers below. Hover for the numbers of a block.",
-        verdicts=sentences,
+        sentences=sentences,
         sections=[*charts, *numbers],
         facts=facts,
     )

@@ -44,35 +44,42 @@ from skiplab.study import networks
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
-from skiplab.study.networks import PLAIN, RESIDUAL, VARIANTS, cost, for_digits
-from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import SAMPLES, Training, found, save, train, wrong
-from skiplab.study.sentences import compared, difference, named, of, percent, sided, times
+from skiplab.study.networks import PLAIN, RESIDUAL, VARIANTS, digit_network, estimated_cost
+from skiplab.study.question import Grid, Settings, Study, Tables, network_name
+from skiplab.study.run_cell import SAMPLES, RunContext, capture_and_find, error_rate, save_tables, train_network
+from skiplab.study.sentences import (
+    compare_shares,
+    format_difference,
+    format_headline,
+    format_percent,
+    format_ratio,
+    values_by_seed,
+)
 from skiplab.training.fit import Recipe
 
-MOST = 1437  # samples of the training part
-NO_HARM, SMALL = 0.01, 0.1  # rise in test error, and size of a branch beside its signal: see above
+ALL_SAMPLES = 1437  # samples of the training part
+DISPENSABLE, NEAR_IDENTITY = 0.01, 0.1  # rise in test error, and size of a branch beside its signal: see above
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
-    "quick": Grid({"depth": (8, 32), "samples": (50, MOST)}, recipe=replace(RECIPE, epochs=6)),
-    "default": Grid({"depth": (8, 32), "samples": (50, 200, MOST)}, recipe=RECIPE),
-    "full": Grid({"depth": (8, 20, 56), "samples": (50, 200, MOST)}, seeds=5, recipe=RECIPE),
+    "quick": Grid(axes={"depth": (8, 32), "samples": (50, ALL_SAMPLES)}, recipe=replace(RECIPE, epochs=6)),
+    "default": Grid(axes={"depth": (8, 32), "samples": (50, 200, ALL_SAMPLES)}, recipe=RECIPE),
+    "full": Grid(axes={"depth": (8, 20, 56), "samples": (50, 200, ALL_SAMPLES)}, seeds=5, recipe=RECIPE),
 }
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
     """A network of one variant and depth, trained on so many samples."""
-    model = for_digits(settings, **VARIANTS[settings["variant"]])
-    data = fewer(digits(), settings["samples"], settings["seed"])
-    tables, network = train(model, data, Training(settings, folder, report))
+    model = digit_network(settings, **VARIANTS[settings["variant"]])
+    data = training_subset(digits(), settings["samples"], settings["seed"])
+    tables, network = train_network(model, data, RunContext(settings, folder, report))
     tables["runs"]["gap"] = tables["runs"]["test_error"] - tables["runs"]["train_error"]
     if network is not None:
         report(0.9, "measuring")
-        tables |= measured(model, network, data)
-    save(tables, folder)
+        tables |= measure_blocks(model, network, data)
+    save_tables(tables, folder)
 
 
-def fewer(data: DataSet, samples: int, seed: int) -> DataSet:
+def training_subset(data: DataSet, samples: int, seed: int) -> DataSet:
     """So many training samples, repeated to as many as there were; of every class as equally many as can be.
 
     What a seed draws for fewer samples is part of what it draws for more.
@@ -84,19 +91,19 @@ def fewer(data: DataSet, samples: int, seed: int) -> DataSet:
     return DataSet(data.name, Split(data.train.x[chosen], data.train.y[chosen]), data.test, data.classes)
 
 
-def measured(before: nn.Module, after: nn.Module, data: DataSet) -> Tables:
+def measure_blocks(before: nn.Module, after: nn.Module, data: DataSet) -> Tables:
     """Table parts: a row for each block (of a plain network: layer) that can be deleted, on the test part.
 
     Columns id, order, part (1, 2, …), loss_change, error_change, and for a block ratio, and ratio_initial: the same
-    before training, with batch norms normalising by the batch.
+    before training, with batch norms normalizing by the batch.
     """
-    program, skips = found(after, data)
+    program, skips = capture_and_find(after, data)
     test = list(batches(data.test, SAMPLES))
     if not skips:
-        deleted = measure.layers(program, test, F.cross_entropy, wrong)
+        deleted = measure.layers(program, test, F.cross_entropy, error_rate)
         sizes = deleted[["id"]].assign(ratio=float("nan"), ratio_initial=float("nan"))
     else:
-        deleted = measure.lesion(program, skips, test, F.cross_entropy, wrong)
+        deleted = measure.lesion(program, skips, test, F.cross_entropy, error_rate)
         start = capture(before, (test[0][0],), train=True)
         initial = measure.contribution(start, find(start), test)[["id", "ratio"]]
         sizes = measure.contribution(program, skips, test)[["id", "ratio"]]
@@ -106,23 +113,23 @@ def measured(before: nn.Module, after: nn.Module, data: DataSet) -> Tables:
     return {"parts": parts.assign(part=range(1, len(parts) + 1))}
 
 
-def used(tables: Tables) -> Tables:
+def postprocess(tables: Tables) -> Tables:
     """`runs` with what its parts say: shares dispensable and near the identity, number needed, sizes of branches.
 
     Afterwards and not in each run, so that other thresholds need no other training.
     """
-    curves = tables["curves"].assign(network=_size(tables["curves"])) if "curves" in tables else None
+    curves = tables["curves"].assign(network=_panel_name(tables["curves"])) if "curves" in tables else None
     tables = tables if curves is None else {**tables, "curves": curves}
     runs, parts = tables["runs"], tables.get("parts")
     if parts is None:
         return tables
     by = ["variant", "depth", "samples", "seed"]
     parts = parts.assign(
-        dispensable=parts["error_change"] < NO_HARM,
-        needed=parts["error_change"] >= NO_HARM,
-        network=_size(parts),
-        near_identity=(parts["ratio"] < SMALL).where(parts["ratio"].notna()).astype(float),
-        near_initially=(parts["ratio_initial"] < SMALL).where(parts["ratio_initial"].notna()).astype(float),
+        dispensable=parts["error_change"] < DISPENSABLE,
+        needed=parts["error_change"] >= DISPENSABLE,
+        network=_panel_name(parts),
+        near_identity=(parts["ratio"] < NEAR_IDENTITY).where(parts["ratio"].notna()).astype(float),
+        near_initially=(parts["ratio_initial"] < NEAR_IDENTITY).where(parts["ratio_initial"].notna()).astype(float),
     )
     columns = {
         "dispensable": "mean",
@@ -137,60 +144,62 @@ def used(tables: Tables) -> Tables:
     return {**tables, "parts": parts, "runs": runs.merge(found, on=by, how="left")}
 
 
-def _size(table: pd.DataFrame) -> pd.Series:
+def _panel_name(table: pd.DataFrame) -> pd.Series:
     """What a panel of a chart is called."""
     return table["depth"].astype(str) + " layers, " + table["samples"].astype(str) + " samples"
 
 
-def fits(settings: Settings) -> bool:
-    if not 10 <= settings["samples"] <= MOST:
-        raise UsageError(f"samples {settings['samples']}: give a number from 10, one a class, to {MOST}, all there are")
-    return networks.fits(settings)
+def is_valid(settings: Settings) -> bool:
+    if not 10 <= settings["samples"] <= ALL_SAMPLES:
+        raise UsageError(
+            f"samples {settings['samples']}: give a number from 10, one a class, to {ALL_SAMPLES}, all there are"
+        )
+    return networks.is_valid(settings)
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
+def sentences(tables: Tables) -> Iterator[str]:
     """First how much of the network is in use, then how that and the error depend on depth and samples."""
     runs = tables["runs"]
     depths, samples, variants = (list(dict.fromkeys(runs[name])) for name in ("depth", "samples", "variant"))
     deep, shallow, few, many = max(depths), min(depths), min(samples), max(samples)
     for variant in sorted(variants, key=PLAIN.__eq__):  # the question is about the others
-        yield _in_use(runs, variant, deep, many)
+        yield _use_sentence(runs, variant, deep, many)
     if shallow < deep:
         for variant in variants:
-            yield _deeper(runs, variant, (deep, shallow), few)
+            yield _depth_sentence(runs, variant, (deep, shallow), few)
         for variant in variants:
-            yield _more_in_use(runs, variant, (deep, shallow), many)
+            yield _needed_sentence(runs, variant, (deep, shallow), many)
     if few < many:
         for variant in variants:
-            yield _less_to_learn(runs, variant, deep, (few, many))
+            yield _samples_sentence(runs, variant, deep, (few, many))
     for variant in variants:
-        yield from _identity(runs, variant, deep, (few, many))
+        yield from _identity_sentences(runs, variant, deep, (few, many))
     for other in variants[1:] if variants[0] == PLAIN else ():
-        yield compared(
-            runs, _network(PLAIN, deep, few), _network(other, deep, few), "gap", "gap of test to training error"
+        yield compare_shares(
+            runs, _network_key(PLAIN, deep, few), _network_key(other, deep, few), "gap", "gap of test to training error"
         )
 
 
-def _in_use(runs: pd.DataFrame, variant: str, depth: int, samples: int) -> str:
-    place = _network(variant, depth, samples)
-    idle, near = (student(of(runs, column, place)) for column in ("dispensable", "near_identity"))
+def _use_sentence(runs: pd.DataFrame, variant: str, depth: int, samples: int) -> str:
+    place = _network_key(variant, depth, samples)
+    idle, near = (student(values_by_seed(runs, column, place)) for column in ("dispensable", "near_identity"))
     part = "layers" if variant == PLAIN else "blocks"
     if not idle.count:
-        return f"{named(place)}: no run finished, so nothing is known of how much of it is needed."
-    answer = f"a part of the network is not needed: {percent(idle)}"
+        return f"{network_name(place)}: no run finished, so nothing is known of how much of it is needed."
+    answer = f"a part of the network is not needed: {format_percent(idle)}"
     if not idle.excludes(0):
-        answer = f"all of the network may be needed: {percent(idle)}"
-    identity = f", and {percent(near)} are near the identity" if near.count else ""
+        answer = f"all of the network may be needed: {format_percent(idle)}"
+    identity = f", and {format_percent(near)} are near the identity" if near.count else ""
     return (
-        f"{named(place)}: {answer} of {part} can be deleted, one at a time, for less than {100 * NO_HARM:g} point of "
-        f"test error{identity}."
+        f"{network_name(place)}: {answer} of {part} can be deleted, one at a time, for less than "
+        f"{100 * DISPENSABLE:g} point of test error{identity}."
     )
 
 
-def _deeper(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
-    deep, shallow = (of(runs, "test_error", _network(variant, depth, samples)) for depth in depths)
+def _depth_sentence(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
+    deep, shallow = (values_by_seed(runs, "test_error", _network_key(variant, depth, samples)) for depth in depths)
     which = f"{variant}, {samples} samples, {depths[0]} layers against {depths[1]}"
-    return sided(
+    return format_headline(
         paired(deep, shallow),
         f"{which}: more depth does harm to the test error",
         f"{which}: more depth helps the test error",
@@ -198,12 +207,12 @@ def _deeper(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: 
     )
 
 
-def _more_in_use(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
-    deep, shallow = (of(runs, "needed", _network(variant, depth, samples)) for depth in depths)
+def _needed_sentence(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
+    deep, shallow = (values_by_seed(runs, "needed", _network_key(variant, depth, samples)) for depth in depths)
     found, part = paired(deep, shallow), "layers" if variant == PLAIN else "blocks"
     text = (
-        f"{variant}, {samples} samples: {_mean(deep)} {part} are needed at {depths[0]} layers, {_mean(shallow)} at "
-        f"{depths[1]}"
+        f"{variant}, {samples} samples: {_format_mean(deep)} {part} are needed at {depths[0]} layers, "
+        f"{_format_mean(shallow)} at {depths[1]}"
     )
     if not found.known:
         return f"{text}; a single seed or none gives no interval."
@@ -215,14 +224,14 @@ def _more_in_use(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samp
     )
 
 
-def _less_to_learn(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[int, int]) -> str:
-    few, many = (of(runs, "dispensable", _network(variant, depth, n)) for n in samples)
+def _samples_sentence(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[int, int]) -> str:
+    few, many = (values_by_seed(runs, "dispensable", _network_key(variant, depth, n)) for n in samples)
     part = "layers" if variant == PLAIN else "blocks"
     which = (
-        f"{variant}, {depth} layers: {percent(student(few))} of {part} are dispensable with {samples[0]} samples, "
-        f"{percent(student(many))} with {samples[1]}"
+        f"{variant}, {depth} layers: {format_percent(student(few))} of {part} are dispensable with {samples[0]} "
+        f"samples, {format_percent(student(many))} with {samples[1]}"
     )
-    return sided(
+    return format_headline(
         paired(few, many),
         f"With fewer samples a larger share can be deleted without harm. {which}",
         f"With fewer samples a smaller share can be deleted without harm. {which}",
@@ -230,24 +239,26 @@ def _less_to_learn(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[
     )
 
 
-def _identity(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[int, int]) -> Iterator[str]:
+def _identity_sentences(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[int, int]) -> Iterator[str]:
     for n in dict.fromkeys(samples):
-        place = _network(variant, depth, n)
-        near, after, before = (of(runs, column, place) for column in ("near_identity", "ratio", "ratio_initial"))
+        place = _network_key(variant, depth, n)
+        near, after, before = (
+            values_by_seed(runs, column, place) for column in ("near_identity", "ratio", "ratio_initial")
+        )
         if after.notna().any():
             yield (
-                f"{named(place)}: {percent(student(near))} of blocks are near the identity (branch below {SMALL:g} of "
-                f"its signal); after training a branch is {_mean(after, 2)} times its signal on average, "
-                f"{times(paired_ratio(after, before))} before training."
+                f"{network_name(place)}: {format_percent(student(near))} of blocks are near the identity (branch "
+                f"below {NEAR_IDENTITY:g} of its signal); after training a branch is {_format_mean(after, 2)} times "
+                f"its signal on average, {format_ratio(paired_ratio(after, before))} before training."
             )
 
 
-def _mean(values: pd.Series, digits: int = 1) -> str:
+def _format_mean(values: pd.Series, digits: int = 1) -> str:
     found = student(values)
     return f"{found.mean:.{digits}f}" + (f" ± {found.half:.{digits}f}" if found.known else "")
 
 
-def _network(variant: str, depth: int, samples: int) -> dict[str, Any]:
+def _network_key(variant: str, depth: int, samples: int) -> dict[str, Any]:
     return {"variant": variant, "depth": depth, "samples": samples}
 
 
@@ -257,82 +268,94 @@ def claims(tables: Tables) -> Iterator[Claim]:
     deep, shallow = int(runs["depth"].max()), int(runs["depth"].min())
     for variant in [name for name in RESIDUAL if name in variants]:
         if PLAIN in variants:
-            harm = [of(runs, "dispensable", _network(name, deep, many)) for name in (variant, PLAIN)]
+            harm = [values_by_seed(runs, "dispensable", _network_key(name, deep, many)) for name in (variant, PLAIN)]
             found = paired(*harm)
             yield Claim(
-                "Deleting a block of a ResNet hardly changes its error, deleting a layer of VGG brings it to chance.",
-                "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
-                f"share dispensable, blocks of {variant} against layers of {PLAIN}, {deep} layers: {difference(found)}",
-                agreement(found, "above"),
+                claim="Deleting a block of a ResNet hardly changes its error, deleting a layer of VGG brings it to "
+                "chance.",
+                source="Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
+                found=f"share dispensable, blocks of {variant} against layers of {PLAIN}, {deep} layers: "
+                f"{format_difference(found)}",
+                agrees=agreement(found, "above"),
             )
         if shallow < deep:
-            sizes = [of(runs, "ratio", _network(variant, depth, many)) for depth in (deep, shallow)]
+            sizes = [values_by_seed(runs, "ratio", _network_key(variant, depth, many)) for depth in (deep, shallow)]
             found = paired_ratio(*sizes)
             yield Claim(
-                "The deeper a ResNet, the less each of its layers changes the signal.",
-                "He et al. 2016, arXiv:1512.03385, §4.2 and Fig. 7",
-                f"a branch beside its signal, mean over blocks of {variant} at {deep} layers, is {times(found)} at "
-                f"{shallow}",
-                agreement(found, "below", 1.0),
+                claim="The deeper a ResNet, the less each of its layers changes the signal.",
+                source="He et al. 2016, arXiv:1512.03385, §4.2 and Fig. 7",
+                found=f"a branch beside its signal, mean over blocks of {variant} at {deep} layers, is "
+                f"{format_ratio(found)} at {shallow}",
+                agrees=agreement(found, "below", 1.0),
             )
-        near, before = (of(runs, f"near_{when}", _network(variant, deep, many)) for when in ("identity", "initially"))
+        near, before = (
+            values_by_seed(runs, f"near_{when}", _network_key(variant, deep, many))
+            for when in ("identity", "initially")
+        )
         pushed = paired(near, before)
         yield Claim(
-            "If the identity were optimal, it would be easy to push the branch of a residual block to zero.",
-            "He et al. 2016, arXiv:1512.03385, §3.1",
-            f"{percent(student(near))} of blocks of {variant} at {deep} layers end near the identity, against before "
-            f"training {difference(pushed)} Whether it would be optimal here is not known",
-            "yes" if pushed.excludes(0) and pushed.mean > 0 else "not shown",
+            claim="If the identity were optimal, it would be easy to push the branch of a residual block to zero.",
+            source="He et al. 2016, arXiv:1512.03385, §3.1",
+            found=f"{format_percent(student(near))} of blocks of {variant} at {deep} layers end near the identity, "
+            f"against before training {format_difference(pushed)} Whether it would be optimal here is not known",
+            agrees="yes" if pushed.excludes(0) and pushed.mean > 0 else "not shown",
         )
 
 
 FIGURES = (
     Figure(
-        "error-by-samples",
-        "Error by number of samples",
-        "A thin line a seed, the thick one their mean with its 95 % interval (Student's t). All take equally many "
+        name="error-by-samples",
+        heading="Error by number of samples",
+        how="A thin line a seed, the thick one their mean with its 95 % interval (Student's t). All take equally many "
         "steps.",
-        "lines",
-        "runs",
-        Axis("samples", "training samples", "log"),
-        (TRAIN_ERROR, TEST_ERROR, Axis("gap", "gap of test to training error", "change")),
+        chart="lines",
+        table="runs",
+        x=Axis("samples", "training samples", "log"),
+        y=(TRAIN_ERROR, TEST_ERROR, Axis("gap", "gap of test to training error", "change")),
         panel="depth",
     ),
     Figure(
-        "in-use",
-        "How much of the network is in use",
-        f"Dispensable: deleting the block (in `plain` the layer) raises the test error by less than {100 * NO_HARM:g} "
-        "point. Needed: the number of the others.",
-        "lines",
-        "runs",
-        Axis("samples", "training samples", "log"),
-        (Axis("dispensable", "share dispensable", "share"), Axis("needed", "number needed")),
+        name="in-use",
+        heading="How much of the network is in use",
+        how="Dispensable: deleting the block (in `plain` the layer) raises the test error by less than "
+        f"{100 * DISPENSABLE:g} point. Needed: the number of the others.",
+        chart="lines",
+        table="runs",
+        x=Axis("samples", "training samples", "log"),
+        y=(Axis("dispensable", "share dispensable", "share"), Axis("needed", "number needed")),
         panel="depth",
     ),
     Figure(
-        "branch-by-block",
-        "Size of each branch",
-        f"Beside the signal that it is added to. Near the identity is what lies below {SMALL:g}.",
-        "lines",
-        "parts",
-        Axis("part", "block, from the input"),
-        (Axis("ratio", "branch / signal, trained", "log"),),
+        name="branch-by-block",
+        heading="Size of each branch",
+        how=f"Beside the signal that it is added to. Near the identity is what lies below {NEAR_IDENTITY:g}.",
+        chart="lines",
+        table="parts",
+        x=Axis("part", "block, from the input"),
+        y=(Axis("ratio", "branch / signal, trained", "log"),),
         panel="network",
     ),
     replace(CURVES, panel="network"),
-    Figure("parts-numbers", "Every block in numbers", "One row a seed.", "table", "parts", folded=True),
+    Figure(
+        name="parts-numbers",
+        heading="Every block in numbers",
+        how="One row a seed.",
+        chart="table",
+        table="parts",
+        folded=True,
+    ),
 )
 
 STUDY = Study(
-    "capacity",
-    tuple(VARIANTS),
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="capacity",
+    variants=tuple(VARIANTS),
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
-    finish=used,
-    fits=fits,
-    cost=cost,
+    postprocess=postprocess,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

@@ -41,20 +41,35 @@ from skiplab.stats.intervals import paired, student
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
-from skiplab.study.networks import WIDTH, cost, fits, network
+from skiplab.study.networks import WIDTH, estimated_cost, is_valid, network_key
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import SAMPLES, Training, found, save, seeded, train, wrong
-from skiplab.study.sentences import chosen, compared, difference, of, points, sided
+from skiplab.study.run_cell import (
+    SAMPLES,
+    RunContext,
+    build_with_seed,
+    capture_and_find,
+    error_rate,
+    save_tables,
+    train_network,
+)
+from skiplab.study.sentences import (
+    compare_shares,
+    format_difference,
+    format_headline,
+    format_points,
+    select_rows,
+    values_by_seed,
+)
 from skiplab.training.fit import Recipe, evaluate
 
 TRAINED, DEEP_FROZEN, FROZEN, EMPTY = VARIANTS = ("trained", "deep-frozen", "frozen", "empty")
 REPLACED: dict[Kind, str] = {"branch": "zeros", "mean": "mean", "noise": "noise", "shuffle": "another sample's"}
-ANOTHER = 1000  # added to a seed for random weights that are not the initial ones
+OTHER_SEED = 1000  # added to a seed for random weights that are not the initial ones
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
-    "quick": Grid({"depth": (14, 32)}, recipe=replace(RECIPE, epochs=6)),
-    "default": Grid({"depth": (8, 20, 44)}, recipe=RECIPE),
-    "full": Grid({"depth": (8, 20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=20)),
+    "quick": Grid(axes={"depth": (14, 32)}, recipe=replace(RECIPE, epochs=6)),
+    "default": Grid(axes={"depth": (8, 20, 44)}, recipe=RECIPE),
+    "full": Grid(axes={"depth": (8, 20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=20)),
 }
 
 
@@ -87,43 +102,43 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     variant, seed, data = settings["variant"], settings["seed"], digits()
 
     def built(seed: int) -> nn.Module:
-        return seeded(lambda: build(variant, settings["depth"]), seed)
+        return build_with_seed(lambda: build(variant, settings["depth"]), seed)
 
     model = built(seed)
-    tables, network = train(model, data, Training(settings, folder, report))
+    tables, network = train_network(model, data, RunContext(settings, folder, report))
     learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     tables["runs"] = tables["runs"].assign(trained_parameters=learning)
     if network is not None:
         report(0.9, "measuring")
-        tables |= measured(network, data)
+        tables |= measure_blocks(network, data)
         if variant == TRAINED:
-            others = {"initial": model, "new random": built(seed + ANOTHER)}
-            tables["reset"] = pd.concat([reset(network, other, data, name) for name, other in others.items()])
-    save(tables, folder)
+            others = {"initial": model, "new random": built(seed + OTHER_SEED)}
+            tables["reset"] = pd.concat([reset_table(network, other, data, name) for name, other in others.items()])
+    save_tables(tables, folder)
 
 
-def measured(model: nn.Module, data: DataSet) -> Tables:
+def measure_blocks(model: nn.Module, data: DataSet) -> Tables:
     """Tables lesion and probe, as in `skiplab.measure`, with the number of the block, from 1, and its half."""
-    program, skips = found(model, data)
+    program, skips = capture_and_find(model, data)
     test, learn = list(batches(data.test, SAMPLES)), list(batches(data.train, SAMPLES))
-    lesion = measure.lesion(program, skips, test, F.cross_entropy, wrong, kinds=list(REPLACED))
+    lesion = measure.lesion(program, skips, test, F.cross_entropy, error_rate, kinds=list(REPLACED))
     lesion = lesion.rename(columns=lambda name: name.replace("metric", "error")).drop(columns="k")
     probe = measure.probe(program, skips, learn, test)
     probe = probe[~probe["id"].isin(["input", "output"])]  # of other features than a block's
     return {
-        "lesion": numbered(lesion.assign(replaced_by=lesion["kind"].map(REPLACED))),
-        "probe": numbered(probe),
+        "lesion": with_block_number(lesion.assign(replaced_by=lesion["kind"].map(REPLACED))),
+        "probe": with_block_number(probe),
     }
 
 
-def numbered(table: pd.DataFrame) -> pd.DataFrame:
+def with_block_number(table: pd.DataFrame) -> pd.DataFrame:
     """With the number of the block, from 1, and the half of the network in which it lies."""
     block = table["order"].rank(method="dense").astype(int)
     deep = block > block.max() // 2
     return table.assign(block=block, half=deep.map({False: "shallower", True: "deeper"}))
 
 
-def reset(model: nn.Module, other: nn.Module, data: DataSet, to: str) -> pd.DataFrame:
+def reset_table(model: nn.Module, other: nn.Module, data: DataSet, to: str) -> pd.DataFrame:
     """Change of the test error when one block's convolutions get the weights that they have in `other`.
 
     Against the network as trained. Statistics of batch norms are estimated anew in both, on one batch of the
@@ -148,27 +163,29 @@ def reset(model: nn.Module, other: nn.Module, data: DataSet, to: str) -> pd.Data
     return table.assign(reset_to=to, error_change=table["error"] - whole)
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
+def sentences(tables: Tables) -> Iterator[str]:
     """Of the deepest networks of the grid: what the deeper blocks learn, what they carry, and where classes part."""
     runs, deepest = tables["runs"], int(tables["runs"]["depth"].max())
-    yield from _learned(runs, deepest)
+    yield from _learning_sentences(runs, deepest)
     if "lesion" in tables:
-        yield from _carried(tables["lesion"], deepest)
+        yield from _replacement_sentences(tables["lesion"], deepest)
     for variant in (FROZEN, EMPTY):  # of the deeper half alone the first sentence speaks
         if {TRAINED, variant} <= set(runs["variant"]):
-            yield compared(runs, network(variant, deepest), network(TRAINED, deepest), "test_error", "test error")
+            yield compare_shares(
+                runs, network_key(variant, deepest), network_key(TRAINED, deepest), "test_error", "test error"
+            )
     if "probe" in tables:
         for variant in (TRAINED, FROZEN):
-            yield from _parted(tables["probe"], variant, deepest)
+            yield from _probe_sentences(tables["probe"], variant, deepest)
     if "reset" in tables:
-        yield from _reset(tables["reset"], deepest)
+        yield from _reset_sentences(tables["reset"], deepest)
 
 
-def _learned(runs: pd.DataFrame, depth: int) -> Iterator[str]:
-    error = {name: of(runs, "test_error", network(name, depth)) for name in runs["variant"].unique()}
+def _learning_sentences(runs: pd.DataFrame, depth: int) -> Iterator[str]:
+    error = {name: values_by_seed(runs, "test_error", network_key(name, depth)) for name in runs["variant"].unique()}
     where = f"At {depth} layers"
     if {DEEP_FROZEN, TRAINED} <= error.keys():
-        yield sided(
+        yield format_headline(
             paired(error[DEEP_FROZEN], error[TRAINED]),
             f"{where}, what the deeper half of the blocks learns counts: its weights left at random cost test error",
             f"{where}, the deeper half of the blocks is better left at random weights than trained",
@@ -176,7 +193,7 @@ def _learned(runs: pd.DataFrame, depth: int) -> Iterator[str]:
             "left at random against trained",
         )
     if {FROZEN, EMPTY} <= error.keys():
-        yield sided(
+        yield format_headline(
             paired(error[FROZEN], error[EMPTY]),
             f"{where}, random branches (`{FROZEN}`) are worse than none (`{EMPTY}`)",
             f"{where}, even random branches are useful: the test error with all weights in them left at random "
@@ -185,23 +202,23 @@ def _learned(runs: pd.DataFrame, depth: int) -> Iterator[str]:
         )
 
 
-def _carried(lesion: pd.DataFrame, depth: int) -> Iterator[str]:
+def _replacement_sentences(lesion: pd.DataFrame, depth: int) -> Iterator[str]:
     """What stands in for a branch in the deeper half, on average over its blocks."""
     for variant in (TRAINED, FROZEN):
-        place = {**network(variant, depth), "half": "deeper"}
-        if chosen(lesion, place).empty:
+        place = {**network_key(variant, depth), "half": "deeper"}
+        if select_rows(lesion, place).empty:
             continue
-        change = {kind: of(lesion, "error_change", {**place, "kind": kind}) for kind in REPLACED}
-        told = ", ".join(f"{points(student(change[kind]))} with {name}" for kind, name in REPLACED.items())
+        change = {kind: values_by_seed(lesion, "error_change", {**place, "kind": kind}) for kind in REPLACED}
+        told = ", ".join(f"{format_points(student(change[kind]))} with {name}" for kind, name in REPLACED.items())
         its = f"{variant}-{depth}, deeper half"
-        yield sided(
+        yield format_headline(
             paired(change["shuffle"], change["branch"]),
             f"{its}: branches say something of their own sample, as features do: another sample's branch is worse than "
             "none",
             f"{its}: another sample's branch is better than none, so its being a branch counts more than its sample",
             f"{its}: another sample's branch is not shown to differ from none",
         )
-        yield sided(
+        yield format_headline(
             paired(change["noise"], change["branch"]),
             f"{its}: noise of a branch's own mean and variance is worse than no branch, so it is not as noise that "
             "branches are of use",
@@ -211,14 +228,14 @@ def _carried(lesion: pd.DataFrame, depth: int) -> Iterator[str]:
         yield f"{its}: one branch replaced raises the test error by {told}."
 
 
-def _parted(probe: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
+def _probe_sentences(probe: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
     """What a linear classifier gains along the deeper half."""
-    own = chosen(probe, network(variant, depth))
+    own = select_rows(probe, network_key(variant, depth))
     if own.empty:
         return
     deep = own[own["half"] == "deeper"]["block"]
-    first, last = (of(own, "accuracy", {"block": block}) for block in (deep.min() - 1, deep.max()))
-    yield sided(
+    first, last = (values_by_seed(own, "accuracy", {"block": block}) for block in (deep.min() - 1, deep.max()))
+    yield format_headline(
         paired(last, first),
         f"{variant}-{depth}: the deeper half of the blocks parts the classes further; held-out accuracy of a linear "
         "classifier behind its last block against the block before its first",
@@ -228,12 +245,13 @@ def _parted(probe: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
     )
 
 
-def _reset(table: pd.DataFrame, depth: int) -> Iterator[str]:
+def _reset_sentences(table: pd.DataFrame, depth: int) -> Iterator[str]:
     table = table[table["depth"] == depth]
-    initial, new = (of(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
+    initial, new = (values_by_seed(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
     yield (
-        f"The convolutions of one block of trained-{depth} put back change the test error, on average over blocks, by "
-        f"{points(student(initial))} with their initial weights and {points(student(new))} with new random ones."
+        f"The convolutions of one block of trained-{depth} put back change the test error, on average over blocks, "
+        f"by {format_points(student(initial))} with their initial weights and {format_points(student(new))} with new "
+        "random ones."
     )
 
 
@@ -243,74 +261,78 @@ def claims(tables: Tables) -> Iterator[Claim]:
     if "reset" in tables:
         yield from _reset_claims(tables["reset"][tables["reset"]["depth"] == deepest], deepest)
     if shallowest < deepest and FROZEN in set(runs["variant"]):
-        deep, shallow = (of(runs, "test_error", network(FROZEN, depth)) for depth in (deepest, shallowest))
+        deep, shallow = (
+            values_by_seed(runs, "test_error", network_key(FROZEN, depth)) for depth in (deepest, shallowest)
+        )
         found = paired(deep, shallow)
         yield Claim(
-            "With random convolutions and trained norms, deeper ResNets do better (on CIFAR-10 up to 82 % right at 866 "
-            "layers, norms alone being trained).",
-            "Frankle et al. 2020, arXiv:2003.00152, abstract and §4",
-            f"test error of {FROZEN}, {deepest} layers against {shallowest}; stem and head are trained too here: "
-            f"{difference(found)}",
-            agreement(found, "below"),
+            claim="With random convolutions and trained norms, deeper ResNets do better (on CIFAR-10 up to 82 % "
+            "right at 866 layers, norms alone being trained).",
+            source="Frankle et al. 2020, arXiv:2003.00152, abstract and §4",
+            found=f"test error of {FROZEN}, {deepest} layers against {shallowest}; stem and head are trained too here: "
+            f"{format_difference(found)}",
+            agrees=agreement(found, "below"),
         )
-    own = chosen(tables["probe"], network(TRAINED, deepest)) if "probe" in tables else pd.DataFrame()
+    own = select_rows(tables["probe"], network_key(TRAINED, deepest)) if "probe" in tables else pd.DataFrame()
     if len(own):
         ranks = own.groupby("seed")[["block", "accuracy"]].apply(lambda t: t["block"].corr(t["accuracy"], "spearman"))
         found = student(ranks)
         interval = f" (95 % interval {found.low:.2f} to {found.high:.2f})" if found.known else ""
         yield Claim(
-            "How well a linear classifier separates the classes grows monotonically along the depth.",
-            "Alain and Bengio 2016, arXiv:1610.01644, abstract and §4",
-            f"rank correlation of its accuracy with the number of the block {found.mean:.2f}{interval}; 1 would be "
-            "monotone",
-            agreement(found, "above"),
+            claim="How well a linear classifier separates the classes grows monotonically along the depth.",
+            source="Alain and Bengio 2016, arXiv:1610.01644, abstract and §4",
+            found=f"rank correlation of its accuracy with the number of the block {found.mean:.2f}{interval}; 1 "
+            "would be monotone",
+            agrees=agreement(found, "above"),
         )
 
 
 def _reset_claims(table: pd.DataFrame, depth: int) -> Iterator[Claim]:
-    initial, new = (of(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
+    initial, new = (values_by_seed(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
     found = paired(new, initial)
     yield Claim(
-        "Many layers can be put back to their initial weights without harm, and not to new random ones.",
-        "Zhang et al. 2019, arXiv:1902.01996, abstract and §3",
-        f"trained-{depth}, convolutions of one block at new random against initial weights: {difference(found)}",
-        agreement(found, "above"),
+        claim="Many layers can be put back to their initial weights without harm, and not to new random ones.",
+        source="Zhang et al. 2019, arXiv:1902.01996, abstract and §3",
+        found=f"trained-{depth}, convolutions of one block at new random against initial weights: "
+        f"{format_difference(found)}",
+        agrees=agreement(found, "above"),
     )
     first, later = (
-        of(table, "error_change", {"reset_to": "initial", "first_of_stage": is_so}) for is_so in (True, False)
+        values_by_seed(table, "error_change", {"reset_to": "initial", "first_of_stage": is_so})
+        for is_so in (True, False)
     )
     if len(later):
         found = paired(first, later)
         yield Claim(
-            "In ResNets it is the first block of a stage whose initial weights do harm, not those after it.",
-            "Zhang et al. 2019, arXiv:1902.01996, §3",
-            f"trained-{depth}, first blocks of stages against the others: {difference(found)}",
-            agreement(found, "above"),
+            claim="In ResNets it is the first block of a stage whose initial weights do harm, not those after it.",
+            source="Zhang et al. 2019, arXiv:1902.01996, §3",
+            found=f"trained-{depth}, first blocks of stages against the others: {format_difference(found)}",
+            agrees=agreement(found, "above"),
         )
 
 
 _BLOCK, _RISE = Axis("block", "block, from the input"), Axis("error_change", "rise in test error", "change")
 FIGURES = (
     Figure(
-        "error-by-depth",
-        "Error, by how much of the network learns",
-        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
+        name="error-by-depth",
+        heading="Error, by how much of the network learns",
+        how="One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
         "diverged. Norms, stem and head learn in all but `empty`, whose branches give zero.",
-        "points",
-        "runs",
-        Axis("depth", "weight layers", "steps"),
-        (TRAIN_ERROR, TEST_ERROR),
+        chart="points",
+        table="runs",
+        x=Axis("depth", "weight layers", "steps"),
+        y=(TRAIN_ERROR, TEST_ERROR),
     ),
     *(
         Figure(
-            f"replaced-{variant}",
-            f"A branch of the {variant} network replaced",
-            "Rise in test error when the branch of one block enters its merge as zeros, as its mean, as normal noise "
-            "of its own mean and variance in each channel, or as that of another sample; nothing is retrained.",
-            "lines",
-            "lesion",
-            _BLOCK,
-            (_RISE,),
+            name=f"replaced-{variant}",
+            heading=f"A branch of the {variant} network replaced",
+            how="Rise in test error when the branch of one block enters its merge as zeros, as its mean, as normal "
+            "noise of its own mean and variance in each channel, or as that of another sample; nothing is retrained.",
+            chart="lines",
+            table="lesion",
+            x=_BLOCK,
+            y=(_RISE,),
             by="replaced_by",
             panel="depth",
             where={"variant": variant},
@@ -318,30 +340,48 @@ FIGURES = (
         for variant in (TRAINED, FROZEN)
     ),
     Figure(
-        "probe-by-depth",
-        "Where the classes part",
-        "Held-out accuracy of a linear classifier on the output of each block, averaged over positions. The number of "
-        "channels doubles at each third of the blocks, which helps a classifier by itself.",
-        "lines",
-        "probe",
-        _BLOCK,
-        (Axis("accuracy", "accuracy of a linear classifier", "share"),),
+        name="probe-by-depth",
+        heading="Where the classes part",
+        how="Held-out accuracy of a linear classifier on the output of each block, averaged over positions. The "
+        "number of channels doubles at each third of the blocks, which helps a classifier by itself.",
+        chart="lines",
+        table="probe",
+        x=_BLOCK,
+        y=(Axis("accuracy", "accuracy of a linear classifier", "share"),),
         panel="depth",
     ),
     Figure(
-        "reset",
-        "One block's convolutions put back",
-        "Rise in test error of the trained network when the convolutions of one block get back their initial weights, "
-        "or new random ones; norms keep their weights, and their statistics are estimated anew.",
-        "lines",
-        "reset",
-        _BLOCK,
-        (_RISE,),
+        name="reset",
+        heading="One block's convolutions put back",
+        how="Rise in test error of the trained network when the convolutions of one block get back their initial "
+        "weights, or new random ones; norms keep their weights, and their statistics are estimated anew.",
+        chart="lines",
+        table="reset",
+        x=_BLOCK,
+        y=(_RISE,),
         by="reset_to",
         panel="depth",
     ),
     replace(CURVES, panel="depth"),
-    Figure("replaced-numbers", "Replaced branches in numbers", "One row a seed.", "table", "lesion", folded=True),
+    Figure(
+        name="replaced-numbers",
+        heading="Replaced branches in numbers",
+        how="One row a seed.",
+        chart="table",
+        table="lesion",
+        folded=True,
+    ),
 )
 
-STUDY = Study("noise", VARIANTS, GRIDS, work, verdicts, FIGURES, claims=claims, fits=fits, cost=cost, text=__doc__)
+STUDY = Study(
+    name="noise",
+    variants=VARIANTS,
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
+    claims=claims,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
+    text=__doc__,
+)
