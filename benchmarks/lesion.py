@@ -30,8 +30,9 @@ from torch.optim.swa_utils import update_bn
 import skiplab
 from skiplab.io.weights import load_weights
 from skiplab.measure import lesion
-from skiplab.measure.accelerate import deviation, faster
+from skiplab.measure.accelerate import faster
 from skiplab.measure.estimate import estimate
+from skiplab.measure.lesion import deviation
 from skiplab.models import resnet
 
 Sides = dict[str, Callable[[], Any]]

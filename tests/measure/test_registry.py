@@ -24,15 +24,14 @@ from skiplab.analysis.skips import Skips
 from skiplab.data.bound_batches import Batch
 from skiplab.graph.program import Program
 from skiplab.measure.protocol import ORDER, SKIP_ID, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 
 
-@measured
-def toy(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.DataFrame:
+def toy(program: Program, skips: Skips, batches: Iterable[Batch]) -> MeasureTable:
     """Weight layers of each branch."""
     rows = [(skip.id, program.by_name[skip.merge].index, float(skip.weight_layers)) for skip in skips]
-    return pd.DataFrame(rows, columns=["id", "order", "reach"])
+    return MeasureTable.of(__name__, pd.DataFrame(rows, columns=["id", "order", "reach"]))
 
 
 def sentences(table: pd.DataFrame) -> Iterator[str]:

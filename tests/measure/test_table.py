@@ -82,7 +82,7 @@ def test_every_column_is_explained(tower: tuple, name: str) -> None:
         program=program, skips=skips, batches=samples(8, 4), loss=F.cross_entropy, metric=F.cross_entropy
     )
     table = load(name)(inputs)
-    explained = set(MeasureTable.of(name, table).describe_columns().index)
+    explained = set(table.describe_columns().index)
     columns = set(map(str, table))
     assert explained <= columns
     assert {column for column in columns - explained if column.rpartition("_")[0] not in explained} == set()

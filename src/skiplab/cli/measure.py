@@ -206,7 +206,7 @@ def _run(
     functions: Functions,
     options: Mapping[str, Any],
     running: Mapping[str, Any],
-) -> Tables:
+) -> "Mapping[str, pd.DataFrame]":
     """The tables of measures that run at once, with a progress bar on stderr."""
     from skiplab.cli import render
     from skiplab.data.sources import WithProgress

@@ -6,7 +6,7 @@ from skiplab.data.bound_batches import Batch
 from skiplab.edit.graph_editor import GraphEditor
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
-from skiplab.measure.lesions.batchnorm import normalised, reestimated
+from skiplab.measure.lesions.batchnorm import find_batch_norms, reestimate_batch_norms
 from skiplab.measure.lesions.resumable_pass import Passes
 
 
@@ -27,9 +27,9 @@ def recalibrate(program: Program, batches: Iterable[Batch]) -> Program:
         DataError: without batches, and for batches that the network cannot take.
     """
     program.require_inference("which does not read the statistics of its batch norms")
-    if not normalised(program):
+    if not find_batch_norms(program):
         raise UsageError(f"{program.name} has no batch norm statistics to re-estimate: use it unchanged")
-    _, statistics = reestimated(Passes(program, batches, {"statistics": 1}, {}, {}), "statistics", [])
+    _, statistics = reestimate_batch_norms(Passes(program, batches, {"statistics": 1}, {}, {}), "statistics", [])
     editor = GraphEditor(program)
     for placeholder, new in {operand: patch for (_, operand), patch in statistics.items()}.items():
         editor.replace_tensor(placeholder, new(program.tensors[placeholder]))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skiplab.analysis.finder import find
 from skiplab.graph.program import Program
-from skiplab.measure.lesions.batchnorm import normalised
+from skiplab.measure.lesions.batchnorm import find_batch_norms
 from skiplab.serialization.compare import answers_on_example, largest, rounding
 from skiplab.stats.wording import plural
 
@@ -130,7 +130,7 @@ def _missing_in_training(program: Program) -> list[str]:
 def _stale_batch_norms(before: Program, after: Program) -> int:
     """Calls of batch norms whose statistics the edit did not re-estimate."""
     known = {mean for mean, tensor in before.tensors.items() if after.tensors.get(mean) is not tensor}
-    return sum(len(norm.calls) for norm in normalised(after) if norm.mean not in known)
+    return sum(len(norm.calls) for norm in find_batch_norms(after) if norm.mean not in known)
 
 
 def _shortened(names: list[str]) -> str:

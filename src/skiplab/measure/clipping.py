@@ -20,7 +20,7 @@ from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, extremes, finite_in, interval_of, plural, row_at, within
 
@@ -28,8 +28,7 @@ QUANTITIES = ("entries", "energy", "route_kept")
 COLUMNS = ["id", "order", "samples", "activation", "route", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_std"))]
 
 
-@measured
-def clipping(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.DataFrame:
+def clipping(program: Program, skips: Skips, batches: Iterable[Batch]) -> MeasureTable:
     """Share of the shortcut's signal that the activation after each addition removes.
 
     With x the shortcut's value, m the merge and a the activation, an entry passes with the factor g = a(m) / m: 0 or 1
@@ -52,7 +51,7 @@ def clipping(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.Dat
     """
     observer = Clipping(program, skips)
     observe(program, batches, [observer])
-    return observer.table()
+    return MeasureTable.of(__name__, observer.table())
 
 
 class Clipping:

@@ -20,7 +20,7 @@ from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, extremes, finite_in, intervals_of, short, sign_counts
 
@@ -28,8 +28,7 @@ QUANTITIES = ("ratio", "cosine", "growth", "influence")
 COLUMNS = ["id", "order", "samples", *(f"{quantity}{end}" for quantity in QUANTITIES for end in ("", "_std"))]
 
 
-@measured
-def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.DataFrame:
+def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> MeasureTable:
     """Size and direction of each branch's output F, compared with the signal x from the shortcut.
 
     Per sample, over all its other dimensions, at the merge; then mean and standard deviation over samples:
@@ -50,7 +49,7 @@ def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd
     """
     observer = Contribution(program, skips)
     observe(program, batches, [observer])
-    return observer.table()
+    return MeasureTable.of(__name__, observer.table())
 
 
 class Contribution:

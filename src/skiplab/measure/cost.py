@@ -22,13 +22,12 @@ from skiplab.measure.batches import map_batches
 from skiplab.measure.kernels import unfused_kernels
 from skiplab.measure.memory import live_bytes
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import extremes, finite_in, memory, row_at
 
 
-@measured
-def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int = 5) -> pd.DataFrame:
+def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int = 5) -> MeasureTable:
     """Memory held by each shortcut, and arithmetic, parameters and time of branch and shortcut.
 
     Memory, from the graph, for one sample: live bytes in a forward pass, minus live bytes if the shortcut did not
@@ -70,7 +69,7 @@ def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int 
     for skip in skips:
         about = [skip.id, program.by_name[skip.merge].index, given.size]
         rows.append([*about, *_held(program, skip, live), *_ways(program, skip, work)])
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return MeasureTable.of(__name__, pd.DataFrame(rows, columns=_COLUMNS))
 
 
 _COLUMNS = """id order samples held_bytes held_ops byte_ops peak_share branch_flops shortcut_flops branch_parameters

@@ -25,12 +25,11 @@ from skiplab.measure.lesions.runner import require_trained
 from skiplab.measure.losses import NamedLoss, resolve_loss
 from skiplab.measure.moments import Moments
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, farthest, finite_in
 
 
-@measured
 def estimate(
     program: Program,
     skips: Skips,
@@ -38,7 +37,7 @@ def estimate(
     loss: Loss | str,
     probe: Probe | None = None,
     exact: int = 8,
-) -> pd.DataFrame:
+) -> MeasureTable:
     """Estimates what `lesion` measures, for all branches together in the time of about four forward passes.
 
     Let f be a branch's value as it enters the merge and ℓ a sample's loss. Replacing f by (1 − α)·f, α from 0 to 1,
@@ -94,7 +93,7 @@ def estimate(
     if exact and edges:
         measure: Callable[[Skips], pd.DataFrame] = lambda some: lesion(program, some, batches, function)  # noqa: E731
         table.attrs = _agreement(measure, skips, table["loss_change"], exact)
-    return table
+    return MeasureTable.of(__name__, table)
 
 
 def _check(batches: Iterable[Batch], exact: int) -> None:

@@ -22,7 +22,7 @@ from skiplab.measure.network_variants import ORIGINAL, Variant, check_networks, 
 from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
 from skiplab.measure.protocol import Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import finite_in, short, spread, times
 
@@ -31,7 +31,6 @@ _WAYS = ("shortcut", "branch")
 _WAY_COLUMNS = [f"{way}_norm" for way in _WAYS]
 
 
-@measured
 def gradient(
     program: Program,
     skips: Skips,
@@ -39,7 +38,7 @@ def gradient(
     loss: Loss | str,
     networks: Sequence[str] = ("original",),
     seed: int = 0,
-) -> pd.DataFrame:
+) -> MeasureTable:
     """Norm of the loss's gradient for every weight layer and at every skip, split by the way that it came.
 
     - For a weight layer: L2 norm of ∂L/∂W over all the layer's parameters with two or more dimensions (kernels and
@@ -75,7 +74,7 @@ def gradient(
         observer = Gradient(program, skips, variant)
         observe(program, batches, [observer], function, variant)
         tables.append(observer.table())
-    return pd.concat(tables, ignore_index=True)
+    return MeasureTable.of(__name__, pd.concat(tables, ignore_index=True))
 
 
 class Gradient:

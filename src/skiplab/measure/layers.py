@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Unpack
 
-import pandas as pd
 from torch import Tensor
 
 from skiplab.data.bound_batches import Batch
@@ -18,19 +17,18 @@ from skiplab.measure.lesions.runner import compare_networks, function_names, pla
 from skiplab.measure.lesions.spec import Lesion
 from skiplab.measure.losses import resolve_loss
 from skiplab.measure.protocol import ORDER, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.validation import checked
 
 
-@measured
 def layers(
     program: Program,
     batches: Iterable[Batch],
     loss: Loss | str,
     metric: Loss | None = None,
     **options: Unpack[Running],
-) -> pd.DataFrame:
+) -> MeasureTable:
     """Change in loss when one layer at a time is deleted: its input takes the place of its output.
 
     A layer is a convolution or a linear layer with the norms, activations and dropout that it alone feeds. It can be
@@ -57,7 +55,7 @@ def layers(
     passes_of = plan_passes(len(lesions), reestimate=options.get("reestimate", False))
     identity = {"layers": [lesion.id for lesion in lesions], "functions": function_names(functions)}
     passes = Passes(program, batches, passes_of, options, identity)
-    return compare_networks(passes, lesions, functions, seed)
+    return MeasureTable.of(__name__, compare_networks(passes, lesions, functions, seed))
 
 
 def units(program: Program) -> list[tuple[Op, Op]]:

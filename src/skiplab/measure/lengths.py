@@ -21,7 +21,7 @@ from skiplab.measure.losses import resolve_loss
 from skiplab.measure.moments import Moments
 from skiplab.measure.polynomial_grad import times_z
 from skiplab.measure.protocol import Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.band import band
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import finite_in
@@ -30,10 +30,9 @@ COLUMNS = ["length", "samples", "norm", "norm_std", "share", "share_std", "weigh
 _GRADIENTS = 1024  # of single samples, in flight at once
 
 
-@measured
 def lengths(
     program: Program, skips: Skips, batches: Iterable[Batch], loss: Loss | str, at: Skip | None = None
-) -> pd.DataFrame:
+) -> MeasureTable:
     """The gradient of the input (or of the value at a skip's fork), split by the number of branches on its paths.
 
     Exact, where Veit et al. 2016 (arXiv:1605.06431, §4.3) sample paths: each branch's value F counts as z·F with a
@@ -74,7 +73,7 @@ def lengths(
     rows = [
         [length, samples, *quantities[length], float(Fraction(count, total))] for length, count in enumerate(counts)
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return MeasureTable.of(__name__, pd.DataFrame(rows, columns=COLUMNS))
 
 
 def _coefficients(

@@ -22,7 +22,7 @@ from skiplab.measure.lesions.runner import compare_networks, function_names, pla
 from skiplab.measure.lesions.spec import Groups, deletions, edges_of, grouped
 from skiplab.measure.losses import resolve_loss
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure, MeasureInputs
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, ends_of, farthest, sign_counts, within
 from skiplab.validation import checked
@@ -47,7 +47,6 @@ class Options(Running, total=False):
     """How many random reorderings are drawn for each number of swaps; equal ones count once: 5."""
 
 
-@measured
 def lesion(
     program: Program,
     skips: Skips,
@@ -55,7 +54,7 @@ def lesion(
     loss: Loss | str,
     metric: Loss | None = None,
     **options: Unpack[Options],
-) -> pd.DataFrame:
+) -> MeasureTable:
     """Change in loss when skip connections lose their branches (or shortcuts), one at a time or several together.
 
     Exact: each lesioned network runs on all the data. The part before a lesion is computed once and shared, which
@@ -108,7 +107,7 @@ def lesion(
     }
     passes = Passes(program, batches, moments | networks, options, identity)
     deleted = deletions(program, groups, _replacements(passes, kinds, skips, seed))
-    return compare_networks(passes, [*deleted, *swaps], functions, seed)
+    return MeasureTable.of(__name__, compare_networks(passes, [*deleted, *swaps], functions, seed))
 
 
 def _kinds(options: Options) -> list[Kind]:

@@ -17,7 +17,7 @@ from skiplab.measure.affine import unexplained
 from skiplab.measure.batches import map_batches, own_randomness
 from skiplab.measure.features import first_real, fork_of, outputs, sampled
 from skiplab.measure.protocol import SAMPLES, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, extremes, finite_in, short
 
@@ -25,10 +25,9 @@ _ROWS = 8192  # positions, of all samples together, to fit and score on
 _TARGETS = 256  # numbers that an output is reduced to
 
 
-@measured
 def linearity(
     program: Program, skips: Skips, batches: Iterable[Batch], samples: int = 512, seed: int = 0
-) -> pd.DataFrame:
+) -> MeasureTable:
     """Three distances of a block's map f: from the best affine map, from being affine at midpoints, from the identity.
 
     A block maps the fork (of the first of the skips that share the merge) to the merge's value after the activation
@@ -69,7 +68,7 @@ def linearity(
     maps = _maps(program, skips.check(program).require_merges())
     kept = _first(program, batches, samples)
     rows = [(name, *_measured(program, each_map, kept, seed)) for name, each_map in maps]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return MeasureTable.of(__name__, pd.DataFrame(rows, columns=_COLUMNS))
 
 
 NETWORK = "network"  # id of the row of the whole network

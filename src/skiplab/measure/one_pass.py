@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from skiplab.analysis.skips import Skips
 from skiplab.data.bound_batches import Batch
 from skiplab.errors import UsageError
@@ -40,7 +38,7 @@ def together(
     if loss is None and (backward := [name for name, observer in observers.items() if observer.backward]):
         raise UsageError(f"{', '.join(backward)}: give a loss to differentiate, or leave it out of `what`")
     observe(program, batches, list(observers.values()), None if loss is None else resolve_loss(loss))
-    return {name: MeasureTable.of(name, observer.table()) for name, observer in observers.items()}
+    return {name: load(name).as_result(observer.table()) for name, observer in observers.items()}
 
 
 def group_by_pass(names: Sequence[str], options: Mapping[str, Any]) -> list[list[str]]:
@@ -51,8 +49,8 @@ def group_by_pass(names: Sequence[str], options: Mapping[str, Any]) -> list[list
     return [*([shared] if shared else []), *([name] for name in names if name not in shared)]
 
 
-def run_group(names: Sequence[str], inputs: MeasureInputs) -> dict[str, pd.DataFrame]:
+def run_group(names: Sequence[str], inputs: MeasureInputs) -> dict[str, MeasureTable]:
     """The tables of one group of `group_by_pass`."""
     if len(names) == 1:
         return {names[0]: load(names[0])(inputs)}
-    return {**together(inputs.program, inputs.skips, inputs.batches, inputs.loss, names)}
+    return together(inputs.program, inputs.skips, inputs.batches, inputs.loss, names)

@@ -15,17 +15,16 @@ from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import map_batches
 from skiplab.measure.features import first_real, outputs, reduced, tokens
 from skiplab.measure.protocol import Measure, MeasureInputs
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import ends_of, finite_in, within
 
 _PIXELS = 4096  # an input with more features has no row: the matrix of their products would fill the memory
 
 
-@measured
 def probe(
     program: Program, skips: Skips, batches: Iterable[Batch], held_out: Iterable[Batch], ridge: float = 1.0
-) -> pd.DataFrame:
+) -> MeasureTable:
     """Accuracy of a linear classifier on the output of each block: where along the network the classes separate.
 
     The output of a block is its merge's value after the activation that follows it, averaged over positions:
@@ -73,7 +72,7 @@ def probe(
         interval = binomtest(right_held_out[name], held).proportion_ci(0.95, method="wilson")
         accuracy = (right_held_out[name] / held, interval.low, interval.high, right[name] / trained)
         rows.append((name, op.index, len(fitted.mean), trained, held, *accuracy))
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return MeasureTable.of(__name__, pd.DataFrame(rows, columns=_COLUMNS))
 
 
 _COLUMNS = "id order features samples held_out accuracy accuracy_low accuracy_high train_accuracy".split()

@@ -8,9 +8,11 @@ import pandas as pd
 
 from skiplab.analysis.skips import Skips
 from skiplab.data.sources import Batches
+from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.observers import Observer
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 
 SKIP_ID = Column("skip", "id", doc="id of the skip")
@@ -90,10 +92,22 @@ class Measure:
         """The columns that the terminal shows."""
         return tuple(column for column in self.columns if column.heading)
 
-    def __call__(self, inputs: MeasureInputs) -> pd.DataFrame:
-        """The table, from those of the options that this measure takes."""
-        return self.run(replace(inputs, options=self.own_options(inputs.options)))
+    def __call__(self, inputs: MeasureInputs) -> MeasureTable:
+        """The result, with those of the options that this measure takes."""
+        return self.as_result(self.run(replace(inputs, options=self.own_options(inputs.options))))
+
+    def as_result(self, table: pd.DataFrame) -> MeasureTable:
+        """The table as this measure's result."""
+        return MeasureTable.of(self.function.__module__, table)
 
     def own_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Those that this measure takes."""
         return {name: value for name, value in options.items() if name in self.options}
+
+    def plot(self, table: pd.DataFrame) -> Any:
+        """Its Altair chart of a table; UsageError when it has none."""
+        from skiplab.report.charts.measures import measure_chart  # Altair takes a while to import
+
+        if self.chart is None:
+            raise UsageError(f"the measure {self.name} has no chart: use `pd.DataFrame(table).plot`")
+        return measure_chart(self.chart, table)

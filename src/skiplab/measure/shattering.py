@@ -18,14 +18,13 @@ from skiplab.measure.merge_operands import by_sample
 from skiplab.measure.moments import Moments
 from skiplab.measure.network_variants import Variant, check_networks, variants
 from skiplab.measure.protocol import SAMPLES, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import finite_in, interval_of, within
 
 DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
-@measured
 def shattering(
     program: Program,
     skips: Skips,
@@ -33,7 +32,7 @@ def shattering(
     networks: Sequence[str] = ("original", "plain"),
     distances: Sequence[float] = DISTANCES,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> MeasureTable:
     """Correlation of the input's gradient with the gradient at a nearby input, by their distance.
 
     With f a fixed random projection of the network's output (normal, from `seed`), x a sample and δ a random
@@ -66,7 +65,9 @@ def shattering(
             samples += given.size
         pairs = zip(distances, moments.means().tolist(), moments.deviations().tolist(), strict=True)
         rows += [(variant.name, distance, samples, mean, deviation) for distance, mean, deviation in pairs]
-    return pd.DataFrame(rows, columns=["network", "distance", "samples", "correlation", "correlation_std"])
+    return MeasureTable.of(
+        __name__, pd.DataFrame(rows, columns=["network", "distance", "samples", "correlation", "correlation_std"])
+    )
 
 
 class _Nearby:

@@ -14,13 +14,12 @@ from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import map_batches
 from skiplab.measure.features import outputs, reduced
 from skiplab.measure.protocol import SAMPLES, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, finite_in, row_at
 
 
-@measured
-def similarity(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.DataFrame:
+def similarity(program: Program, skips: Skips, batches: Iterable[Batch]) -> MeasureTable:
     """Linear CKA between the outputs of all blocks: 1 if two differ only by rotation and scale, 0 if unrelated.
 
     The output X of a block is its merge's value after the activation that follows it, flattened to (n, features)
@@ -58,7 +57,9 @@ def similarity(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.D
         for one, line in zip(blocks, cka.tolist(), strict=True)
         for other, value in zip(blocks, line, strict=True)
     ]
-    return pd.DataFrame(rows, columns=["id", "other", "order", "other_order", "cka", "samples"])
+    return MeasureTable.of(
+        __name__, pd.DataFrame(rows, columns=["id", "other", "order", "other_order", "cka", "samples"])
+    )
 
 
 def _hsic(program: Program, given: BoundBatch, blocks: dict[str, Op]) -> Tensor:

@@ -21,7 +21,7 @@ from skiplab.measure.batches import finite, map_batches
 from skiplab.measure.features import first_real, fork_of, sampled
 from skiplab.measure.jacobian import Jacobian
 from skiplab.measure.protocol import ORDER, SAMPLES, Measure
-from skiplab.measure.table import measured
+from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, extremes, finite_in, interval_of, short
 
@@ -30,8 +30,7 @@ _PROBES = 32  # random vectors for the trace of a larger one
 _RESTARTS = 20  # of about ten products each, before Lanczos iteration gives up
 
 
-@measured
-def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: int = 4, seed: int = 0) -> pd.DataFrame:
+def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: int = 4, seed: int = 0) -> MeasureTable:
     """Singular values of the Jacobian of each block, and of the whole network, with shortcuts and without.
 
     For a skip, J = ∂merge/∂fork, with everything that does not come from the fork held constant. For the whole
@@ -80,7 +79,9 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
         done += len(values[places[0]])
         if done == samples:
             break
-    return pd.DataFrame([_row(place, torch.cat(found[place])) for place in places], columns=_COLUMNS)
+    return MeasureTable.of(
+        __name__, pd.DataFrame([_row(place, torch.cat(found[place])) for place in places], columns=_COLUMNS)
+    )
 
 
 NETWORK = "network"  # id of the rows of the whole network

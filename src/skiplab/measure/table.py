@@ -1,16 +1,11 @@
 """The result of a measure: a DataFrame that answers in sentences and draws its chart."""
 
-import functools
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any, ParamSpec, Self
+import pkgutil
+from typing import Any, Self
 
 import pandas as pd
 
 from skiplab.errors import UsageError
-from skiplab.measure import registry
-
-P = ParamSpec("P")
 
 
 class MeasureTable(pd.DataFrame):
@@ -18,17 +13,22 @@ class MeasureTable(pd.DataFrame):
 
     `answer()` gives the result in words, `plot()` its chart, `describe_columns()` what the columns mean. `plot` takes
     the place of pandas' own accessor on purpose: `pd.DataFrame(table).plot` still has that.
+
+    Attributes:
+        source: the module whose `MEASURE` it is of; None for a table put together from several.
     """
 
-    _metadata = ["measure"]  # noqa: RUF012 (pandas' own mechanism, which copies these attributes)
-    measure: str | None = None
+    # The record is found by name: this class is part of the code of a study's run, which its cache key hashes, and
+    # sentences and charts are not.
+    _metadata = ["source"]  # noqa: RUF012 (pandas' own mechanism, which copies these attributes)
+    source: str | None = None
 
     @classmethod
-    def of(cls, measure: str, table: pd.DataFrame) -> Self:
-        """The table as a result of the measure of this name."""
+    def of(cls, source: str, table: pd.DataFrame) -> Self:
+        """The table as a result of the measure in this module, `__name__` in a measure's file."""
         result = cls(table)
         result.attrs = table.attrs
-        result.measure = measure
+        result.source = source
         return result
 
     @property
@@ -37,7 +37,7 @@ class MeasureTable(pd.DataFrame):
 
     def sentences(self) -> list[str]:
         """What the table says, each sentence computed from its numbers."""
-        return list(registry.load(self._name()).sentences(self))
+        return list(self._record().sentences(self))
 
     def answer(self) -> str:
         """The sentences as one text."""
@@ -45,29 +45,14 @@ class MeasureTable(pd.DataFrame):
 
     def plot(self) -> Any:  # type: ignore[override]  # pandas has a property here
         """The measure's Altair chart, as on the page of `skiplab measure --report`."""
-        chart = registry.load(self._name()).chart
-        if chart is None:
-            raise UsageError(f"the measure {self.measure} has no chart: use `pd.DataFrame(table).plot`")
-        # By name, since Altair is slow to import and a study's run that measures does not depend on charts.
-        return import_module("skiplab.report.charts.measures").measure_chart(chart, self)
+        return self._record().plot(self)
 
     def describe_columns(self) -> pd.DataFrame:
         """One row a column of the measure, by name: what it is (`doc`), and its `unit`."""
-        columns = registry.load(self._name()).columns
-        table = pd.DataFrame([(column.name, column.doc, column.unit) for column in columns])
-        return table.set_axis(["column", "doc", "unit"], axis=1).set_index("column")
+        rows = [(column.name, column.doc, column.unit) for column in self._record().columns]
+        return pd.DataFrame(rows).set_axis(["column", "doc", "unit"], axis=1).set_index("column")
 
-    def _name(self) -> str:
-        if self.measure is None:
+    def _record(self) -> Any:
+        if self.source is None:
             raise UsageError("this table was put together from others: ask each of them, before they are joined")
-        return self.measure
-
-
-def measured(function: Callable[P, pd.DataFrame]) -> Callable[P, MeasureTable]:
-    """Makes the function of a measure return its table as a `MeasureTable` of the function's name."""
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> MeasureTable:
-        return MeasureTable.of(function.__name__, function(*args, **kwargs))
-
-    return wrapper
+        return pkgutil.resolve_name(f"{self.source}:MEASURE")

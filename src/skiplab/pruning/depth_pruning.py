@@ -12,7 +12,7 @@ from skiplab.edit import recalibrate, remove_branch
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
-from skiplab.measure.lesions.batchnorm import normalised
+from skiplab.measure.lesions.batchnorm import find_batch_norms
 from skiplab.pruning import ranking
 from skiplab.pruning.evaluation import Evaluator
 from skiplab.pruning.options import PruneOptions, check_options
@@ -151,7 +151,7 @@ class _Removal:
 
 def with_own_statistics(program: Program, batches: Iterable[Batch]) -> Program:
     """The network with re-estimated batch norm statistics; the same program where it has none."""
-    return recalibrate(program, batches) if normalised(program) and not program.training else program
+    return recalibrate(program, batches) if find_batch_norms(program) and not program.training else program
 
 
 def _listed(units: list[Unit]) -> str:
