@@ -71,7 +71,7 @@ def test_a_loss_by_name_is_torchs(tower: tuple) -> None:
         together(program, skips, batches, "cross-entropy")["gradient"],
         gradient(program, skips, batches, F.cross_entropy),
     )
-    with pytest.raises(UsageError, match="loss cross: choose cross-entropy, mse, bce"):
+    with pytest.raises(UsageError, match="loss 'cross': choose cross-entropy, mse, bce"):
         lesion(program, skips, batches, "cross")
 
 

@@ -22,7 +22,7 @@ from skiplab.measure.edge_gradients import Gates
 from skiplab.measure.ggn_probe import Probe, probe_of
 from skiplab.measure.lesion import lesion
 from skiplab.measure.lesions.runner import require_trained
-from skiplab.measure.losses import NamedLoss, resolve_loss
+from skiplab.measure.losses import NamedLoss, named_loss
 from skiplab.measure.moments import Moments
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
 from skiplab.measure.table import MeasureTable
@@ -71,7 +71,7 @@ def estimate(
     skips.check(program).require_merges()
     require_trained(program)
     _check(batches, exact)
-    function = resolve_loss(loss)
+    function = named_loss(loss)
     project = probe or (function.probe if isinstance(function, NamedLoss) else probe_of(function))
     edges = [tuple(dict.fromkeys(branch_edges(program, skip))) for skip in skips]
     terms, samples = Moments(), 0

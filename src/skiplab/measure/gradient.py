@@ -17,7 +17,7 @@ from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.edge_gradients import alias_of
-from skiplab.measure.losses import resolve_loss
+from skiplab.measure.losses import named_loss
 from skiplab.measure.network_variants import ORIGINAL, Variant, check_networks, variants
 from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
@@ -66,7 +66,7 @@ def gradient(
         One row a weight layer or skip of each network: what ("weight" or "skip"), name (module path or skip id),
         network, order, gradient_norm, gradient_norm_std, relative, shortcut_norm, branch_norm (NaN for weights).
     """
-    function = resolve_loss(loss)
+    function = named_loss(loss)
     if len(networks) > 1:
         require_again(batches, f"the data is read for {len(networks)} networks")
     tables = []

@@ -15,7 +15,7 @@ from skiplab.measure.lesion import COLUMNS_OF_CHANGE, sentences
 from skiplab.measure.lesions.resumable_pass import Passes, Running
 from skiplab.measure.lesions.runner import compare_networks, function_names, plan_passes, require_trained
 from skiplab.measure.lesions.spec import Lesion
-from skiplab.measure.losses import resolve_loss
+from skiplab.measure.losses import named_loss
 from skiplab.measure.protocol import ORDER, Measure
 from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
@@ -51,7 +51,7 @@ def layers(
     deletable = units(program)
     repeated = Counter(first.module for first, _ in deletable)
     lesions = [_bypass(program, unit, repeated[unit[0].module] > 1) for unit in deletable]
-    functions, seed = [resolve_loss(loss), *([] if metric is None else [metric])], options.get("seed", 0)
+    functions, seed = [named_loss(loss), *([] if metric is None else [metric])], options.get("seed", 0)
     passes_of = plan_passes(len(lesions), reestimate=options.get("reestimate", False))
     identity = {"layers": [lesion.id for lesion in lesions], "functions": function_names(functions)}
     passes = Passes(program, batches, passes_of, options, identity)

@@ -17,7 +17,7 @@ from skiplab.graph.program import Op, Program
 from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import Loss, batch_loss, finite, map_batches
 from skiplab.measure.input_leaves import input_leaves, replace_values
-from skiplab.measure.losses import resolve_loss
+from skiplab.measure.losses import named_loss
 from skiplab.measure.moments import Moments
 from skiplab.measure.polynomial_grad import times_z
 from skiplab.measure.protocol import Measure
@@ -54,7 +54,7 @@ def lengths(
     Returns:
         One row a length, 0 … the longest: length, samples, norm, share, weight, each with `_std`, path_share.
     """
-    function = resolve_loss(loss)
+    function = named_loss(loss)
     marked = {edge for skip in skips.check(program).require_merges() for edge in branch_edges(program, skip)}
     origin = input_leaves(program) if at is None else (program.by_name[Skips([at]).check(program)[0].fork],)
     counts = _path_counts(program, marked, origin)

@@ -20,7 +20,7 @@ from skiplab.measure.lesions.replacements import Replacement
 from skiplab.measure.lesions.resumable_pass import Passes, Running
 from skiplab.measure.lesions.runner import compare_networks, function_names, plan_passes, require_trained
 from skiplab.measure.lesions.spec import Groups, deletions, edges_of, grouped
-from skiplab.measure.losses import resolve_loss
+from skiplab.measure.losses import named_loss
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure, MeasureInputs
 from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
@@ -94,7 +94,7 @@ def lesion(
     kinds, groups, seed = _kinds(options), grouped(skips, options.get("groups", 1)), options.get("seed", 0)
     most, draws = options.get("reorder", 0), options.get("draws", 5)
     swaps = reorderings(program, skips, most, draws, seed) if most else []
-    functions = [resolve_loss(loss), *([] if metric is None else [metric])]
+    functions = [named_loss(loss), *([] if metric is None else [metric])]
     networks = plan_passes(len(kinds) * len(groups) + len(swaps), reestimate=options.get("reestimate", False))
     moments = {MOMENTS: 1} if any(kind.endswith(NEEDS_MOMENTS) for kind in kinds) else {}
     identity = {

@@ -78,10 +78,17 @@ LOSSES: Mapping[str, NamedLoss] = {
 }
 
 
-def resolve_loss(loss: Function | str) -> Function:
-    """A loss by its name in `LOSSES` or as file.py:callable; a function is returned unchanged."""
+def named_loss(loss: Function | str) -> Function:
+    """A loss by its name in `LOSSES`; a function is returned unchanged."""
     if not isinstance(loss, str):
         return loss
+    if loss not in LOSSES:
+        raise UsageError(f"loss {loss!r}: choose {', '.join(LOSSES)}, or give a function (output, target) -> mean")
+    return LOSSES[loss]
+
+
+def resolve_loss(loss: str) -> Function:
+    """A loss as the command line names it: by its name in `LOSSES`, or as file.py:callable."""
     return LOSSES[loss] if loss in LOSSES else _import(loss, "loss", ", ".join(LOSSES))
 
 

@@ -8,7 +8,7 @@ from skiplab.data.bound_batches import Batch
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
-from skiplab.measure.losses import resolve_loss
+from skiplab.measure.losses import named_loss
 from skiplab.measure.observers import Observer, observe
 from skiplab.measure.protocol import MeasureInputs
 from skiplab.measure.registry import load, load_all
@@ -37,7 +37,7 @@ def together(
         observers[name] = makers[name](program, skips)
     if loss is None and (backward := [name for name, observer in observers.items() if observer.backward]):
         raise UsageError(f"{', '.join(backward)}: give a loss to differentiate, or leave it out of `what`")
-    observe(program, batches, list(observers.values()), None if loss is None else resolve_loss(loss))
+    observe(program, batches, list(observers.values()), None if loss is None else named_loss(loss))
     return {name: load(name).as_result(observer.table()) for name, observer in observers.items()}
 
 
