@@ -61,8 +61,8 @@ VARIANTS: dict[str, Any] = {  # options of `vit`
 PRE, POST = "pre", "post"
 SIZE: dict[str, Any] = {"patch": 4, "width": 32, "heads": 4, "hidden": 64}
 WARMUP = 0.2  # of all epochs
-EQUIVALENT = 0.05  # errors that differ by less are about as good
-UNTRAINED = 0.5  # of chance's error: above it, a network has not trained
+EQUIVALENT = 0.05  # errors that differ by less count as equal
+UNTRAINED = 0.5  # share of the chance error, above which a run failed to train
 RECIPE = Recipe(epochs=6, batch_size=64, learning_rate=1e-3, weight_decay=0.0, optimizer="adamw", judged=512)
 BOTH = (False, True)
 GRIDS = {
@@ -337,14 +337,15 @@ FIGURES = (
     ),
     replace(
         GRADIENT,
-        how="At initialization, norm of the loss's gradient for each weight layer; thin lines are seeds, the thick one "
-        "their geometric mean. Each layer of the network has four weight layers: two of attention, two of the MLP.",
+        how="At initialization, norm of the loss's gradient for each weight layer. Thin lines are seeds, the thick "
+        "line is their geometric mean. Each layer of the network has four weight layers: two of attention, two of "
+        "the MLP.",
     ),
     Figure(
         name="which-train",
         heading="Which runs train",
-        how=f"Of all seeds, how many end with a training error below {UNTRAINED:g} times that of chance, how many do "
-        "not, and how many diverged.",
+        how=f"Number of seeds with a final training error below {UNTRAINED:g} times the chance error (trains) and "
+        "above it (stuck), and of those that diverged.",
         chart="table",
         table="trained",
     ),

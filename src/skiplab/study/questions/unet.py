@@ -360,7 +360,8 @@ FIGURES = (
     Figure(
         name="routes",
         heading="Nonlinearities by route",
-        how='All paths from input to output, by the long skip they take; "bottom" are those that take none. Max pools count as nonlinearities.',
+        how="All paths from input to output, by the long skip they take; bottom: those that take none. Max pools "
+        "count as nonlinearities.",
         chart="table",
         table="routes",
     ),
