@@ -62,7 +62,7 @@ def test_functions_that_no_other_process_knows(tmp_path: Path) -> None:
     assert compare(8).tables["runs"].equals(first.tables["runs"])  # seconds too: nothing was trained again
     compare(9)  # another network under the same name
     assert len(list(tmp_path.glob("*/done.json"))) == 4 + 2
-    assert any("% in narrow, " in sentence and "% in other; " in sentence for sentence in first.sentences)
+    assert any(" in narrow, " in sentence and " in other; " in sentence for sentence in first.sentences)
     assert any("differ in their number of parameters" in sentence for sentence in first.sentences)
 
 
