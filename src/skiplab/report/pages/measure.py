@@ -1,4 +1,4 @@
-"""The page of what was measured of one network: a chart a measure, the sentences above, the tables to unfold."""
+"""The page of measures of one network: sentences, a chart per measure, and folded tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,72 +21,74 @@ class _Part:
 _PARTS: Mapping[str, _Part] = {
     "contribution": _Part(
         "Contribution",
-        "How large what a branch adds is beside what its shortcut brings, and its direction: a cosine of 0 means that "
-        "the two do not overwrite each other. Lines: ± one standard deviation over samples.",
+        "Size of each branch's output relative to its shortcut's, and its direction: a cosine of 0 means that the two "
+        "do not overwrite each other. Lines: ± one standard deviation over samples.",
         measures.contribution_chart,
     ),
     "clipping": _Part(
         "Clipping",
-        "The share of the shortcut's energy that the activation behind each merge takes away, and below it what would "
-        "be left of a signal on the route so far. Lines: ± one standard deviation over samples.",
+        "Share of the shortcut's energy that the activation after each merge removes, and below it the share of a "
+        "signal's energy left on the route so far. Lines: ± one standard deviation over samples.",
         measures.clipping_chart,
     ),
     "gradient": _Part(
         "Gradient",
-        "Norm of the loss's gradient by weight layer, and at each skip: of the merge's value, and the parts that come "
-        "back to the fork by shortcut and by branch. The axes are logarithmic; a norm of zero is not drawn.",
+        "Norm of the loss's gradient by weight layer, and at each skip: at the merge, and the parts that reach the "
+        "fork by shortcut and by branch. The axes are logarithmic; a norm of zero is not drawn.",
         signals.gradient_chart,
     ),
     "lesion": _Part(
         "Lesions",
-        "By how much the loss rises when a part of the network is deleted, without retraining, with its 95 % interval; "
-        "gray where that includes zero. A cross is a loss that is no finite number.",
+        "Rise of the loss when a part of the network is deleted, without retraining, with its 95 % interval; gray "
+        "where that includes zero. A cross is a loss that is not finite.",
         measures.lesion_chart,
     ),
     "layers": _Part(
         "Layers",
-        "By how much the loss rises when one layer is deleted and its input goes on in its place, without retraining.",
+        "Rise of the loss when one layer is replaced by the identity, without retraining.",
         measures.lesion_chart,
     ),
     "estimate": _Part(
         "Lesions, estimated",
-        "What the loss would rise by, from one forward and backward pass rather than a run for each lesion.",
+        "Estimated rise of the loss, from one forward and backward pass instead of a run for each lesion.",
         measures.estimate_chart,
     ),
     "lengths": _Part(
         "Path lengths",
-        "The gradient split by the number of branches on the paths that carry it, beside all paths by the same number.",
+        "The gradient by the number of branches on the paths that carry it, and all paths by their number of branches.",
         signals.lengths_chart,
     ),
     "shattering": _Part(
         "Shattering",
-        "Correlation of the gradients at an input and at one nearby; bands: 95 % interval of the mean over samples.",
+        "Correlation of the gradients at an input and at one nearby. Bands: 95 % interval of the mean over samples "
+        "(Student's t).",
         signals.shattering_chart,
     ),
     "similarity": _Part(
         "Similarity",
-        "Linear CKA of the outputs of every two blocks: 1 where they differ by rotation and scale alone.",
+        "Linear CKA of the outputs of every two blocks: 1 if they differ only by rotation and scale.",
         signals.similarity_chart,
     ),
     "probe": _Part(
         "Probes",
-        "Share of held-out samples that a linear classifier of each block's output gets right; band: 95 % interval.",
+        "Accuracy on held-out samples of a linear classifier of each block's output; band: 95 % interval.",
         measures.probe_chart,
     ),
     "spectrum": _Part(
         "Spectrum",
-        "From the smallest to the largest singular value of each block's Jacobian, with the root mean square; the line "
-        "at 1 is a block that keeps the size of what goes through.",
+        "From the smallest to the largest singular value of each block's Jacobian, with the root mean square. A block "
+        "with all singular values at the line, 1, preserves norms.",
         measures.spectrum_chart,
     ),
     "linearity": _Part(
         "Linearity",
-        "What the best linear map does not explain of each block, and how far that map is from the identity.",
+        "Share of each block's output that the best linear map does not explain, and the distance of that map from the "
+        "identity.",
         measures.linearity_chart,
     ),
     "cost": _Part(
         "Cost",
-        "Memory that a shortcut holds while its branch runs, and the time that both take.",
+        "Memory that a shortcut holds while its branch runs, and the time of both.",
         measures.cost_chart,
     ),
 }
