@@ -40,7 +40,7 @@ def test_find_prints_a_row_a_skip_and_the_census_in_three_lines() -> None:
     assert "16 skips: 12 add/identity, 4 add/projection" in lines
     assert lines[-3].startswith("paths: 65,536")
     assert lines[-2].startswith("nonlinearities on a path: 18 to 50")
-    assert lines[-1].startswith("lightest path: 18 nonlinearities, 6 weight layers")
+    assert lines[-1].startswith("most linear path: 18 nonlinearities, 6 weight layers")
 
 
 def test_find_in_80_columns_keeps_every_line_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_find_in_80_columns_keeps_every_line_whole(monkeypatch: pytest.MonkeyPat
 
 def test_find_json() -> None:
     found = json.loads(run("find", f"{ZOO}:with_tensor", "--json"))
-    assert found["schema"] == "skiplab.find/2"
+    assert found["schema"] == "skiplab.find/3"
     assert found["model"] == f"{ZOO}:with_tensor"
     (skip,) = found["skips"]
     expected = {"id": "forward", "path": "", "combine": "add", "shortcut": "identity", "weight_layers": 2}
@@ -74,9 +74,9 @@ def test_find_without_values() -> None:
 
 
 def test_find_lists_what_is_apart() -> None:
-    lines = run("find", "torchvision:mobilenet_v3_small", "--input", "1x3x32x32", "--apart").splitlines()
+    lines = run("find", "torchvision:mobilenet_v3_small", "--input", "1x3x32x32", "--all").splitlines()
     assert sum(line.startswith("gate") for line in lines) == 9
-    assert "6 skips: 6 add/identity; apart: 9 gate" in lines
+    assert "6 skips: 6 add/identity; non-skips: 9 gate" in lines
 
 
 def test_lint_exits_with_1_on_a_finding() -> None:
@@ -145,7 +145,7 @@ def test_help_and_version_need_no_torch() -> None:
     code = "import sys; sys.argv = ['skiplab', *{!r}]; import skiplab.cli as c, atexit; " + (
         "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'LIGHT')); c.main()"
     )
-    for flags in (["--help"], ["--version"], ["study", "--help"]):
+    for flags in (["--help"], ["--version"], ["study", "--help"], ["measure", "--help"]):
         done = subprocess.run([sys.executable, "-c", code.format(flags)], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert done.stdout.strip().endswith("LIGHT")

@@ -153,9 +153,9 @@ def test_what_is_finished_is_not_trained_again_and_more_seeds_may_follow(net: Pa
     both = found(f"{net}:Net", *QUICK, "--out", out, "--seeds", "0,1")
     assert both["runs"][0] == first["runs"][0]
     assert {path: path.stat().st_mtime_ns for path in (out / "seed-0").iterdir()} == times
-    with pytest.raises(DataError, match=r"holds runs of another recipe: .*--fresh"):
+    with pytest.raises(DataError, match=r"holds other results: recipe.momentum was 0.9, now 0.5; .*--fresh"):
         invoke(f"{net}:Net", *QUICK, "--out", out, "--momentum", "0.5")
-    with pytest.raises(DataError, match=r"holds runs of another model: .*--fresh"):
+    with pytest.raises(DataError, match=r"holds other results: model\.kwargs\.gain was .*, now 2; .*--fresh"):
         invoke(f"{net}:Net", *QUICK, "--out", out, "--kwargs", '{"gain": 2}')
     fresh = found(f"{net}:Net", *QUICK, "--out", out, "--momentum", "0.5", "--fresh")
     assert fresh["runs"][0]["train_loss"] != first["runs"][0]["train_loss"]
@@ -166,7 +166,7 @@ def test_the_same_weights_in_another_network_are_another_run(net: Path, tmp_path
     out = tmp_path / "out"
     invoke(f"{net}:Net", *QUICK, "--out", out)
     net.write_text(NET.replace("self.gain * self", "self.gain - self"))
-    with pytest.raises(DataError, match="holds a run of another network: untrained, its loss on 64 examples was"):
+    with pytest.raises(DataError, match=r"seed-0 holds other results: network\.untrained_loss was 2.*, now 2"):
         invoke(f"{net}:Net", *QUICK, "--out", out)
     net.write_text(NET + "\n# a remark\n")
     assert invoke(f"{net}:Net", *QUICK, "--out", out).exit_code == 0
@@ -203,7 +203,7 @@ def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> 
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "stopped; finished: seed 0: training error" in stderr
-    assert f"the same command goes on from {out}" in stderr
+    assert f"to resume from {out}, run the same command again" in stderr
     assert json.loads(record.read_text())["status"] == "running"
 
 

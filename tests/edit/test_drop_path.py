@@ -99,7 +99,7 @@ def test_no_dimension_of_samples() -> None:
             return self.block(x.reshape(-1, 2, 8)).reshape(x.shape)
 
     program, skips = found(Windows(), (3, 4, 8))
-    with pytest.raises(UsageError, match="no dimension is that of the samples: leave its skip out"):
+    with pytest.raises(UsageError, match="no dimension holds only the samples: leave its skip out"):
         drop_path(program, skips, 0.5)
 
 

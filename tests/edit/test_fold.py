@@ -247,10 +247,10 @@ def test_published_networks(name: str) -> None:
     before = case.program.module()
     with torch.no_grad():
         assert deviation(folded.module()(*case.args), before(*case.args)) < 1e-5
-    foldable = [each for each in skiplab.find(case.program).apart if each.reason == "foldable"]
+    foldable = [each for each in skiplab.find(case.program).non_skips if each.reason == "foldable"]
     merges = [sum(op.kind == "merge" for op in each.ops) for each in (case.program, folded)]
     assert (merges[1] == 0) == (name != "resnet18")
-    assert skiplab.find(folded).apart == () or not foldable
+    assert skiplab.find(folded).non_skips == () or not foldable
 
 
 def test_a_resnets_skips_stay() -> None:
@@ -267,5 +267,5 @@ def test_a_resnets_skips_stay() -> None:
 
 def test_a_training_graph() -> None:
     program = skiplab.capture(RepVgg(), (IMAGE,), train=True)
-    with pytest.raises(UsageError, match=r"captured as training graph.*without train=True"):
+    with pytest.raises(UsageError, match=r"captured as a training graph.*without train=True"):
         fold(program)

@@ -262,3 +262,25 @@ def test_torchs_own_layers_count_as_code_but_not_its_plumbing() -> None:
     sources = {s.source for s in skiplab.find(skiplab.capture(layer, (torch.randn(2, 5, 8),), train=True))}
     assert all("nn/modules/transformer.py:" in str(source) for source in sources)
     assert len(sources) == 2
+
+
+def test_a_training_graph_is_refused_with_its_reason() -> None:
+    x = torch.randn(3, 8)
+    skiplab.capture(heavy(), (x,)).require_inference("whose batch norms cannot be folded")
+    with pytest.raises(
+        UsageError,
+        match=r"^Sequential was captured as a training graph, whose batch norms cannot be folded: "
+        r"capture it without train=True \(--train\)$",
+    ):
+        skiplab.capture(heavy(), (x,), train=True).require_inference("whose batch norms cannot be folded")
+
+
+def test_a_program_has_values_off_the_meta_device() -> None:
+    x = torch.randn(3, 8)
+    program = skiplab.capture(heavy(), (x,))
+    assert program.has_values
+    program.require_values("which a proof needs")
+    bare = skiplab.capture(heavy().to("meta"), (x.to("meta"),))
+    assert not bare.has_values
+    with pytest.raises(UsageError, match=r"^Sequential was captured without values, which a proof needs: .*--meta\)$"):
+        bare.require_values("which a proof needs")

@@ -15,8 +15,10 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, run
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.accelerate import deviation, faster, native
+from skiplab.measure.accelerate import faster
 from skiplab.measure.estimate import estimate
+from skiplab.measure.lesion import deviation
+from skiplab.training.precision import has_bfloat16_units
 
 aten = torch.ops.aten
 
@@ -190,7 +192,7 @@ def test_measures_take_it_instead_of_the_program() -> None:
 
 
 def test_training_graphs_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"BasicBlock was captured as training graph, .* without train=True"):
+    with pytest.raises(UsageError, match=r"BasicBlock was captured as a training graph, .* without train=True"):
         faster(captured("in_place", train=True).program)
 
 
@@ -199,5 +201,5 @@ def test_the_hardware_decides(able: dict[str, bool], dtype: torch.dtype, monkeyp
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     program = skiplab.capture(nn.Linear(3, 3), (torch.randn(2, 3),))
     assert faster(program).tensors["p_weight"].dtype == dtype
-    assert native(torch.device("cpu")) == (dtype == torch.bfloat16)
-    assert not native(torch.device("meta"))
+    assert has_bfloat16_units(torch.device("cpu")) == (dtype == torch.bfloat16)
+    assert not has_bfloat16_units(torch.device("meta"))

@@ -35,7 +35,7 @@ def needing(memory: int, seen: list[int]):
 
 def test_batches_that_fill_the_memory_are_halved_and_so_are_all_after_them(program: Program) -> None:
     seen: list[int] = []
-    with pytest.warns(UserWarning, match="does not fit into memory: going on with") as warned:
+    with pytest.warns(UserWarning, match="does not fit into memory: continuing with") as warned:
         results = list(map_batches(program, batches(9, 7), needing(2, seen)))
     assert sum(seen) == 16
     assert max(seen) == 2
@@ -46,7 +46,7 @@ def test_batches_that_fill_the_memory_are_halved_and_so_are_all_after_them(progr
 
 def test_one_sample_that_does_not_fit(program: Program) -> None:
     with (
-        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.warns(UserWarning, match="continuing with 1"),
         pytest.raises(DataError, match="one sample does not fit into memory"),
     ):
         list(map_batches(program, batches(2), needing(0, [])))
@@ -60,7 +60,7 @@ def test_what_torch_says_when_a_cpus_memory_ends(program: Program) -> None:
             )
         return given.size
 
-    with pytest.warns(UserWarning, match="a batch of 2 samples does not fit into memory: going on with 1"):
+    with pytest.warns(UserWarning, match="a batch of 2 samples does not fit into memory: continuing with 1"):
         assert [size for _, size in map_batches(program, batches(2), work)] == [1, 1]
 
 

@@ -168,7 +168,7 @@ def _model_tables(sample: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {
         "spine": sample["spine"],
         "skips": skips.assign(remarks="long"),
-        "apart": apart,
+        "non_skips": apart,
         "histogram": histogram,
         "witness": witness,
     }

@@ -291,7 +291,7 @@ def test_formats_that_there_are_not(formats: Any, tmp_path: Path) -> None:
 
 def test_without_values_there_is_nothing_to_save(tmp_path: Path) -> None:
     program = skiplab.capture(Block().to("meta"), (rows(2, 8).to("meta"),))
-    with pytest.raises(UsageError, match="no values"):
+    with pytest.raises(UsageError, match="captured without values"):
         skiplab.save(program, tmp_path, ["python"])
 
 

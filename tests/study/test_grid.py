@@ -1,5 +1,6 @@
 """The grid runs each cell once, survives being stopped and killed, and passes errors on."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -132,12 +133,13 @@ def test_a_cell_is_taken_over_from_a_killed_command(other: subprocess.Popen, tmp
 
 
 def test_a_cell_that_another_command_finishes_is_not_run_again(tmp_path: Path) -> None:
-    folder = tmp_path / cells(1)[0].key
+    (cell,) = cells(1)
+    folder = tmp_path / cell.key
     folder.mkdir()
     lock = FileLock(folder / "lock")
 
     def finish() -> None:
-        (folder / "done.json").write_text("{}")
+        (folder / "done.json").write_text(json.dumps(cell.config))
         lock.release()
 
     with lock:

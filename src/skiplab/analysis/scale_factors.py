@@ -1,4 +1,4 @@
-"""Factors that scale a signal on its way: layer-scale, ReZero, drop-path, plain numbers, a minus sign."""
+"""Scale factors on shortcuts and branches: layer-scale, ReZero, drop-path, plain numbers, a minus sign."""
 
 import torch
 from torch.fx import Node
@@ -8,7 +8,7 @@ from skiplab.graph.program import Program
 
 
 def factors(program: Program, ops: tuple[Op, ...]) -> tuple[str, ...]:
-    """The factors among ops that each scale one signal: numbers, names of parameters, "random", "constant"."""
+    """The scale factors among ops with one data operand each: numbers, names of parameters, "random", "constant"."""
     return tuple(_factor(program, op) for op in ops if op.kind == "resample" and _scales(op))
 
 
@@ -23,14 +23,14 @@ def _factor(program: Program, op: Op) -> str:
         return ", ".join(op.weights)
     node = program.nodes[op.name]
     data = {program.ops[i].name for i in op.inputs}
-    by = next((each for each in node.args if not (isinstance(each, Node) and each.name in data)), 1)
-    if isinstance(by, (int, float)):
-        return f"{1 / by if op_info(op.target).division and by else by:g}"
-    return "random" if isinstance(by, Node) and _is_random(by) else "constant"
+    factor = next((each for each in node.args if not (isinstance(each, Node) and each.name in data)), 1)
+    if isinstance(factor, (int, float)):
+        return f"{1 / factor if op_info(op.target).division and factor else factor:g}"
+    return "random" if isinstance(factor, Node) and _is_random(factor) else "constant"
 
 
 def _is_random(node: Node) -> bool:
-    """Whether random numbers made a value, as drop-path's mask of samples."""
+    """Whether a value is computed from random numbers, as the mask of drop-path is."""
     seen, rest = set(), [node]
     while rest:
         node = rest.pop()

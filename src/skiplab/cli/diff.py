@@ -1,4 +1,4 @@
-"""`skiplab diff`: hold an architecture in continuous integration."""
+"""`skiplab diff`: compare skip connections, to check an architecture in continuous integration."""
 
 from typing import Annotated
 
@@ -13,14 +13,14 @@ from skiplab.cli.model_options import Request, on_a_model, other, skips_of
 def diff(
     request: Request,
     against: Annotated[
-        str, typer.Argument(metavar="OTHER", help="The model to compare with. Both may be files of `find --json`.")
+        str, typer.Argument(metavar="OTHER", help="Model to compare with. Both may be files of `find --json`.")
     ],
     other_kwargs: Annotated[
         str | None, typer.Option(help="Keyword arguments for OTHER's callable (default: those of --kwargs).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the skip connections of two networks; exit with 1 when they differ."""
+    """Compare the skip connections of two networks; exit with 1 if they differ."""
     from skiplab.analysis.differ import diff
     from skiplab.cli import render
 

@@ -1,4 +1,4 @@
-"""`skiplab find` and `skiplab census`: what a network's skip connections are, and what lies on its paths."""
+"""`skiplab find` and `skiplab census`: the skip connections of a network, and its paths."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 @on_a_model
 def find(
     request: Request,
-    expect: Annotated[int | None, typer.Option(help="Exit with 1 unless there are this many skips.")] = None,
+    expect: Annotated[int | None, typer.Option(help="Expected number of skips; exit with 1 if it differs.")] = None,
     prove: Annotated[
-        bool, typer.Option("--prove", help="Check each one numerically; exit with 1 if one fails.")
+        bool, typer.Option("--prove", help="Check each skip numerically; exit with 1 if one fails.")
     ] = False,
-    apart: Annotated[bool, typer.Option("--apart", help="List also what is no skip, with the reason.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Also list non-skips: gates, fusion, foldable sums, unknown merges.")
+    ] = False,
     as_json: Json = False,
     report: Page = None,
 ) -> None:
@@ -45,7 +47,7 @@ def find(
 
         print_json(find_json(request.model, program, skips, counts, proof))
     else:
-        _print_skips(skips, counts, proof, apart)
+        _print_skips(skips, counts, proof, show_all)
     if report is not None:
         _write_page(request.model, program, skips, counts, report)
     if proof is not None and proof.failures:
@@ -58,12 +60,14 @@ def find(
 @on_a_model
 def census(
     request: Request,
-    count_norms: Annotated[bool, typer.Option("--count-norms", help="LayerNorm and its kin are nonlinear.")] = False,
-    output: Annotated[int, typer.Option(help="Which of the network's outputs the paths lead to.")] = 0,
+    count_norms: Annotated[
+        bool, typer.Option("--count-norms", help="Count LayerNorm, RMSNorm and GroupNorm as nonlinear.")
+    ] = False,
+    output: Annotated[int, typer.Option(help="Index of the output at which the paths end.")] = 0,
     as_json: Json = False,
     report: Page = None,
 ) -> None:
-    """Count a network's paths from input to output by what lies on them."""
+    """Count a network's paths from input to output, by nonlinearities and weight layers."""
     if report is not None:
         check_page(report)
     from skiplab.analysis.finder import find
@@ -92,15 +96,15 @@ def _proved(program: "Program", skips: "Skips") -> "Proof":
         return prove(program, skips, progress=progress)
 
 
-def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", apart: bool) -> None:
+def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", show_all: bool) -> None:
     from skiplab.cli import render
 
     console = render.stdout()
     if len(skips):
         console.print(render.skips_table(skips, console.width))
-    if apart and skips.apart:
+    if show_all and skips.non_skips:
         console.print()
-        console.print(render.apart_table(skips))
+        console.print(render.non_skips_table(skips))
         console.print()
     print_lines([render.skips_line(skips)])
     if proof is not None:
@@ -117,7 +121,7 @@ def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census"
     tables = {
         "spine": tables.spine(program, skips),
         "skips": tables.placed(program, skips),
-        "apart": tables.apart(skips),
+        "non_skips": tables.non_skips(skips),
         "histogram": tables.histogram(counts),
         "witness": tables.witness(counts),
     }

@@ -1,4 +1,4 @@
-"""`skiplab lint`: mistakes around skip connections that train without a word."""
+"""`skiplab lint`: likely mistakes around skip connections that raise no error."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -13,16 +13,28 @@ if TYPE_CHECKING:
     from skiplab.linter import Findings
 
 
+def _list_rules(value: bool) -> None:
+    if value:
+        from skiplab.linter import RULES
+
+        width = max(len(rule.name) for rule in RULES)
+        print_lines([f"{rule.name:{width}}  {rule.summary}" for rule in RULES])
+        raise typer.Exit
+
+
 @app.command()
 @on_a_model
 def lint(
     request: Request,
     identity_path: Annotated[
-        bool, typer.Option("--identity-path", help="The network is meant to have a path without nonlinearities.")
+        bool, typer.Option("--identity-path", help="Report ops that break a path without nonlinearities.")
+    ] = False,
+    _rules: Annotated[
+        bool, typer.Option("--rules", help="List all rules, and exit.", is_eager=True, callback=_list_rules)
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for mistakes around the skip connections of a network; exit with 1 when there are any."""
+    """Find likely mistakes around the skip connections of a network; exit with 1 if there are any."""
     findings = _findings(request, identity_path)
     if as_json:
         from skiplab.linter import findings_json
@@ -37,13 +49,13 @@ def lint(
 
 
 def _findings(request: Request, identity_path: bool) -> "Findings":
-    """Of the inference graph and of the training graph, in which alone drop-path is to be seen."""
+    """The findings in the inference graph and in the training graph; only the latter has drop-path."""
     from skiplab.linter import lint
 
     findings = lint(captured(replace(request, train=False)), identity_path=identity_path)
     try:
         trained = captured(replace(request, train=True))
     except ModelError as error:
-        say(f"note: the training graph was not looked at: {error}")
+        say(f"note: the training graph was not checked: {error}")
         return findings
     return findings + lint(trained, identity_path=identity_path)

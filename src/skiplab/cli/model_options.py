@@ -1,14 +1,16 @@
 """A model as the user names it: the options that all commands on a model share, and what they lead to."""
 
+import copy
 import functools
 import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from typer.models import OptionInfo
 
 from skiplab.cli.app import say
 from skiplab.errors import UsageError
@@ -47,7 +49,7 @@ class Request:
 def on_a_model(command: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[..., None]:
     """Gives a command, whose first parameter is a Request, the options of one, but for those that it has no use for."""
     parameters = inspect.signature(Request).parameters
-    shared = {name: parameter for name, parameter in parameters.items() if name not in without}
+    shared = {name: in_panel(each, "Model") for name, each in parameters.items() if name not in without}
     own = list(inspect.signature(command).parameters.values())[1:]
 
     @functools.wraps(command)
@@ -63,10 +65,21 @@ def on_a_model(command: Callable[..., None], without: tuple[str, ...] = ()) -> C
     return run
 
 
-def captured(request: Request) -> "Program":
-    """The model's program; what may be wrong with it is said on stderr."""
+def in_panel(parameter: inspect.Parameter, panel: str) -> inspect.Parameter:
+    """A parameter of a command, shown in a panel of the command's help; an argument stays in its own."""
+    kind, option = get_args(parameter.annotation)
+    if not isinstance(option, OptionInfo):
+        return parameter
+    option = copy.copy(option)
+    option.rich_help_panel = panel
+    return parameter.replace(annotation=Annotated[kind, option])
+
+
+def captured(request: Request, device: str = "cpu") -> "Program":
+    """The model's program on a device. Warnings about it go to stderr."""
     options = keywords(request.kwargs)
     import torch
+    from torch.utils import _pytree as pytree
 
     from skiplab.graph.capture import capture
     from skiplab.loading.resolve import quiet, resolve
@@ -75,8 +88,15 @@ def captured(request: Request) -> "Program":
     resolved = resolve(request.model, request.inputs or (), options, request.weights, request.trust, meta=request.meta)
     if resolved.meta and not request.meta:
         say("note: the model would fill the memory, so it was built without values (as with --meta)")
+    model, args, kwargs = resolved.model, resolved.args, resolved.kwargs
+    if device != "cpu" and not resolved.meta:
+        from skiplab.training.fit import fabric_on
+
+        place = fabric_on(device).device
+        model = model.to(place)
+        args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(place), (args, kwargs))
     with quiet():
-        program = capture(resolved.model, resolved.args, resolved.kwargs, train=request.train)
+        program = capture(model, args, kwargs, train=request.train)
     say_doubts(program, values=not resolved.meta)
     return program
 

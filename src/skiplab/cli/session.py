@@ -1,4 +1,4 @@
-"""What is measured: the model captured on its data's own form, on the device asked for."""
+"""The model of a command, captured on an example of its data and on the chosen device, with its skips and batches."""
 
 import json
 from collections.abc import Sequence
@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A program with the skips and the batches that are measured."""
+    """A program with the skips and batches of a command.
+
+    Attributes:
+        source: where the batches come from.
+        targets: all targets if the data are in memory, else those of the first batch; None without targets.
+    """
 
     program: "Program"
     skips: "Skips"
     batches: "Batches"
     source: "Examples | Stream"
-    targets: Any  # all of them where they are at hand, else those of the first batch; None for none
+    targets: Any
 
 
 def subject(request: Request, asked: "Asked", device: str, pattern: str | None) -> Subject:
-    """Everything that can be wrong with the request is said here, before anything takes long."""
+    """Captures the model and opens the data; raises every error of the request before the long work."""
     if request.meta:
         raise UsageError("measures need the network's values: leave out --meta")
     from skiplab.analysis.finder import find
@@ -46,9 +51,9 @@ def subject(request: Request, asked: "Asked", device: str, pattern: str | None) 
         raise UsageError(f"--skips {pattern} selects none of {len(skips)} skips ({some}): see skiplab find")
     chosen = skips if pattern is None else skips.at(pattern)
     drawn = batches(program, source, asked)
-    _say_how_many(source, asked)
+    _report_samples(source, asked)
     if not program.dynamic_batch:
-        say(f"note: {program.name} takes batches of one size only, and gets no other; what is left over is left out")
+        say(f"note: {program.name} takes batches of one size only; the rest of the data is left out")
     return Subject(program, chosen, drawn, source, source.y if isinstance(source, Examples) else _first_target(drawn))
 
 
@@ -60,13 +65,13 @@ def _first_target(drawn: "Batches") -> Any:
 
 
 def _captured(request: Request, source: "Examples | Stream", device: str) -> "Program":
-    """On examples of the data themselves, unless --input says on what or the data fit themselves to the model."""
+    """Captured on an example of the data, unless --input gives shapes or the data adapt to the model."""
     options = keywords(request.kwargs)
     import torch
     from torch import Tensor
-    from torch.utils import _pytree as pytree
 
     from skiplab.graph.capture import capture
+    from skiplab.graph.torch_compat import pytree
     from skiplab.loading import example_inputs
     from skiplab.loading.resolve import quiet, resolve
     from skiplab.training.fit import fabric_on
@@ -74,10 +79,10 @@ def _captured(request: Request, source: "Examples | Stream", device: str) -> "Pr
     place = fabric_on(device).device
     example = None if request.inputs else source.example()
     torch.manual_seed(request.seed)
-    shapes = request.inputs or (() if example is None else ("1",))  # what the data say need not be declared
+    shapes = request.inputs or (() if example is None else ("1",))  # the data give the shape
     resolved = resolve(request.model, shapes, options, request.weights, request.trust, meta=False)
     if resolved.meta:
-        raise ModelError(f"{request.model} would fill the memory, and measures need its values: use a smaller one")
+        raise ModelError(f"{request.model} does not fit into memory, and measures need its values: use a smaller one")
     args, kwargs = resolved.args, resolved.kwargs
     if example is not None:
         args, kwargs = example_inputs.returned(_typed(example, resolved.model))
@@ -90,16 +95,17 @@ def _captured(request: Request, source: "Examples | Stream", device: str) -> "Pr
             raise
         raise DataError(
             f"{request.model} does not take the data of {source.name}: {str(error).splitlines()[0]}; "
-            + mend(request, getattr(example, "shape", ())[1:])
+            + suggest_kwargs(request, getattr(example, "shape", ())[1:])
         ) from error
     _notes(request, program)
     return program
 
 
 def _typed(example: Any, model: "nn.Module") -> Any:
-    """Real numbers in the precision of the model's weights."""
+    """The example with real numbers in the precision of the model's weights."""
     from torch import Tensor
-    from torch.utils import _pytree as pytree
+
+    from skiplab.graph.torch_compat import pytree
 
     kind = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
     return pytree.tree_map_only(
@@ -107,10 +113,10 @@ def _typed(example: Any, model: "nn.Module") -> Any:
     )
 
 
-def mend(request: Request, shape: Sequence[int], classes: int | None = None) -> str:
-    """How to build the model for examples of `shape` (without the batch) and so many classes.
+def suggest_kwargs(request: Request, shape: Sequence[int], classes: int | None = None) -> str:
+    """How to build the model for examples of `shape` (without the batch) and this number of classes.
 
-    The names are those of our models and of timm's; a callable of the user's has its own.
+    The names are those of our models and of timm; a user's callable may have others.
     """
     wanted = {} if classes is None else {"num_classes": classes}
     what = [] if classes is None else [f"{classes} classes"]
@@ -130,7 +136,7 @@ def _notes(request: Request, program: "Program") -> None:
     say_doubts(program)
 
 
-def _say_how_many(source: "Examples | Stream", asked: "Asked") -> None:
+def _report_samples(source: "Examples | Stream", asked: "Asked") -> None:
     from skiplab.data.sources.examples import Examples
 
     if not isinstance(source, Examples):
@@ -139,6 +145,9 @@ def _say_how_many(source: "Examples | Stream", asked: "Asked") -> None:
         return
     part = f" ({source.part})" if source.part else ""
     if source.part in ("train", "training") and asked.split is None:
-        say(f"note: {source.name} has no part but {source.part}, on which the model may have been trained")
+        say(f"note: {source.name} has only the part {source.part}, which the model may have been trained on")
     if len(source) < source.total:
-        say(f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn; --samples 0 takes all")
+        say(
+            f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn at random; "
+            "--samples 0 takes all"
+        )

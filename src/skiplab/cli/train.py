@@ -66,6 +66,7 @@ def _seeds(seeds: str, recipe: Recipe) -> list[int]:
 
 def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
     """A run a seed; stopped, it says what is finished and how to go on."""
+    from skiplab.cli.output_folder import resume_hint
     from skiplab.cli.train_progress import Bar
     from skiplab.training.seeds import trained
 
@@ -77,8 +78,7 @@ def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
                 bar.finish(trials[-1])
     except (KeyboardInterrupt, SystemExit):
         done = "; ".join(map(str, trials)) or "no run yet"
-        go_on = f"the same command goes on from {plan.out}" if plan.out else "with --out FOLDER it would be kept"
-        say(f"stopped; finished: {done}; {go_on}")
+        say(f"stopped; finished: {done}; {resume_hint(plan.out)}")
         raise
     return trials
 

@@ -1,4 +1,4 @@
-"""What `skiplab train` is asked to train, built and checked before anything takes long."""
+"""The plan of `skiplab train`: model, data and recipe, checked before anything takes long."""
 
 import zlib
 from functools import partial
@@ -8,25 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from skiplab.cli.kept import must_be
 from skiplab.cli.model_options import Request, keywords
-from skiplab.cli.session import mend
+from skiplab.cli.session import suggest_kwargs
 from skiplab.data.sources import Asked, dataset
 from skiplab.errors import DataError, ModelError, UsageError
-from skiplab.io.atomic import writable_folder, write_json
+from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
 from skiplab.loading.resolve import resolve
 from skiplab.training.fit import fabric_on
 from skiplab.training.loop import must_fit
 from skiplab.training.objectives import chance
 from skiplab.training.recipe import Recipe
-from skiplab.training.seeds import Plan, start_over
+from skiplab.training.seeds import Plan, open_folder
 
 
 def plan_of(request: Request, asked: Asked, recipe: Recipe, device: str, out: Path | None) -> Plan:
-    """Everything that can be wrong with the request is said here, before anything takes long."""
+    """Builds the plan; every error in the request is raised here, before anything takes long."""
     if request.model.endswith(".pt2"):
         raise UsageError(
             f"{request.model} is a graph for inference, which does not train: name the code of the network"
@@ -36,7 +34,7 @@ def plan_of(request: Request, asked: Asked, recipe: Recipe, device: str, out: Pa
 
 
 def shape_of(request: Request) -> tuple[int, ...]:
-    """To which pictures are brought: what the model's example, or --input, has."""
+    """The shape to which pictures are resized: that of the model's example, or of --input."""
     made = resolve(request.model, request.inputs or (), keywords(request.kwargs))
     first = next((leaf for leaf in pytree.tree_leaves((made.args, made.kwargs)) if isinstance(leaf, Tensor)), None)
     if first is None:
@@ -45,16 +43,16 @@ def shape_of(request: Request) -> tuple[int, ...]:
 
 
 def _built(request: Request, seed: int) -> nn.Module:
-    """The network with the initial weights of that seed, or those of --weights."""
+    """The network with the initial weights of this seed, or with those of --weights."""
     torch.manual_seed(seed)
-    made = resolve(request.model, ("1",), keywords(request.kwargs), request.weights)  # the data say what goes in
+    made = resolve(request.model, ("1",), keywords(request.kwargs), request.weights)  # the data give the input
     if made.meta:
-        raise ModelError(f"{request.model} would fill the memory: train a smaller one")
+        raise ModelError(f"{request.model} does not fit into memory: train a smaller one")
     return made.model
 
 
 def config_of(request: Request, plan: Plan, seed: int, *, fresh: bool) -> dict[str, Any]:
-    """All that the numbers depend on but the seed; the folder must hold no run of anything else."""
+    """Everything that the numbers depend on except the seed; DataError when --out holds runs of anything else."""
     model = plan.build(seed)
     _must_fit(request, model, plan)
     weights = checksum(model.state_dict().values()) if request.weights else None
@@ -69,7 +67,7 @@ def config_of(request: Request, plan: Plan, seed: int, *, fresh: bool) -> dict[s
         "recipe": {name: value for name, value in plan.recipe.record().items() if name != "seed"},
     }
     if plan.out is not None:
-        _keep(plan.out, config, fresh=fresh)
+        open_folder(plan.out, config, fresh=fresh)
     config["data"]["chance"] = {part: chance(getattr(plan.data, part)) for part in ("train", "test")}
     return {**config, "versions": {name: version(name) for name in ("skiplab", "torch")}}
 
@@ -82,16 +80,6 @@ def _must_fit(request: Request, model: nn.Module, plan: Plan) -> None:
     try:
         must_fit(model, plan.data.train, plan.data)
     except DataError as error:
-        how = mend(request, plan.data.train.x.shape[1:], plan.data.classes)
+        how = suggest_kwargs(request, plan.data.train.x.shape[1:], plan.data.classes)
         what = str(error).removesuffix(f": build it with num_classes={plan.data.classes}")
         raise DataError(f"{request.model}: {what}; {how}") from error
-
-
-def _keep(out: Path, config: dict[str, Any], *, fresh: bool) -> None:
-    file = writable_folder(out) / "config.json"
-    if fresh:
-        start_over(out)
-    if file.exists():
-        must_be(file, config, "runs", "choose another folder, or start over in this one with --fresh")
-    else:
-        write_json(file, config)

@@ -1,4 +1,4 @@
-"""Linear layers as terms: the kernel and the bias that come out where norms and factors are folded into one."""
+"""Linear layers as terms: the kernel and bias that result when norms and factors are folded into a layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ _SHAPES = ("view", "reshape", "unsqueeze")  # by which a stored vector is laid a
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """A value that is a linear layer of another, or only that other with its channels scaled and shifted.
+    """A value that is a linear layer of a source value, or the source with its channels scaled and shifted.
 
     Attributes:
-        source: the other.
-        layer: the convolution or linear layer; None where there is none.
+        source: the source value.
+        layer: the convolution or linear layer; None where channels are only scaled and shifted.
         kernel: the layer's, of float32 at least: (out, in / groups, …), of a transposed convolution
             (in, out / groups, …). Without a layer the factors of the channels: (channels,), or () for all.
         bias: (channels,), or () for all; None for none.
-        dim: which dimension of the value is the channels; None where it does not matter.
-        rest: the layer's arguments behind its bias.
+        dim: the channel dimension of the value; None where it does not matter.
+        rest: the layer's arguments after its bias.
     """
 
     source: Node
@@ -36,7 +36,7 @@ class Term:
     rest: tuple[Any, ...] = ()
 
     def scaled(self, factor: Tensor, shift: Tensor | None = None, dim: int | None = None) -> "Term | None":
-        """Times a factor, plus a shift, each () or (channels,); None where the channels lie in another dimension."""
+        """The term times a factor, plus a shift, each () or (channels,); None if `dim` is not its channel dimension."""
         if dim is not None and self.dim not in (dim, None):
             return None
         kernel = self.kernel * (factor if self.layer is None or not factor.ndim else _spread(self, factor))
@@ -62,9 +62,9 @@ def layer_term(node: Node, tensors: Mapping[str, Tensor]) -> Term | None:
 
 
 def normed(norm: Node, term: Term, tensors: Mapping[str, Tensor]) -> Term | None:
-    """What a batch norm makes of a term: times γ/√(σ² + ε), plus β − μ·γ/√(σ² + ε).
+    """A term after a batch norm: times γ/√(σ² + ε), plus β − μ·γ/√(σ² + ε).
 
-    None where it is no batch norm in evaluation mode, or normalises another dimension.
+    None where `norm` is no batch norm in evaluation mode, or normalizes another dimension.
     """
     arguments: tuple[Any, ...] = norm.args
     given = arguments[1:5]
@@ -86,7 +86,7 @@ def weights(layer: Node) -> tuple[Any, Any]:
 
 
 def stored(node: Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """The value of a parameter or buffer that nothing writes to, or of one in another shape; of float32 at least."""
+    """The value of a parameter or buffer, perhaps reshaped, in float32 or wider; None where something writes to it."""
     if node.name in tensors:
         tensor = tensors[node.name].detach()
         written = any(is_mutable(reader.target) for reader in node.users)
@@ -99,14 +99,14 @@ def stored(node: Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def _readers(placeholder: Node, tensors: Mapping[str, Tensor]) -> list[Node]:
-    """All that read a tensor, under whichever of its names."""
+    """All nodes that read a tensor, under any of its names."""
     tensor = tensors[placeholder.name]
     same = (node for node in placeholder.graph.find_nodes(op="placeholder") if tensors.get(node.name) is tensor)
     return [reader for node in same for reader in node.users]
 
 
 def _spread(term: Term, factor: Tensor) -> Tensor:
-    """A factor for each output channel in the form of the kernel."""
+    """A factor (channels,) in a shape that multiplies the kernel's output channels."""
     ones = (1,) * (term.kernel.ndim - 2)
     assert term.layer is not None
     if not op_info(term.layer).transposed:

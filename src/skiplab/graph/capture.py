@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from skiplab.errors import CaptureError, ModelError, UsageError
+from skiplab.errors import CaptureError, ModelError, UsageError, format_shape
 from skiplab.graph.build import from_exported
+from skiplab.graph.differences import largest_difference
 from skiplab.graph.interpreter import run
 from skiplab.graph.program import Inputs, Program
 from skiplab.graph.rng import isolated_rng, reseed
@@ -207,16 +208,7 @@ def _difference(program: Program, reference: Any) -> float:
         except Exception:  # the example is a batch of one, and the graph does not take it
             return math.nan
     got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-    gaps = [_gap(a, b) for a, b in zip(got, wanted, strict=True)]
-    return max(gaps, default=math.nan)
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference; NaN equals NaN, and an infinity one of the same sign."""
-    if a.shape != b.shape:
-        return math.inf
-    same = (a == b) | (a.isnan() & b.isnan())
-    return 0.0 if bool(same.all()) else float((a.double() - b.double()).abs()[~same].max())
+    return max((largest_difference(a, b) for a, b in zip(got, wanted, strict=True)), default=math.nan)
 
 
 def _place(model: nn.Module, error: BaseException) -> str:
@@ -238,4 +230,4 @@ def _one_line(error: BaseException) -> str:
 
 def _shapes(example: Inputs) -> str:
     leaves = pytree.tree_leaves(example)
-    return ", ".join("x".join(map(str, x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)
+    return ", ".join(format_shape(x.shape) if isinstance(x, Tensor) else repr(x) for x in leaves)

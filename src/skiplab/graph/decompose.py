@@ -45,9 +45,10 @@ def unfold(graph: Graph) -> None:
 
 
 def _matrix_rule(product: Any) -> Callable[..., Node | None]:
-    def rule(call: Call, _: Node, bias: Node, a: Node, b: Node, beta: Any = 1, alpha: Any = 1) -> Node | None:
+    def rule(call: Call, _: Node, bias: Node, a: Node, b: Node, **scales: Any) -> Node | None:
         if bias.meta.get("lifted"):
             return None
+        beta, alpha = scales.get("beta", 1), scales.get("alpha", 1)
         return call(aten.add.Tensor, _scaled(call, bias, beta), _scaled(call, call(product, a, b), alpha))
 
     return rule

@@ -1,11 +1,10 @@
 """Rewrite in-place operators of an exported graph as out-of-place ones.
 
-`torch.export` keeps `relu_` and `x[:, 0] = y` as they were written. After this pass a node's value never
-changes once computed, so that values can be recorded, patched and resumed from, and every later reader of an
-overwritten value visibly depends on the write. Buffers that a model updates (BatchNorm's counters) are left
-alone: they are state, not data.
+`torch.export` keeps `relu_` and `x[:, 0] = y` as written. After this pass a node's value never changes once computed,
+so that values can be recorded and patched and a run can be forked; and every later reader of an overwritten value
+depends on the write. Writes to a model's buffers (batch norm's counters) stay: they are state, not data.
 
-`run_decompositions` does this too, but is super-linear in the size of the graph and loses the operators' names.
+`run_decompositions` does this too, but takes more than linear time and loses the operators' names.
 """
 
 import operator
@@ -33,10 +32,9 @@ def functionalize(graph: Graph) -> tuple[tuple[str, ...], dict[str, tuple[str, .
     """Rewrites `graph` in place.
 
     Returns:
-        The names of writes that could not be followed, which are kept as they were; and for each write that was
-        followed the views that were taken before it and read after it, so that they show what was written.
-        (Whether a later reader says the name of what was written or that of the result cannot be seen in a
-        graph: the two are one tensor.)
+        The names of the writes that could not be followed and stay in place; and for each followed write the views
+        that were taken before it and are read after it, so that they show what was written. (A graph does not show
+        whether a later reader used the name of the written tensor or of the result: the two are one tensor.)
     """
     walk = _Functionalizer(graph)
     walk.run()
@@ -44,22 +42,22 @@ def functionalize(graph: Graph) -> tuple[tuple[str, ...], dict[str, tuple[str, .
 
 
 class _Functionalizer:
-    """Follows, node by node, which graph node holds the present value of each tensor.
+    """Follows, node by node, which graph node holds the current value of each tensor.
 
-    Tensors that share memory form a family with one version number, raised by each write. A view whose
-    version is behind its family's is taken again from the present base when it is next read.
+    Tensors that share memory form a family with one version number, which each write raises. A view with an older
+    version than its family is taken again, from the current base, when it is next read.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.same: dict[Node, Node] = {}  # the result of a write -> the tensor that was written
-        self.base: dict[Node, Node] = {}  # a view -> what it was taken of
+        self.base: dict[Node, Node] = {}  # a view -> the tensor it is a view of
         self.present: dict[Node, Node] = {}
         self.version: dict[Node, int] = {}  # root of a family -> number of writes so far
         self.seen_at: dict[Node, int] = {}  # node -> its family's version when `present` was set
         self.unfollowed: list[str] = []
         self.writes: dict[Node, list[tuple[Node, Node]]] = {}  # root of a family -> (write, what it wrote to)
-        self.overwritten: dict[str, list[str]] = {}  # a write -> views of before it that are read after it
+        self.overwritten: dict[str, list[str]] = {}  # a write -> older views that are read after it
 
     def run(self) -> None:
         original = list(self.graph.nodes)
@@ -100,12 +98,15 @@ class _Functionalizer:
         return self.present[node]
 
     def write(self, node: Node, written: Node) -> bool:
-        """`node` overwrites `written`: make it functional, and rebuild what `written` is a view of."""
+        """Makes `node`, which overwrites `written`, functional, and rebuilds the tensors `written` is a view of.
+
+        Returns False where that is not possible.
+        """
         target, chain = _functional_target(node), self._chain(written)
         if target is None or not all(_can_scatter(view) for view, _ in chain):
             return False
         if op_info(node).shape_in_place and (written in self.base or written in self.base.values()):
-            return False  # its views could not be taken again from a base of another shape
+            return False  # its views cannot be taken again from a base of another shape
         before = {base: self.current(base) for _, base in chain}
         dtype = node.meta["val"].dtype
         node.args, node.target = _all_arguments(node), target
@@ -124,7 +125,7 @@ class _Functionalizer:
         return True
 
     def _cast(self, node: Node, dtype: torch.dtype) -> Node:
-        """Writing keeps the dtype of what is written, where the functional operator may promote it."""
+        """A write keeps the written tensor's dtype, which the functional operator may promote."""
         result = fake_value(node)
         if not isinstance(result, Tensor) or result.dtype == dtype:
             return node
@@ -134,7 +135,7 @@ class _Functionalizer:
         return value
 
     def _chain(self, view: Node) -> list[tuple[Node, Node]]:
-        """From a view to its root, a pair (view, base) a step; the list of parts of a split is no step."""
+        """The steps (view, base) from a view to its root; a part of a split is one step from the split tensor."""
         chain = []
         while view in self.base:
             base = self.base[view]
@@ -145,7 +146,7 @@ class _Functionalizer:
         return chain
 
     def _shows(self, view: Node, written: Node) -> bool:
-        """Whether a view surely shows what a write to one of its family wrote; two parts of a split need not."""
+        """Whether a view is sure to show a write to one of its family; of two parts of a split it is not."""
         whole = all(op_info(step).write_back in _WHOLE for step, _ in self._chain(written))
         return whole or written in (base for _, base in self._chain(view))
 
@@ -155,7 +156,7 @@ class _Functionalizer:
 
 
 def viewed_operand(node: Node) -> Node | None:
-    """The operand whose memory the result shares. Of `reshape` or `to`, which may copy, the fake values tell."""
+    """The operand whose memory the result shares. `reshape` and `to` may copy: their fake values decide."""
     operand = node.args[0] if node.args else None
     if not isinstance(operand, Node):
         return None
@@ -167,13 +168,17 @@ def viewed_operand(node: Node) -> Node | None:
     info = op_info(node)
     if info.dropout and info.write_back is not None:
         return None if is_active_dropout(node) else operand  # an inactive one returns its operand itself
-    return operand if schema.arguments[0].alias_info is not None and _same_memory(node, operand) else None
+    # the schema of `atleast_3d` does not declare that its result may share memory
+    may_share = schema.arguments[0].alias_info is not None or info.write_back is not None
+    return operand if may_share and _same_memory(node, operand) else None
 
 
 def fake_value(node: Node, mode: FakeTensorMode | None = None) -> Any:
-    """What the node's operator gives for its operands' fake values: shapes and dtypes without data.
+    """The result of the node's operator on its operands' fake values: shape and dtype without data.
 
-    The mode of these values has to be given where no operand is a tensor.
+    Args:
+        node: with fake values in `meta["val"]` of its operands.
+        mode: the mode of these values; needed where no operand is a tensor.
     """
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda operand: operand.meta["val"])
     tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
@@ -182,7 +187,7 @@ def fake_value(node: Node, mode: FakeTensorMode | None = None) -> Any:
 
 
 def sizes(node: Node) -> tuple[str, ...]:
-    """A tensor's shape as text: to compare symbolic sizes themselves would bind them."""
+    """A tensor's shape as strings, since comparing symbolic sizes would fix them."""
     return tuple(str(size) for size in node.meta["val"].shape)
 
 
@@ -211,7 +216,7 @@ def _written_operand(node: Node) -> Node | None:
 
 
 def _functional_target(node: Node) -> Any:
-    """The operator of the same arguments that returns a new tensor."""
+    """The out-of-place operator with the same arguments; None where there is none."""
     name = schema_of(node.target).name.split("::")[-1]
     packet = getattr(aten, "normal_functional" if name == "normal_" else name.removesuffix("_"), None)
     if packet is None or not name.endswith("_"):
@@ -226,7 +231,7 @@ def _signature(target: Any) -> list[str]:
 
 
 def _all_arguments(node: Node) -> tuple[Any, ...]:
-    """The positional arguments with their defaults, which the twin may have differently."""
+    """The positional arguments with their defaults, since those of the out-of-place operator may differ."""
     rest = schema_of(node.target).arguments[len(node.args) :]  # type: ignore[union-attr]
     return (*node.args, *(argument.default_value for argument in rest if not argument.kwarg_only))
 
@@ -247,7 +252,7 @@ def _split_dimension(parts: Node) -> int:
 
 
 def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
-    """The base with `value` written where `view` looked: the view's inverse."""
+    """The base with `value` written to the part that `view` shows: the inverse of the view."""
     if view.target is operator.getitem:
         return _scatter_part(graph, view, base, value)
     how, rest = op_info(view).write_back, view.args[1:]
@@ -265,7 +270,7 @@ def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
     if how == "narrow":
         dim, start, length = rest
         if isinstance(start, int) and isinstance(length, int):
-            end: Any = start + length or None  # a start from the end on may reach it
+            end: Any = start + length or None  # a negative start may reach the end
         else:
             end = graph.call_function(operator.add, (start, length))
         return graph.call_function(aten.slice_scatter.default, (base, value, dim, start, end))
@@ -273,7 +278,7 @@ def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
 
 
 def _scatter_part(graph: Graph, view: Node, base: Node, value: Node) -> Node:
-    """Writes one part of an unbind, split or chunk back."""
+    """The base with one part of an unbind, split or chunk replaced."""
     parts, index = view.args
     assert isinstance(parts, Node)
     assert isinstance(index, int)

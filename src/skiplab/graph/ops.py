@@ -41,7 +41,7 @@ class Op:
     weights: tuple[str, ...] = ()
 
 
-# What a shortcut may consist of (DESIGN §2), besides one weight layer.
+# What a shortcut may consist of (DESIGN §2), in addition to one weight layer.
 TRANSPARENT: tuple[Kind, ...] = ("view", "resample", "batch_norm")
 WEIGHT_LAYERS: tuple[Kind, ...] = ("weight", "recurrent")
 LINEAR: tuple[Kind, ...] = (*TRANSPARENT, "input", "weight", "merge", "expand")

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from skiplab.errors import UsageError
 from skiplab.graph.codegen import Code, code_of
+from skiplab.graph.layout import Layout, layouts
 from skiplab.graph.module import NameChanges, ProgramModule, build_module
 from skiplab.graph.ops import Op, op_info
 from skiplab.graph.origins import anchors
@@ -107,6 +108,11 @@ class Program:
     def anchors(self) -> list[frozenset[int]]:
         """For each op, the layers, merges and inputs that its value is computed from; see `skiplab.graph.origins`."""
         return anchors(self.ops)
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """For each op, the dimensions that hold samples, channels and positions; see `skiplab.graph.layout`."""
+        return layouts(self.graph.graph, self.ops)
 
     @cached_property
     def growing(self) -> frozenset[int]:

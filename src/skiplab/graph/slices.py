@@ -1,7 +1,7 @@
 """Parts of a value that share no entry: the steps of a sequence, the halves of a gated linear unit.
 
-What is carried past a branch must be what the branch works on too. That a recurrent network adds its input at
-step t to what it made of the input at step t − 1 is no skip connection from the whole sequence.
+A shortcut must carry the value that its branch works on. A recurrent network that adds its input at step t to a
+function of the input at step t − 1 has no skip connection from the whole sequence.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ Position = tuple[int, int, int]  # source, dimension, index
 
 
 def position(program: Program, op: Op) -> Position | None:
-    """Which single position of which value an op takes, if it does: `x[:, t]`, `x[:, t:t + 1]`, one of `unbind`.
+    """The single position that an op takes out of a value: `x[:, t]`, `x[:, t:t + 1]`, one part of `unbind`; else None.
 
-    A window of several positions may as well be a group of channels, and is none.
+    A window of several positions does not count, since it may be a group of channels.
     """
     node = program.nodes.get(op.name)
     if node is None or len(op.inputs) != 1 or not node.args or not isinstance(node.args[0], Node):
@@ -63,7 +63,7 @@ def elsewhere(program: Program, taken: Position) -> Iterator[int]:
 
 
 def are_two_signals(program: Program, one: int, other: int) -> bool:
-    """Whether two values are made of different values, or of parts of one that share no entry."""
+    """Whether two values are computed from different values, or from parts of one that share no entry."""
     return program.anchors[one] != program.anchors[other] or _are_disjoint(program, one, other)
 
 
@@ -77,12 +77,12 @@ def _are_disjoint(program: Program, one: int, other: int) -> bool:
 
 
 def _above(chains: set[Chain]) -> set[Chain]:
-    """The parts, and what they are parts of."""
+    """The parts, and the larger parts that contain them."""
     return {chain[:length] for chain in chains for length in range(1, len(chain) + 1)}
 
 
 def _parts(program: Program, index: int) -> set[Chain]:
-    """The slices of a value from which an op is computed; empty where it is computed from more than slices."""
+    """The slices that an op is computed from; empty where it is computed from other values too."""
     parts, rest, seen = set(), [index], set()
     while rest:
         op = program.ops[rest.pop()]
@@ -99,7 +99,7 @@ def _parts(program: Program, index: int) -> set[Chain]:
 
 
 def _chain(program: Program, op: Op) -> Chain:
-    """Where a slice lies in the value that it was taken out of, perhaps in several steps: of unbind, then of chunk."""
+    """The place of a slice in the value it is taken from, in one step or several: of `unbind`, then of `chunk`."""
     keys: list[object] = []
     while _keeps_parts(op) and len(op.inputs) == 1:
         if op_info(op.target).slice and not _is_whole(program, op):
@@ -117,12 +117,12 @@ def _keeps_parts(op: Op) -> bool:
 
 
 def _is_whole(program: Program, op: Op) -> bool:
-    """Whether a slice takes all that there is, as the first of the two that `x[:, t]` is made of."""
+    """Whether a slice takes every entry, as the first of the two slices in `x[:, t]` does."""
     return op.target == "slice" and len(op.inputs) == 1 and op.shape == program.ops[op.inputs[0]].shape
 
 
 def _at(program: Program, source: int, node: Node, dim: object, index: object) -> Position | None:
-    """With dimension and index counted from the front where the size is known."""
+    """The position with dimension and index counted from the front, where the size is known."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or not isinstance(index, int):
         return None

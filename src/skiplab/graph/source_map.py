@@ -1,31 +1,128 @@
-"""From the nodes of a graph to the user's code: the line that called an operator, and the module it is part of.
+"""Where in the user's source code an op stands: file and line, from its stack trace, and module path.
 
-Code that Skiplab saved has comments in it that name the original's modules. They are written and read here.
+A saved network is one generated file. Comments in it, the headings, give the module of the original for each line.
 """
 
+import os
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.fx import Node
 
-MARK = "saved by Skiplab"  # in the first line of a saved file, and of no other file
+MARK = "saved by Skiplab"  # in the first line of a saved network's file, and of no other
 _COMMENT = re.compile(r" +# (\S+)")
+_FRAME = re.compile(r'\s*File "([^"]*)", line (\d+)(?:, in (.*))?')
 
-# Frames of torch's own Python lie between an operator and the user's line. Only torch's modules count as networks,
-# and among these a recurrent module is one operator: the line that called it counts.
-_TORCH = f"{Path(torch.__file__).parent}/"
-_MODULES = f"{_TORCH}nn/modules/"
+# Frames of torch's own Python stand between an operator and the line that calls it. Only torch's modules are networks,
+# and among them a recurrent one is a single operator, whose place is its caller's.
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_MODULES = os.path.join(_TORCH, "nn", "modules") + os.sep
 _CALLERS = tuple(f"{_MODULES}{name}.py" for name in ("module", "container", "rnn"))
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One line of a stack trace."""
+
+    file: str
+    line: int
+    function: str
+
+    @property
+    def source(self) -> str:
+        """ "file:line"."""
+        return f"{self.file}:{self.line}"
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether the line is in torch's own code."""
+        return self.file.startswith(_TORCH)
+
+
+def parse_trace(trace: str | None) -> list[Frame]:
+    """All frames of a stack trace as Python prints it, the outermost first."""
+    found = (_FRAME.match(line) for line in (trace or "").splitlines())
+    return [Frame(each[1], int(each[2]), (each[3] or "").strip()) for each in found if each]
+
+
+def innermost_source(trace: str | None) -> str | None:
+    """ "file:line" of the innermost frame that is not torch's plumbing; None where there is none."""
+    for frame in reversed(parse_trace(trace)):
+        if not frame.is_torch or (frame.file.startswith(_MODULES) and frame.file not in _CALLERS):
+            return frame.source
+    return None
+
+
+def frames(node: Node | None) -> tuple[Frame, ...]:
+    """The lines that lead to a node, the outermost first; empty where the graph has no stack trace.
+
+    Of torch's own code, only the `forward` of its modules is included.
+    """
+    trace = parse_trace(node.meta.get("stack_trace")) if node is not None else []
+    return tuple(
+        frame
+        for frame in trace
+        if not frame.is_torch or (frame.file.startswith(_MODULES) and frame.function == "forward")
+    )
+
+
+def module_calls(node: Node | None) -> tuple[tuple[str, str, str], ...]:
+    """The modules whose `forward` leads to a node, the outermost first: (key of the call, path, class).
+
+    The key of a module's second call ends in `@1`, so that it differs from the first.
+    """
+    if node is None:
+        return ()
+    return tuple((key, path, str(kind)) for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items())
+
+
+def frames_by_call(node: Node | None) -> tuple[tuple[str, tuple[Frame, ...]], ...]:
+    """For each module call, its key and the lines from its `forward` to that of the next call, or to the node.
+
+    Empty where calls and lines do not match.
+    """
+    parts: list[list[Frame]] = []
+    for frame in frames(node):
+        if frame.function == "forward":
+            parts.append([])
+        if parts:
+            parts[-1].append(frame)
+    keys = [key for key, _, _ in module_calls(node)]
+    return tuple(zip(keys, map(tuple, parts), strict=True)) if len(keys) == len(parts) else ()
+
+
+def written_at(node: Node | None) -> str | None:
+    """ "file:line" of the innermost line outside torch: the one that the user would edit."""
+    own = [frame for frame in frames(node) if not frame.is_torch]
+    return own[-1].source if own else None
+
+
+def called_at(node: Node | None) -> str | None:
+    """ "file:line" of the line that calls the innermost module of a node."""
+    outer = [frame for _, part in frames_by_call(node)[:-1] for frame in part if not frame.is_torch]
+    return outer[-1].source if outer else written_at(node)
+
+
+def common_path(paths: Iterable[str]) -> str:
+    """The path of the innermost module that holds all of these modules; "" for the root."""
+    shared = []
+    for parts in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared)
+
+
 def heading(path: str) -> str:
-    """The comment above the code of the module of this path; "" is the root."""
+    """The comment above the lines of a module; "" is the root."""
     return f"# {path or '.'}"
 
 
 def paths_in(file: str) -> list[str]:
-    """For each line of a saved file the module path in the heading above it; empty for any other file."""
+    """For each line of a saved network's file, the module path in its heading; empty for any other file."""
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -70,16 +167,6 @@ class SourceMap:
             self._paths[file] = paths_in(file)
         paths = self._paths[file]
         return paths[int(line) - 1] if 0 < int(line) <= len(paths) else ""
-
-
-def innermost_source(trace: str) -> str | None:
-    """ "file:line" of a stack trace's innermost frame that is not torch's plumbing; None where there is none."""
-    for line in reversed(trace.splitlines()):
-        if line.lstrip().startswith('File "'):
-            _, file, rest = line.split('"', 2)
-            if not file.startswith(_TORCH) or (file.startswith(_MODULES) and file not in _CALLERS):
-                return f"{file}:{rest.split('line ')[1].split(',')[0]}"
-    return None
 
 
 def _module_path(node: Node) -> str:

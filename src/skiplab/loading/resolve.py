@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import ModelError, UsageError
+from skiplab.graph.torch_compat import pytree
 from skiplab.io.weights import load_weights
 from skiplab.loading import example_inputs, libraries
 from skiplab.loading.libraries import Built, call, nearest

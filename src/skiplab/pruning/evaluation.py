@@ -1,4 +1,4 @@
-"""What a smaller network is worth beside the whole one: its size, its work, its time, and what it gets wrong."""
+"""Evaluation of smaller networks against the whole one: size, FLOPs, latency, loss and metric."""
 
 import statistics
 import time
@@ -13,33 +13,37 @@ from skiplab.data.bound_batches import Batch, BoundBatch, require_again, validat
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss, map_batches
-from skiplab.measure.kernels import plain
+from skiplab.measure.kernels import unfused_kernels
 from skiplab.measure.lesions.bootstrap import intervals
 from skiplab.measure.lesions.per_sample_loss import losses
 
 ROUNDS = 15  # of timing, each of both networks in turn
 
 
-class Judge:
-    """Holds networks against one, on the same samples.
+class Evaluator:
+    """Compares networks with the whole one, on the same samples.
 
     Args:
         program: the whole network.
-        batches: pairs (inputs, target), gone through once for each network.
-        loss, metric: (output, target) -> mean over the batch, or one value a sample.
-        seed: of the intervals' resamples.
+        batches: pairs (inputs, target), read once for each network.
+        loss, metric: (output, target) -> mean over the batch, or one value per sample.
+        seed: seed of the bootstrap.
     """
 
     def __init__(self, program: Program, batches: Iterable[Batch], loss: Loss, metric: Loss | None, seed: int) -> None:
-        require_again(batches, "each network is judged on the same samples")
+        require_again(batches, "each network is evaluated on the same samples")
         self.program, self.batches, self.seed = program, batches, seed
         self.functions = {"loss": loss} if metric is None else {"loss": loss, "metric": metric}
         self.first = next(validate_batches(program, batches))
         self.whole, self.sizes = self._values(program)
 
     def row(self, program: Program) -> dict[str, Any]:
-        """parameters, flops, latency_ratio, latency_ratio_min; loss, loss_low, loss_high, loss_change and its ends;
-        the same of the metric."""
+        """The numbers of one network.
+
+        Columns: parameters; flops, per sample; latency_ratio and latency_ratio_min, to the whole network; loss and
+        loss_change, the difference to the whole network paired by sample, each with the ends of its 95 % interval in
+        _low and _high; and the same columns of the metric.
+        """
         values, sizes = self._values(program)
         median, least = latency(self.program, program, self.first)
         row: dict[str, Any] = {"parameters": program.size, "flops": flops(program, self.first)}
@@ -53,7 +57,7 @@ class Judge:
         return row
 
     def _values(self, program: Program) -> tuple[Tensor, Tensor]:
-        """Of each sample, or where the functions are no means over samples of each batch: (units, functions), sizes."""
+        """Values of shape (samples, functions) with sizes 1; of batches where a function gives no value per sample."""
 
         def work(given: BoundBatch) -> tuple[Tensor, Tensor | None]:
             with torch.no_grad():
@@ -69,18 +73,18 @@ class Judge:
 
 
 def flops(program: Program, given: BoundBatch) -> int:
-    """Floating-point operations for one sample, by torch's `FlopCounterMode`: of convolutions and matrix products."""
-    with torch.no_grad(), plain(program), FlopCounterMode(display=False) as counter:
+    """Floating-point operations per sample of convolutions and matrix products, by torch's `FlopCounterMode`."""
+    with torch.no_grad(), unfused_kernels(program), FlopCounterMode(display=False) as counter:
         Execution(program, given.args, given.kwargs).finish()
     return round(counter.get_total_flops() / given.size)
 
 
-def latency(whole: Program, other: Program, given: BoundBatch, rounds: int = ROUNDS) -> tuple[float, float]:
-    """Time of one network's forward pass over that of another, in one run: median over rounds, and of least times.
+def latency(whole: Program, smaller: Program, given: BoundBatch, rounds: int = ROUNDS) -> tuple[float, float]:
+    """Ratio of two networks' forward times in one run: median over rounds, and ratio of the shortest times.
 
-    In each round both modules run once, on the same batch, one after the other in turns.
+    In each round both modules run once on the same batch, in alternating order.
     """
-    modules = whole.module(), other.module()
+    modules = whole.module(), smaller.module()
     times: list[tuple[float, float]] = []
     with torch.no_grad():
         for turn in range(-2, rounds):  # two rounds to warm up
@@ -88,7 +92,7 @@ def latency(whole: Program, other: Program, given: BoundBatch, rounds: int = ROU
             took = {place: _timed(modules[place], given) for place in order}
             if turn >= 0:
                 times.append((took[0], took[1]))
-    ratios = [other_time / whole_time for whole_time, other_time in times]
+    ratios = [smaller_time / whole_time for whole_time, smaller_time in times]
     return statistics.median(ratios), min(t for _, t in times) / min(t for t, _ in times)
 
 

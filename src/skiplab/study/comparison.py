@@ -198,7 +198,7 @@ def _write_data(data: DataSet, store: Path) -> Path:
 
 
 def _unshared_tensors(data: DataSet) -> dict[str, Tensor]:
-    """The tensors by name, without shared memory, as safetensors requires: both parts may be views of one tensor."""
+    """The tensors by name, without shared memory, as safetensors requires: parts may be views of one tensor."""
     tensors, seen = {}, set()
     for part, split in (("train", data.train), ("test", data.test)):
         for name in ("x", "y"):

@@ -26,13 +26,14 @@ from typing import Any, Protocol, runtime_checkable
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from skiplab.errors import WorkerError
-from skiplab.io.atomic import write_json, writing_to
+from skiplab.io.atomic import writing_to
+from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
 from skiplab.study.cache_key import code_hash
 
 Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises if the grid is stopped
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
 
-_DONE = "done.json"
+_DONE = StoreLayout("done.json", fix=FRESH)  # the configuration of a cell, written when it has finished
 _GRACE = 5.0  # seconds that a stopped cell has to end by itself
 
 
@@ -89,7 +90,7 @@ def run_grid(
     if fresh:
         for folder in folders.values():
             _forget(folder)
-    finished = [cell for cell in cells if (folders[cell.label] / _DONE).exists()]
+    finished = [cell for cell in cells if _DONE.check(folders[cell.label], cell.config)]
     listener.begin(cells, finished)
     todo = [cell for cell in cells if cell not in finished]
     todo.sort(key=lambda cell: -cell.cost)
@@ -194,9 +195,9 @@ def _finish(work: Work, config: dict[str, Any], folder: Path, report: Report) ->
     report(0.0, "starting")
     folder.mkdir(parents=True, exist_ok=True)
     with _acquired(folder / "lock", report):
-        if not (folder / _DONE).exists():
+        if not _DONE.check(folder, config):
             work(config, folder, report)
-            write_json(folder / _DONE, config)
+            ResumeStore(folder, config, _DONE).claim()
 
 
 def _acquired(file: Path, report: Report) -> AcquireReturnProxy:

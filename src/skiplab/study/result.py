@@ -1,7 +1,6 @@
 """The result of a study: its tables, the sentences computed from them, and the configuration that repeats it."""
 
 import hashlib
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import pandas as pd
 
 import skiplab
 from skiplab.io.atomic import write_json
+from skiplab.io.json_values import json_records
 from skiplab.report.figure_spec import PERCENT, Axis, Figure
 from skiplab.study.question import network_name
 from skiplab.study.run_cell import Tables, save_tables
@@ -63,7 +63,7 @@ class Result:
             "verdicts": list(self.sentences),
             "config": dict(self.config),
             "versions": dict(self.versions),
-            "tables": {name: _records(table) for name, table in self.tables.items() if name not in left_out},
+            "tables": {name: json_records(table) for name, table in self.tables.items() if name not in left_out},
             **({"left_out": left_out} if left_out else {}),
         }
 
@@ -97,11 +97,6 @@ def _format_outcome(row: dict[Any, Any], axis: Axis) -> str:
         return f"{mean:{digits}}" + (f" ×÷ {high / mean:.2g}" if math.isfinite(high) else "")
     half = (high - low) / 2
     return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    records = json.loads(table.to_json(orient="records", double_precision=15))
-    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records]
 
 
 def library_versions() -> dict[str, str]:

@@ -14,11 +14,12 @@ from skiplab.analysis.finder import find
 from skiplab.analysis.path_census import Census, census
 from skiplab.analysis.skips import Skips
 from skiplab.data import DataSet, Split, batches
-from skiplab.errors import DataError, DivergedError
+from skiplab.errors import DivergedError
 from skiplab.graph.capture import capture
 from skiplab.graph.program import Program
 from skiplab.graph.rng import isolated_rng
 from skiplab.io.atomic import replacing
+from skiplab.io.part_files import read_table, reading, write_table
 from skiplab.measure.memory import samples as captured_for
 from skiplab.training.fit import Run, fit
 from skiplab.training.objectives import task_of
@@ -160,17 +161,13 @@ def save_tables(tables: Tables, folder: Path) -> None:
     """Write each table as Parquet."""
     for name, table in tables.items():
         with replacing(folder / f"{name}.parquet") as path:
-            table.to_parquet(path, index=False)
+            write_table(path, table)
 
 
 def load_tables(folder: Path) -> Tables:
     """Read the tables that `save_tables` wrote."""
-    try:
-        return {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the finished run in {folder} is damaged ({error}): delete that folder, or use --fresh"
-        ) from error
+    with reading(folder, "delete this folder, or start over with --fresh"):
+        return {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
 
 
 def build_with_seed(build: Callable[[], Network], seed: int) -> Network:

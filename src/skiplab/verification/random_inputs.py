@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 Point = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -16,7 +16,7 @@ from skiplab.data.sources.materialize import gathered
 from skiplab.data.sources.open import opened
 from skiplab.data.sources.request import JUDGED, LEARNED, Asked
 from skiplab.data.sources.streams import Stream
-from skiplab.errors import DataError
+from skiplab.errors import DataError, format_shape
 from skiplab.loading.libraries import free_memory
 
 HELD_OUT = 0.2
@@ -135,7 +135,7 @@ def _pictures(asked: Asked, learned: Examples, judged: Examples, shape: Shape | 
     size = 4 * math.prod(wanted) * (len(learned) + len(judged))
     if size > free_memory() / 2:
         raise DataError(
-            f"{asked.spec}: {len(learned) + len(judged):,} pictures of {'x'.join(map(str, wanted))} take "
+            f"{asked.spec}: {len(learned) + len(judged):,} pictures of {format_shape(wanted)} take "
             f"{size / 2**30:,.1f} GiB, more than half of the free memory: give --samples, or a smaller --input"
         )
     prepare = pixels(wanted, learned.x, asked.normalise)

@@ -1,11 +1,14 @@
-"""One chart for each measure with one or a few numbers per block."""
+"""The charts of measures by name, and those with one or a few numbers per block."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from skiplab.errors import UsageError
+from skiplab.report.charts import signals
 from skiplab.report.charts.blocks import Blocks, Quantity, block_bars, reference_line, stacked, subtitle
 from skiplab.report.json_data import finite, inline
 from skiplab.report.theme import ABOVE, BELOW, INK, MUTED, PALETTE, ZERO, AnyChart
@@ -207,3 +210,45 @@ def _has_values(table: pd.DataFrame, column: str) -> bool:
 
 def _zero_based() -> alt.Scale:
     return alt.Scale(domainMin=0, nice=True)
+
+
+def bars_chart(table: pd.DataFrame) -> AnyChart:
+    """Every real-valued column as bars by block, with its `_std` as a line: for a measure without a chart of its own.
+
+    table: id, order, and the numbers.
+    """
+    blocks = Blocks(table)
+    numbers = [name for name in table.columns if table[name].dtype.kind == "f" and not name.endswith(_ENDS)]
+    panels: list[AnyChart] = []
+    for name in numbers:
+        ends = f"{name}_std" if f"{name}_std" in table else None
+        panels.append(
+            block_bars(blocks, table, Quantity(column=name, title=name, ends=ends, labels=name == numbers[-1]))
+        )
+    return stacked("What was measured of each block?", panels)
+
+
+_ENDS = ("_std", "_low", "_high", "_median")
+
+CHARTS: Mapping[str, Callable[[pd.DataFrame], AnyChart]] = {
+    "bars": bars_chart,
+    "clipping": clipping_chart,
+    "contribution": contribution_chart,
+    "cost": cost_chart,
+    "estimate": estimate_chart,
+    "gradient": signals.gradient_chart,
+    "lengths": signals.lengths_chart,
+    "lesion": lesion_chart,
+    "linearity": linearity_chart,
+    "probe": probe_chart,
+    "shattering": signals.shattering_chart,
+    "similarity": signals.similarity_chart,
+    "spectrum": spectrum_chart,
+}
+
+
+def measure_chart(name: str, table: pd.DataFrame) -> AnyChart:
+    """The chart of this name, of a table with the columns that it names; UsageError when there is none."""
+    if name not in CHARTS:
+        raise UsageError(f"no chart is called {name!r}: choose of {', '.join(CHARTS)}")
+    return CHARTS[name](table)

@@ -8,6 +8,7 @@ import pandas as pd
 from skiplab.report.charts.blocks import Blocks, stacked
 from skiplab.report.json_data import finite, inline
 from skiplab.report.theme import MUTED, PALETTE, AnyChart, apply_theme
+from skiplab.stats.band import band
 from skiplab.stats.intervals import t_interval
 
 _PARTS = {"gradient_norm": "at the merge", "shortcut_norm": "by the shortcut", "branch_norm": "by the branch"}
@@ -71,7 +72,7 @@ def lengths_chart(table: pd.DataFrame) -> AnyChart:
     frame = frame[["length"]].assign(**{column: finite(frame[column]).fillna(0.0) for column in names})
     long = frame.melt(["length"], list(names), var_name="of", value_name="share").replace({"of": names})
     bands = pd.DataFrame(
-        [(names[column], *_central_range(frame, column), row) for row, column in enumerate(names)],
+        [(names[column], *band(frame, column), row) for row, column in enumerate(names)],
         columns=["of", "from", "to", "row"],
     )
     color = alt.Color(
@@ -152,15 +153,6 @@ def similarity_chart(table: pd.DataFrame) -> AnyChart:
         .properties(width=alt.Step(step), height=alt.Step(step))
     )
     return apply_theme(chart.properties(title="Similarity of the outputs of blocks"))
-
-
-def _central_range(table: pd.DataFrame, column: str) -> tuple[float, float]:
-    """The lengths at 2.5 % and 97.5 % of the cumulative sum."""
-    whole = table[column].sum()
-    if not whole > 0:
-        return float("nan"), float("nan")
-    below = table[column].cumsum() / whole
-    return float(table["length"][below > 0.025].iloc[0]), float(table["length"][below >= 0.975 - 1e-12].iloc[0])
 
 
 def _positive(values: pd.Series) -> pd.Series:

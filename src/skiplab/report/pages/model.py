@@ -17,7 +17,7 @@ def model_page(
 ) -> Page:
     """The page of `skiplab find MODEL --report`.
 
-    tables: spine, skips (with places), apart, histogram and witness, as in `skiplab.analysis.tables`.
+    tables: spine, skips (with places), non_skips, histogram and witness, as in `skiplab.analysis.tables`.
     """
     own = {key: tables[key].assign(variant=name, depth=0) for key in ("spine", "skips", "histogram")}
     skips = tables["skips"][_SHOWN].fillna("–")
@@ -38,7 +38,7 @@ def model_page(
             Section(
                 heading="No skip connections",
                 how="Other places where values are merged, and why they are no skip connections.",
-                content=tables["apart"].fillna("–"),
+                content=tables["non_skips"].fillna("–"),
                 folded=True,
             ),
             Section(
@@ -49,7 +49,7 @@ def model_page(
             ),
             Section(
                 heading="The most linear path",
-                how="The path with the fewest nonlinearities.",
+                how="A path with the fewest nonlinearities.",
                 content=tables["witness"],
                 folded=True,
             ),

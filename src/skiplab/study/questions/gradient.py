@@ -88,7 +88,7 @@ def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float]
     gradient = measure.gradient(program, skips, [(x, y)], F.cross_entropy)
     report(0.3, "measuring shattering")
     shattering = measure.shattering(program, skips, [(x[:SHATTERED], y[:SHATTERED])], ["original"])
-    tables = {"gradient": gradient.assign(when="initialization"), "shattering": shattering}
+    tables: Tables = {"gradient": gradient.assign(when="initialization"), "shattering": shattering}
     first, *_, last, _ = gradient.loc[gradient["what"] == "weight", "gradient_norm"]  # the classifier comes last
     near = shattering.loc[shattering["distance"] == NEARBY, "correlation"]
     nan = float("nan")

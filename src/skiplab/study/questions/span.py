@@ -81,7 +81,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
 def shared_tables(model: nn.Module, data: DataSet) -> Tables:
     """The seed-invariant tables; census with the number of foldable sums."""
     tables = measure_structure(model, data)
-    foldable = sum(apart.reason == "foldable" for apart in capture_and_find(model, data)[1].apart)
+    foldable = sum(apart.reason == "foldable" for apart in capture_and_find(model, data)[1].non_skips)
     return {**tables, "census": tables["census"].assign(foldable=foldable)}
 
 
