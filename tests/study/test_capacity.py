@@ -70,15 +70,16 @@ def test_what_is_in_use_is_counted_from_the_parts() -> None:
 
 def test_known_effects_are_stated() -> None:
     tables = synthetic()
-    harm = said(tables, "post-activation, 50 samples, 32 layers against 8: more depth does harm")
+    harm = said(tables, "post-activation, 50 samples, 32 layers against 8: more depth increases")
     assert len(harm) == 1
     assert "+10.0 points" in harm[0] or "+9.9" in harm[0] or "+10.1" in harm[0]
     (less,) = said(tables, "With fewer samples a larger share", "post-activation, 32 layers")
-    assert "a difference of +60.0 points" in less
-    (more,) = said(tables, f"post-activation, {ALL_SAMPLES} samples", "are needed")
-    assert "a deeper network uses more of itself, +5.2" in more
+    assert "difference +60.0 points" in less
+    (more,) = said(tables, f"post-activation, {ALL_SAMPLES} samples", "needs")
+    assert "the deeper network needs more of its blocks" in more
+    assert "; +5.2" in more
     first = next(line for line in sentences(tables) if line.startswith("post-activation"))
-    assert ": a part of the network is not needed: 17.5 % ± 8.0 of blocks" in first
+    assert ": part of the network is dispensable. 17.5 % ± 8.0 of blocks" in first
     (near,) = said(tables, "post-activation (depth 32, samples 50)", "near the identity")
     assert "0.0 % ± 0.0 of blocks" in near
     assert "2 times smaller" in near
@@ -86,7 +87,7 @@ def test_known_effects_are_stated() -> None:
 
 def test_the_opposite_is_stated_too() -> None:
     tables = synthetic(deep=-0.05, idle_few=2, idle_many=9, ratio=NEAR_IDENTITY / 2)
-    assert said(tables, "post-activation, 50 samples", "more depth helps")
+    assert said(tables, "post-activation, 50 samples", "more depth decreases")
     assert said(tables, "With fewer samples a smaller share", "pre-activation")
     assert said(tables, "pre-activation (depth 32, samples 50): 100.0 %", "near the identity")
 
@@ -104,26 +105,25 @@ def test_blocks_are_pushed_to_the_identity_only_where_they_did_not_begin_there()
     assert agreed(0.6) == {"yes"}
 
 
-def test_no_effect_says_that_the_interval_includes_zero() -> None:
+def test_no_effect_is_not_claimed() -> None:
     tables = synthetic(deep=0.0, idle_few=4, idle_many=4)
-    assert "includes zero" in said(tables, "post-activation", "not shown to change the test error")[0]
-    # The shares are equal in each seed, so that there is no interval to tell.
-    assert "no difference in any of 4 seeds" in said(tables, "is not shown. post-activation, 32 layers")[0]
+    assert "95 % interval -" in said(tables, "post-activation", "no clear effect of depth on the test error")[0]
+    # The shares are equal in each seed, so there is no interval.
+    assert "no difference in any of 4 seeds" in said(tables, "No clear effect", "post-activation, 32 layers")[0]
 
 
 def test_one_seed_claims_nothing() -> None:
     for line in sentences(synthetic(seeds=1)):
         assert "95 %" not in line
         assert not any(
-            word in line
-            for word in ("does harm", "With fewer", "uses more of itself", "part of the network is not needed: 8")
+            word in line for word in ("more depth", "With fewer", "network needs", "part of the network is dispensable")
         )
     assert {claim.agrees for claim in claims(synthetic(seeds=1))} == {"not shown"}
 
 
 def test_diverged_runs_are_left_out() -> None:
     assert "paired over 2 seeds" in said(synthetic(lost=2), "plain, 50 samples, 32 layers against 8")[0]
-    assert "no seed gave both" in said(synthetic(lost=4), "plain, 50 samples, 32 layers against 8")[0]
+    assert "no seed has both" in said(synthetic(lost=4), "plain, 50 samples, 32 layers against 8")[0]
 
 
 def test_claims_follow_the_numbers() -> None:
@@ -160,7 +160,7 @@ def test_what_a_seed_draws_for_fewer_is_part_of_what_it_draws_for_more() -> None
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(UsageError, match="from 10"):
+    with pytest.raises(UsageError, match="choose 10"):
         is_valid({"samples": 5, "depth": 8})
     with pytest.raises(UsageError, match="6n \\+ 2"):
         is_valid({"samples": 50, "depth": 9})

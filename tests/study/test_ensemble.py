@@ -85,46 +85,48 @@ def agreed(tables: dict[str, pd.DataFrame]) -> dict[str, set[str]]:
 
 def test_of_a_network_that_never_finished_nothing_is_said() -> None:
     lines = said(synthetic(0.9, 0.01, lost=4), "plain-20")
-    assert lines[0] == "No run of plain-20 finished, so none was damaged."
+    assert lines[0] == "No run of plain-20 finished, so nothing was deleted."
     assert not any("nan" in line for line in lines)
 
 
 def test_a_network_no_better_than_chance_has_nothing_to_lose() -> None:
     tables = synthetic(0.9, 0.01)
     tables["lesions"].loc[tables["lesions"]["variant"] == PLAIN, "lost"] = np.nan
-    assert "has nothing to lose" in said(tables, "Deleting one layer of plain-20")[0]
+    assert "no margin" in said(tables, "Deleting one layer of plain-20")[0]
 
 
 def test_an_ensemble_and_a_chain_are_told_apart() -> None:
     tables = synthetic(layer=1.0, block=0.05)
-    assert len(said(tables, "one layer of plain-20 against one block", "a difference of +95.0 points")) == 2
-    assert "100.0 % ± 0.2 of what there is to lose" in said(tables, "Deleting one layer of plain-20")[0]
+    assert len(said(tables, "one layer of plain-20 minus one block", ": difference +95.0 points")) == 2
+    assert "100.0 % ± 0.2 of the margin" in said(tables, "Deleting one layer of plain-20")[0]
     assert set().union(*agreed(tables).values()) == {"yes"}
 
 
 def test_half_is_where_it_was_planted() -> None:
     tables = synthetic(layer=1.0, block=0.1)
-    for line in said(tables, "Half of what"):
-        assert "is gone when 5 ± 0.0" in line
+    lines = said(tables, "loses half of its margin")
+    assert len(lines) == len(RESIDUAL)
+    for line in lines:
+        assert "when 5 ± 0.0" in line
         assert f"of its {BLOCKS} blocks" in line
-        assert "error and number deleted is 1 ± 0" in line
+        assert "error and number of deletions 1 ± 0" in line
 
 
 def test_a_residual_network_that_is_a_chain_too_denies_the_paper() -> None:
     tables = synthetic(layer=1.0, block=1.0)
-    assert len(said(tables, "against one block", "no difference")) == 2
+    assert len(said(tables, "minus one block", "no ")) == 2
     assert agreed(tables)["Deleting one block"] == {"no"}
 
 
 def test_no_effect_is_not_claimed() -> None:
     tables = synthetic(layer=0.0, block=0.0)
-    assert len(said(tables, "is not shown to change its error")) == 1 + len(RESIDUAL)
+    assert len(said(tables, "Deleting one", "(no clear change)")) == 1 + len(RESIDUAL)
     assert agreed(tables)["Deleting any one layer"] == {"no"}
 
 
 def test_short_paths_are_told_with_their_number() -> None:
     line = said(synthetic(1.0, 0.05), "post-activation", "branches on average")[0]
-    assert "by paths through 0 to 2, which 10 % of all paths are" in line
+    assert "by paths through 0 to 2, which are 10 % of all paths" in line
 
 
 def test_one_seed_claims_nothing() -> None:
@@ -135,7 +137,7 @@ def test_one_seed_claims_nothing() -> None:
 
 def test_runs_that_diverged_are_left_out() -> None:
     some = synthetic(layer=1.0, block=0.05, lost=2)
-    assert len(said(some, "against one block", "paired over 2 seeds")) == 2
+    assert len(said(some, "minus one block", "paired over 2 seeds")) == 2
     none = synthetic(layer=1.0, block=0.05, lost=4)
     assert len(said(none, "no difference can be computed")) == 2
     assert not list(sentences({"runs": none["runs"]}))

@@ -94,13 +94,13 @@ def test_no_rate_at_which_every_run_trains() -> None:
 
 def test_a_planted_difference_is_said() -> None:
     tables = synthetic({("post", False): 4})
-    beside = said(tables, f"Test error of post beside pre, {DEEP} layers")
-    higher, _, same = beside.partition("not shown to differ")
+    line = said(tables, f"Test error of post compared with pre, {DEEP} layers")
+    higher, _, same = line.partition("no clear difference")
     assert "higher at 0.01 without warm-up (90.0 % ± 1.8 against 10.0 % ± 1.8)" in higher
     assert "0.001" not in higher
     assert "at 0.01 with warm-up" in same
-    assert "a difference of +80.0 points" in said(tables, f"post, {DEEP} layers at 0.01")
-    assert "no difference is shown" in said(tables, f"pre, {DEEP} layers at 0.01")
+    assert "; difference +80.0 points" in said(tables, f"Training error of post, {DEEP} layers at 0.01")
+    assert "no clear difference" in said(tables, f"Training error of pre, {DEEP} layers at 0.01")
     assert agreed(tables, "post-LN trains much worse") == "yes"
     assert agreed(tables, "pre-LN trains as well") == "yes"
 
@@ -108,7 +108,7 @@ def test_a_planted_difference_is_said() -> None:
 def test_no_difference_is_not_claimed() -> None:
     tables = synthetic({}, ratio=1.0, falls=1.0)
     lines = list(sentences(tables))
-    assert not any("higher" in line or "lower at" in line or "a difference of" in line for line in lines)
+    assert not any("higher" in line or "lower at" in line or "; difference" in line for line in lines)
     assert agreed(tables, "post-LN trains much worse") == "not shown"
     assert agreed(tables, "much smaller in pre-LN") == "not shown"
     assert agreed(tables, "does not depend on the depth") == "yes"
@@ -117,7 +117,7 @@ def test_no_difference_is_not_claimed() -> None:
 
 def test_gradients_near_the_output() -> None:
     tables = synthetic({})
-    post = said(tables, f"At initialization, the last MLP's gradient in post of {DEEP} layers")
+    post = said(tables, f"At initialization, {DEEP} layers, the last MLP's gradient in post")
     assert "8 times larger" in post
     assert agreed(tables, "much smaller in pre-LN") == "yes"
     assert agreed(tables, "falls as one over the root") == "yes"
@@ -138,7 +138,7 @@ def test_diverged_runs_do_not_train_and_have_no_error(lost: int) -> None:
     assert trained["diverged"].max() == lost
     assert trained["stuck"].max() == 0
     assert "post 0.001 without" in said(tables, f"Largest learning rate at which every run trains, {DEEP} layers")
-    warmed = [line for line in sentences(tables) if line.startswith(f"post, {DEEP} layers at 0.01")]
+    warmed = [line for line in sentences(tables) if line.startswith(f"Training error of post, {DEEP} layers at 0.01")]
     assert len(warmed) == (lost < 4)
     assert list(claims(tables))
 

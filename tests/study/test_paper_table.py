@@ -66,9 +66,9 @@ def test_an_order_turned_around_is_called_so() -> None:
     frame = runs(TABLE, turned_around(TABLE))
     assert set(paper_table.pair_table(TABLE, frame)["order"]) == {"opposite"}
     lines = said(TABLE, frame)
-    assert "shown to be better: b (-1.0 points), c (-4.0 points)" in lines[0]
-    assert "turned around" in lines[1]
-    assert lines[2].endswith("a is behind b, c, d, e; b is behind c, d, e; c is behind d, e.")
+    assert "better: b (-1.0 points), c (-4.0 points)" in lines[0]
+    assert "is reversed overall" in lines[1]
+    assert lines[2].endswith("a is worse than b, c, d, e; b is worse than c, d, e; c is worse than d, e.")
     assert {claim.agrees for claim in paper_table.reference_claims(TABLE, frame)} == {"no"}
 
 
@@ -76,10 +76,10 @@ def test_the_papers_order_is_borne_out() -> None:
     frame = runs(TABLE, as_published(TABLE))
     lines = said(TABLE, frame)
     assert len(lines) == 2  # none of pairs in the opposite order
-    assert "a reaches 5.0 % ± 0.0 test error. Against it, shown to be worse: b (+1.0 points), c" in lines[0]
-    assert "it holds on the whole (rank correlation 0.9" in lines[1]
-    assert "of the 9 pairs that the paper orders 9 are shown in its order, 0 in the opposite one" in lines[1]
-    assert lines[0].endswith("None is shown to be better.")
+    assert "test error: 5.0 % ± 0.0 for a. Compared with it, worse: b (+1.0 points), c" in lines[0]
+    assert "holds overall: of 9 pairs, 9 are in the paper's order, 0 in the opposite order" in lines[1]
+    assert "Rank correlation 0.9" in lines[1]
+    assert lines[0].endswith("No variant is better.")
     assert [claim.agrees for claim in paper_table.reference_claims(TABLE, frame)] == ["yes"] * 4
     assert "fail (> 20 %) against 5.00 %" in list(paper_table.reference_claims(TABLE, frame))[2].claim
 
@@ -88,14 +88,14 @@ def test_no_effect_shows_no_order() -> None:
     frame = runs(TABLE, lambda _i, _name: 0.05, seeds=8)
     assert set(paper_table.pair_table(TABLE, frame)["order"]) == {"not shown"}
     lines = said(TABLE, frame)
-    assert "no difference is shown (the interval includes zero)" in lines[0]
-    assert "is not shown to hold on the whole" in lines[1]
-    assert "includes zero" in lines[1]
+    assert "no clear difference: b, c, d, e" in lines[0]
+    assert "is not clear overall" in lines[1]
+    assert "95 % interval -" in lines[1]
 
 
 @pytest.mark.parametrize(
     ("low", "high", "held"),
-    [(0.8, 1.0, "it holds on the whole"), (0.2, 0.4, "it holds in part"), (-0.6, -0.2, "it is turned around")],
+    [(0.8, 1.0, "holds overall"), (0.2, 0.4, "holds in part"), (-0.6, -0.2, "is reversed overall")],
 )
 def test_an_order_that_holds_weakly_is_not_said_to_hold(low: float, high: float, held: str) -> None:
     counts = {"as in the paper": 5, "opposite": 2, "not shown": 2, "depth": 20, "seeds": 3}
@@ -108,7 +108,7 @@ def test_one_seed_claims_nothing() -> None:
     assert set(paper_table.pair_table(TABLE, frame)["order"]) == {"not shown"}
     lines = said(TABLE, frame)
     assert lines[0].endswith("too few finished runs for an interval: b, c, d, e.")
-    assert "nothing can be said of it" in lines[1]
+    assert "20 layers: unknown" in lines[1]
     assert not any("95 %" in line for line in lines)
     assert {claim.agrees for claim in paper_table.reference_claims(TABLE, frame)} == {"not shown"}
 
@@ -159,10 +159,10 @@ def test_deepest_first_and_every_depth(name: str) -> None:
     names = list(dict.fromkeys(frame["variant"]))
     census = pd.DataFrame({"variant": names, "depth": 56, "fewest": range(len(names))})
     lines = list(study.sentences(study.postprocess({"runs": frame, "census": census})))
-    assert lines[0].startswith("At 56 layers")
-    assert lines[1].startswith("At 8 layers")
-    assert any("order at 56 layers: it holds" in line for line in lines)
-    assert any("order at 8 layers: it is turned around" in line for line in lines)
+    assert lines[0].startswith("56 layers")
+    assert lines[1].startswith("8 layers")
+    assert any("order at 56 layers holds" in line for line in lines)
+    assert any("order at 8 layers is reversed" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -48,44 +48,46 @@ def said(tables: dict[str, pd.DataFrame], *words: str) -> list[str]:
 
 def test_known_effects_are_stated() -> None:
     tables = synthetic()
-    assert "The span of post-activation skips at 38 layers matters" in next(iter(sentences(tables)))
-    (line,) = said(tables, "span 1 against span 2 (post-activation, 38 layers) is worse")
+    assert "Post-activation, 38 layers: the span matters" in next(iter(sentences(tables)))
+    (line,) = said(tables, "Post-activation, 38 layers, span 1 against span 2: worse")
     assert "+20.0 points" in line or "+19.9" in line or "+20.1" in line
-    assert said(tables, "span 2 against span 3 (pre-activation, 38 layers) is better")
-    assert said(tables, "span2-pre-38 against plain-38", ": better")
+    assert said(tables, "Pre-activation, 38 layers, span 2 against span 3: better")
+    assert said(tables, "Test error", "in span2-pre-38", "in plain-38; difference -")
     assert said(tables, "gradient in plain-38 is 5 times larger", "that in span3-post")
 
 
 def test_the_special_case_says_what_it_shows() -> None:
     (finding,) = said(synthetic(), "has 0 skip connections: its 36 sums are linear")
-    assert "lightest path has 37 nonlinearities, plain-38's 37" in finding
-    assert len(said(synthetic(), "Yet it trains better than plain")) == 2
-    assert len(said(synthetic({**BEST_TWO, LINEAR: 0.5}), "Yet it trains worse than plain")) == 2
-    neither = said(synthetic(dict.fromkeys(VARIANTS, 0.2)), "Nor is it shown to train otherwise than plain")
+    assert "most linear path has 37 nonlinearities, that of plain-38 37" in finding
+    assert len(said(synthetic(), "span1-post trains better than plain")) == 2
+    assert len(said(synthetic({**BEST_TWO, LINEAR: 0.5}), "span1-post trains worse than plain")) == 2
+    neither = said(synthetic(dict.fromkeys(VARIANTS, 0.2)), "span1-post and plain show no clear difference")
     assert len(neither) == 2
-    assert all("includes zero" in line for line in neither)
+    assert all("(95 % interval" in line for line in neither)
 
 
-def test_no_effect_says_that_the_interval_includes_zero() -> None:
+def test_no_effect_is_not_claimed() -> None:
     tables = synthetic(dict.fromkeys(VARIANTS, 0.2))
-    lines = said(tables, "is not shown to differ")
+    lines = said(tables, "against span", "no clear difference")
     assert len(lines) == 6
-    assert any("includes zero" in line for line in lines)
-    assert len(said(tables, "not shown to matter")) == sum(
-        all("not shown" in line for line in said(tables, "against span", where)) for where in ("post-", "pre-")
+    assert any("95 % interval -" in line for line in lines)
+    assert len(said(tables, "no clear effect of the span")) == sum(
+        all("no clear" in line for line in said(tables, "against span", where)) for where in ("Post-", "Pre-")
     )
 
 
 def test_one_seed_claims_nothing() -> None:
     for line in sentences(synthetic(seeds=1)):
         assert "95 %" not in line
-        assert not any(word in line for word in ("matters for", "is worse", "is better", "Yet it"))
+        assert not any(
+            word in line for word in ("span matters", ": worse", ": better", "trains worse", "trains better")
+        )
     assert {claim.agrees for claim in claims(synthetic(seeds=1))} == {"not shown"}
 
 
 def test_diverged_runs_are_left_out() -> None:
-    assert "paired over 2 seeds" in said(synthetic(lost=2), "span2-pre-38 against plain-38")[0]
-    assert "no seed gave both" in said(synthetic(lost=4), "span2-pre-38 against plain-38")[0]
+    assert "paired over 2 seeds" in said(synthetic(lost=2), "in span2-pre-38", "in plain-38")[0]
+    assert "no seed has both" in said(synthetic(lost=4), "in span2-pre-38", "in plain-38")[0]
 
 
 @pytest.mark.parametrize(("linear", "agrees"), [(0.3, "no"), (0.5, "yes")])

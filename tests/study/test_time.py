@@ -111,15 +111,15 @@ def said(tables: dict[str, pd.DataFrame], start: str) -> str:
 
 def test_a_gate_that_helps_is_said_to_do_as_a_skip() -> None:
     tables = synthetic({"lstm": 0.9, "residual-rnn": 1.1}, {"lstm": 0.1, "gru": 0.9})
-    answer = said(tables, "For the gradient, an LSTM's gate does what a skip connection does")
+    answer = said(tables, "Yes, for the gradient: an LSTM's gate preserves it as a skip connection does")
     assert "8 gated shortcuts" in answer
     assert "+60.0 points" in answer
-    assert "with which the gradient grows" in said(tables, "It is not an identity")
-    less = said(tables, "With the same weights and every shortcut taken out, at initialization")
+    assert "with which the gradient grows" in said(tables, "The gate is not an identity")
+    less = said(tables, "Without the shortcuts (same weights, at initialization)")
     assert "less in residual-rnn (30.0 %" in less
     errors = said(tables, "Test error on adding-9")
     lower, _, rest = errors.partition("higher in ")
-    higher, _, same = rest.partition("not shown to differ in ")
+    higher, _, same = rest.partition("no clear difference in ")
     assert "lower in lstm (10.0 %" in lower
     assert "gru (90.0 %" in higher
     assert "min-gru" in same
@@ -127,22 +127,22 @@ def test_a_gate_that_helps_is_said_to_do_as_a_skip() -> None:
 
 def test_a_gate_that_does_not_help_is_not_said_to() -> None:
     lines = list(sentences(synthetic(dict.fromkeys(NAMES, 0.3), {}, noise=0.2)))
-    assert lines[0].startswith("That an LSTM's gate helps the gradient as a skip connection would is not shown")
-    assert "includes zero" in lines[0]
-    assert not any("lower in" in line or "higher in" in line or "keeps less in" in line for line in lines)
+    assert lines[0].startswith("No clear benefit of an LSTM's gate for the gradient")
+    assert "95 % interval -" in lines[0]
+    assert not any("lower in" in line or "higher in" in line or "keeps: less in" in line for line in lines)
 
 
 def test_one_seed_claims_nothing() -> None:
     tables = synthetic({"lstm": 0.9}, {"lstm": 0.1}, seeds=1)
     lines = list(sentences(tables))
-    assert not any("95 %" in line or "lower in" in line or "does what a skip" in line for line in lines)
+    assert not any("95 %" in line or "lower in" in line or "as a skip" in line for line in lines)
     assert {claim.agrees for claim in claims(tables)} == {"not shown"}
 
 
 @pytest.mark.parametrize("lost", [2, 4])
 def test_diverged_runs_are_left_out(lost: int) -> None:
     tables = synthetic({"lstm": 0.9}, {"lstm": 0.1}, lost=lost)
-    assert ("lstm (11.0 %" in said(tables, "Test error")) == (lost == 2)  # the mean of the two that are left
+    assert ("lstm (11.0 %" in said(tables, "Test error on")) == (lost == 2)  # the mean of the two that are left
     assert list(claims(tables))
 
 
@@ -153,8 +153,8 @@ def test_diverged_runs_are_left_out(lost: int) -> None:
         ({"rnn": 1.0}, {}, "conventional recurrent", "not shown"),
         ({"rnn": 0.6}, {}, "largest singular value", "yes"),
         ({"rnn": 1.4}, {}, "largest singular value", "no"),
-        ({"lstm": 0.8, "gru": 0.8, "min-gru": 0.8, "residual-rnn": 1.1}, {}, "What multiplies", "yes"),
-        ({"lstm": 1.1, "gru": 1.1, "min-gru": 1.1, "residual-rnn": 0.8}, {}, "What multiplies", "no"),
+        ({"lstm": 0.8, "gru": 0.8, "min-gru": 0.8, "residual-rnn": 1.1}, {}, "A factor on the shortcut", "yes"),
+        ({"lstm": 1.1, "gru": 1.1, "min-gru": 1.1, "residual-rnn": 0.8}, {}, "A factor on the shortcut", "no"),
         ({}, {"lstm": 0.1}, "forget gate", "yes"),
         ({}, {"lstm": 0.9}, "forget gate", "no"),
         ({}, {"min-gru": 0.9}, "minGRU", "no"),
@@ -170,7 +170,7 @@ def test_claims(rates: dict[str, float], errors: dict[str, float], words: str, a
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], dict[str, pd.DataFrame]]:
     def run(variant: str, folder: Path) -> dict[str, pd.DataFrame]:
-        for name, value in {"EXAMPLES": 40, "TESTS": 20, "WIDTH": 4}.items():
+        for name, value in {"TRAIN_SAMPLES": 40, "TEST_SAMPLES": 20, "WIDTH": 4}.items():
             monkeypatch.setattr(time, name, value)
         (cell,) = STUDY.cells(
             replace(STUDY.grids["quick"], axes={"task": ("adding-6",)}, seeds=1, variants=(variant,), device="cpu")
@@ -191,7 +191,7 @@ def test_a_run_of_a_residual_network(quickly: Callable[[str, Path], dict[str, pd
     assert (found["combine"], found["shortcut"], found["skips"]) == ("add", "identity", 6 - 1)  # none at the first step
     furthest = tables["lag"].groupby(["when", "network"])["lag"].max()
     assert furthest.to_dict() == {(w, n): 5 for w in ("initialization", "trained") for n in ("original", "plain")}
-    # the twin is the plain network of the same seed, whose initial weights are the same
+    # without its shortcuts, it is the plain network of the same seed, with the same initial weights
     plain = quickly("rnn", tmp_path / "plain")["lag"]
     mine = at_first(tables["lag"], "plain")
     np.testing.assert_allclose(mine, at_first(plain, "original"))

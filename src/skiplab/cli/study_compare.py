@@ -1,4 +1,4 @@
-"""`skiplab study compare`: anyone's networks, compared as those of a study are."""
+"""`skiplab study compare`: the comparison of a study for the user's networks."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Charts and pages, from tables alone: nothing here knows of programs or models, and nothing needs it."""
+"""Charts and pages, made from tables: no module here imports programs or models."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:  # a chart takes altair along, which figures of a study do without
+    if name not in _HOME:  # loaded on demand: charts import altair
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value

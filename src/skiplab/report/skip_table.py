@@ -1,4 +1,4 @@
-"""One row a skip: what it is, its place among the others, and the mean of what each seed measured of it."""
+"""One row per skip: its description, its rank, and the means over seeds of its measures."""
 
 import pandas as pd
 
@@ -63,7 +63,7 @@ def _join_means(record: pd.DataFrame, measured: pd.DataFrame, columns: list[str]
 
 
 def _format_mean(mean: float, lost: float, seeds: float) -> str:
-    """What a tooltip says of a measured value: the mean, and over how many seeds."""
+    """A measured value for a tooltip: the mean and the number of seeds."""
     if not seeds > 0:
         return "not measured"
     if lost == seeds:
@@ -73,7 +73,7 @@ def _format_mean(mean: float, lost: float, seeds: float) -> str:
 
 
 def _text(value: object) -> str:
-    """A cell of a skip's record as text; "–" for what is missing."""
+    """A cell of a skip's record as text; "–" for a missing value."""
     if isinstance(value, list | tuple):
         return ", ".join(str(part) for part in value) or "–"
     return "–" if value is None or value is pd.NA or value != value else str(value)

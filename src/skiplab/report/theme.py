@@ -1,4 +1,4 @@
-"""How every chart looks: colors that color-blind readers can tell apart, one configuration, one way to dress."""
+"""The look of all charts: one configuration, and colors that color-blind readers can distinguish."""
 
 import math
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 
 
 def apply_theme(chart: TopLevelChart) -> TopLevelChart:
-    """The chart with Skiplab's fonts, grid and spacing; a copy. Only for a whole chart, not for a part of one."""
+    """A copy of the chart with Skiplab's fonts, grid and spacing. Only for a top-level chart."""
     config = alt.Config(
         font=_FONT,
         background="white",
@@ -60,7 +60,7 @@ def apply_theme(chart: TopLevelChart) -> TopLevelChart:
 
 
 def variant_scale(names: Iterable[str]) -> alt.Scale:
-    """One color a variant, the same in every chart: `plain` is gray, the others go by alphabet."""
+    """One color per variant, the same in every chart: `plain` is gray, the others are assigned alphabetically."""
     others = sorted({name for name in names if name != "plain"})
     domain = ["plain", *others] if "plain" in names else others
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(others)} | {"plain": PLAIN}
@@ -70,14 +70,14 @@ def variant_scale(names: Iterable[str]) -> alt.Scale:
 def measured_scale(values: Iterable[float]) -> alt.Scale:
     """A color scale for measured values, by their square root, since measured changes have long tails.
 
-    One sign gives a sequential scale. Both signs give a diverging one whose gray is zero and whose two arms
-    keep the same strength for the same size, so a small negative value never looks like a large one.
+    Values of one sign have a sequential scale. Values of both signs have a diverging one: gray is zero, and equal
+    absolute values are equally strong, so a small negative value never looks like a large one.
     """
     finite = [float(value) for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
     if low >= 0 or high <= 0:
         ends = (0.0, high or 1.0) if low >= 0 else (low, 0.0)
-        extent = [0.82, 0.05] if low >= 0 else [0.05, 0.82]  # the larger the darker, and never near white
+        extent = [0.82, 0.05] if low >= 0 else [0.05, 0.82]  # larger is darker, and nothing is near white
         scheme = alt.SchemeParams(name="viridis", extent=extent)
         return alt.Scale(type="sqrt", domain=list(ends), scheme=scheme, nice=False)
     largest = max(-low, high)
@@ -86,6 +86,6 @@ def measured_scale(values: Iterable[float]) -> alt.Scale:
 
 
 def _mix(start: str, end: str, share: float) -> str:
-    """The color that lies `share` (0 to 1) of the way from one `#rrggbb` to another."""
+    """Interpolate between two colors `#rrggbb`; `share` goes from 0 (start) to 1 (end)."""
     pairs = ((int(start[i : i + 2], 16), int(end[i : i + 2], 16)) for i in (1, 3, 5))
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)

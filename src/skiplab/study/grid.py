@@ -30,7 +30,7 @@ from skiplab.io.atomic import writing_to
 from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
 from skiplab.study.cache_key import code_hash
 
-Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises when told to stop
+Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises if the grid is stopped
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
 
 _DONE = StoreLayout("done.json", fix=FRESH)  # the configuration of a cell, written when it has finished
@@ -59,7 +59,7 @@ class Cell:
 
 @runtime_checkable
 class Listener(Protocol):
-    """What a grid tells while it runs."""
+    """Receives the progress of a grid."""
 
     def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None: ...
     def advance(self, cell: Cell, share: float, text: str) -> None: ...
@@ -67,7 +67,7 @@ class Listener(Protocol):
 
 
 class StoppedError(Exception):
-    """Raised inside a worker's `report` when the grid was told to stop."""
+    """Raised inside a worker's `report` if the grid is stopped."""
 
 
 def run_grid(
@@ -80,7 +80,7 @@ def run_grid(
         work: a function at the top level of a module, since it runs in other processes.
         store: where folders of cells are kept.
         workers: processes at work at once; 0 works in this one, as `work` must that no other process can import.
-        listener: is told of progress.
+        listener: receives progress.
         fresh: forget what earlier calls have left of these cells.
 
     An exception (Ctrl-C among them) stops the running cells, which the next call takes up from their last
@@ -216,7 +216,7 @@ def available_workers() -> int:
 
 
 class Silent:
-    """A listener that says nothing."""
+    """A listener that ignores progress."""
 
     def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None: ...
     def advance(self, cell: Cell, share: float, text: str) -> None: ...

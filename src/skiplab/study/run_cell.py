@@ -1,4 +1,4 @@
-"""What a run of a study does with its network: train it, and measure it before and after, as tables."""
+"""What a run of a study does: train a network, and measure it before and after training. Functions return tables."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One bar a skip: what was measured of it, averaged over the seeds, with a dot for every seed."""
+"""One bar per skip: a measure averaged over seeds, with a dot for each seed."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def skip_bars(linked: LinkedCharts, variant: str, seeds: pd.DataFrame, column: s
     if seeds["seed"].nunique() > 1:
         layers.append(_dots(linked, record, seeds, column, y))
     layers.append(lost.encode(x=x, y=alt.value(5), tooltip=tooltip[:2]))
-    # What one points at: the whole column over a skip, since a bar may be too low to hit and dots lie on it.
+    # The target of the pointer is the whole column of a skip, since a bar may be low and covered by dots.
     column_over = base.mark_bar(opacity=0, cursor="pointer").encode(
         x=x, y=alt.value(0), y2=alt.value(_HEIGHT), tooltip=tooltip
     )
@@ -67,7 +67,7 @@ def _dots(linked: LinkedCharts, record: pd.DataFrame, seeds: pd.DataFrame, colum
 
 
 def _scale(seeds: pd.DataFrame, column: str, depths: list[int]) -> alt.Scale:
-    """For every depth the range of all variants' values, zero included."""
+    """The range of all variants' values at each depth, including zero."""
     values = finite(seeds[column]).groupby(seeds["depth"])
     highest, lowest = values.max(), values.min()
     tops = {depth: max(0.0, highest.get(depth, 0.0)) for depth in depths}
@@ -83,7 +83,7 @@ def _axis() -> alt.Axis:
 
 
 def _color(record: pd.DataFrame, shade: str, legend: bool) -> alt.Color:
-    """The arcs' own scale for the loss change; for the branch against its input the cosine, −1 to 1."""
+    """The scale of the arcs for the loss change; −1 to 1 for the cosine."""
     if shade != "cosine":
         return alt.Color("shade:Q", scale=measured_scale(record[shade]), legend=None)
     scale = alt.Scale(domain=[-1, 0, 1], range=[BELOW, ZERO, ABOVE])

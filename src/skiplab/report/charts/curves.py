@@ -10,7 +10,7 @@ _PERCENT = ".0%"
 
 
 def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyChart:
-    """Training and test error by epoch, a thin line a seed, side by side for each value of `panel`.
+    """Training and test error by epoch, one thin line per seed, one panel for each value of `panel`.
 
     curves: variant, seed, epoch, train_error, test_error (fractions), and `panel`.
     """
@@ -19,7 +19,7 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
     long["of"] = long["of"].map({"train_error": "training", "test_error": "test"})
     long["error"] = finite(long["error"])
     found = list(dict.fromkeys(long[panel])) if panel else [None]
-    top = max(1.0, float(long["error"].max()))  # shares of a variance that are left unexplained may lie above 1
+    top = max(1.0, float(long["error"].max()))  # an unexplained share of the variance may be above 1
     panels = []
     for value in found:
         own = long if value is None else long[long[panel] == value]
@@ -42,9 +42,9 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
 
 
 def gradient_by_layer(gradient: pd.DataFrame) -> AnyChart:
-    """Norm of each weight layer's gradient, from input to output: a thin line a seed, the geometric mean thick.
+    """Norm of each weight layer's gradient, from input to output: a thin line per seed, the geometric mean thick.
 
-    gradient: variant, depth, seed, when, layer, order, gradient_norm. The depth is chosen above the chart.
+    gradient: variant, depth, seed, when, layer, order, gradient_norm. The depth is selected above the chart.
     """
     frame = gradient.assign(gradient_norm=finite(gradient["gradient_norm"]))
     frame = frame[frame["gradient_norm"] > 0]
@@ -82,9 +82,9 @@ def _gradients(frame: pd.DataFrame, title: str) -> AnyChart:
 
 
 def path_histogram(histogram: pd.DataFrame) -> AnyChart:
-    """Share of all paths by the number of nonlinearities on them, one row a variant.
+    """Share of all paths by their number of nonlinearities, one row per variant.
 
-    histogram: variant, depth, nonlinearities, paths (decimal string), share. The depth is chosen above the chart.
+    histogram: variant, depth, nonlinearities, paths (decimal string), share. The depth is selected above the chart.
     """
     names = variants(histogram)
     extent = alt.X("nonlinearities:Q", title="nonlinearities on the path", axis=alt.Axis(grid=False, tickMinStep=1))

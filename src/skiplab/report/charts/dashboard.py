@@ -1,4 +1,4 @@
-"""The charts that know skips, in one specification: a click on a skip highlights it in all of them."""
+"""The charts of skips in one specification: a click on a skip highlights it in all of them."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -21,7 +21,7 @@ def skip_charts(
     contribution: pd.DataFrame | None = None,
     gradient: pd.DataFrame | None = None,
 ) -> alt.VConcatChart:
-    """Each network's arc diagram, and below it what was measured of its skips; one selection links them all.
+    """Each network's arc diagram, and below it bars of the measures of its skips; one selection links all charts.
 
     Frames (one row per network and operation, skip, or skip and seed; `depth` is 0 for a single model):
 
@@ -32,8 +32,8 @@ def skip_charts(
     - contribution: variant, depth, seed, id, ratio (‖F(x)‖/‖x‖, dimensionless), cosine (−1 to 1)
     - gradient: variant, depth, seed, id, gradient_norm (of the loss by the merge's value)
 
-    Arcs have the color of the loss change, or of their shortcut's kind where no lesion was measured. A click on
-    empty space clears the selection; the depth begins with the deepest.
+    The color of an arc is the loss change, or the kind of shortcut if no lesion was measured. A click on empty space
+    clears the selection. The depth is initially the largest.
     """
     choices = depths(spine, skips)
     record = skip_records(skips, lesion, contribution, gradient)
@@ -41,7 +41,7 @@ def skip_charts(
     linked = LinkedCharts(pick, record, arc_points(spine, skips), choices)
     measured = ((lesion, "loss_change"), (contribution, "ratio"), (gradient, "gradient_norm"))
     groups: list[Any] = []
-    legends: set[str] = set()  # what has its legend already
+    legends: set[str] = set()  # charts that have a legend already
     for name in variants(spine, skips):
         own = record[record["variant"] == name]
         parts: list[Any] = [
@@ -59,7 +59,7 @@ def skip_charts(
 
 
 def _first(chart: str, own: pd.DataFrame, legends: set[str]) -> bool:
-    """Whether a chart with skips is the first of its sort, and so shows the legend for all."""
+    """Whether a chart with skips is the first of its kind, which shows the legend for all."""
     first = len(own) > 0 and chart not in legends
     if first:
         legends.add(chart)
@@ -67,7 +67,7 @@ def _first(chart: str, own: pd.DataFrame, legends: set[str]) -> bool:
 
 
 def _named(chart: Any) -> Iterator[str]:
-    """The names, as Altair has made them, of all parts of a chart that were given one."""
+    """The names, as changed by Altair, of all named parts of a chart."""
     for part in [*getattr(chart, "vconcat", []), *getattr(chart, "layer", [])]:
         if isinstance(part, alt.Chart) and isinstance(part.name, str):
             yield part.name

@@ -20,7 +20,7 @@ _KINDS = {"identity": "#0072b2", "resample": "#009e73", "projection": "#d55e00",
 
 @dataclass(frozen=True)
 class LinkedCharts:
-    """What the charts of one specification share: the selection, all skips' records and arcs, the depths."""
+    """Data shared by the charts of one specification: selection, records and arcs of all skips, and depths."""
 
     pick: alt.Parameter
     record: pd.DataFrame
@@ -28,17 +28,17 @@ class LinkedCharts:
     depths: list[int]
 
     def of(self, variant: str) -> pd.DataFrame:
-        """The records of one variant's skips, with the place of each arc's top (top_x, top_y)."""
+        """The records of one variant's skips, with the position of each arc's top (top_x, top_y)."""
         tops = self.points.sort_values("y").drop_duplicates("key", keep="last")[["key", "x", "y"]]
         own = self.record[self.record["variant"] == variant]
         return own.merge(tops.rename(columns={"x": "top_x", "y": "top_y"}), on="key", how="left")
 
     def view(self, chart: str, variant: str) -> str:
-        """A name for one variant's chart. Altair adds `_` and a number of its own, which alone is not unique."""
+        """A unique name for one variant's chart. Altair appends `_` and a number, which alone is not unique."""
         return f"{chart}-{variants(self.record).index(variant)}"
 
     def selection(self, views: list[str]) -> alt.TopLevelSelectionParameter:
-        """The selection as the whole specification has it: a click in any of these views sets it."""
+        """The selection of the whole specification: a click in any of these views sets it."""
         select = alt.PointSelectionConfig(type="point", fields=["id"])
         return alt.TopLevelSelectionParameter(name=self.pick.name, select=select, views=views)
 
@@ -66,7 +66,7 @@ def arc_diagram(linked: LinkedCharts, variant: str, spine: pd.DataFrame, legend:
 
 
 def _spine(place: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
-    """The network's operations in their order: a line, and a dot each."""
+    """The network's operations in order: a line with a dot per operation."""
     columns = place.rename(columns={"order": "x", "level": "y"})[["depth", "x", "y", "name", "module", "kind"]]
     columns = columns.assign(resolution=[f"{value:g}" for value in place["resolution"]])
     x = alt.X("x:Q", axis=alt.Axis(title=None, labels=False, ticks=False, grid=False), scale=alt.Scale(nice=False))
@@ -78,7 +78,7 @@ def _spine(place: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
 
 
 def _arcs(linked: LinkedCharts, variant: str, points: pd.DataFrame, y: alt.Y, legend: bool) -> list[alt.Chart]:
-    """The arcs as seen, wide invisible ones to point at, and the name of the one picked."""
+    """The visible arcs, wide invisible ones as targets of the pointer, and the name of the selected one."""
     record = linked.of(variant)
     source = alt.LookupData(data=inline(_arc_records(record)), key="key", fields=["depth", *_fields(record)])
     base = (
@@ -107,7 +107,7 @@ def _arcs(linked: LinkedCharts, variant: str, points: pd.DataFrame, y: alt.Y, le
 
 
 def _fields(record: pd.DataFrame) -> dict[str, str]:
-    """The columns that an arc carries, each with its title in the tooltip ("" for none)."""
+    """The columns of an arc's record, each with its title in the tooltip ("" for none)."""
     measured = {f"{column}_text": title for column, title in MEASURED.items() if column in record}
     return FACTS | measured | ({"loss_change": ""} if "loss_change" in record else {})
 
@@ -117,7 +117,7 @@ def _arc_records(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def _color(record: pd.DataFrame, legend: bool) -> Any:
-    """By the loss change where it was measured (gray where it is missing), else by the shortcut's kind."""
+    """Color by the loss change if it was measured (gray where it is missing), else by the kind of shortcut."""
     if "loss_change" not in record:
         kinds = _used_styles(record, _KINDS)
         scale = alt.Scale(domain=list(kinds), range=list(kinds.values()))
@@ -129,17 +129,17 @@ def _color(record: pd.DataFrame, legend: bool) -> Any:
 
 
 def _dash(record: pd.DataFrame, legend: bool) -> alt.StrokeDash:
-    """By the shortcut's kind."""
+    """Dashes by the kind of shortcut."""
     dashes = _used_styles(record, _DASHES)
     scale = alt.Scale(domain=list(dashes), range=list(dashes.values()))
     if "loss_change" not in record:
-        return alt.StrokeDash("shortcut:N", scale=scale, legend=None)  # the colors' legend says it already
+        return alt.StrokeDash("shortcut:N", scale=scale, legend=None)  # the legend of colors shows the kinds
     shown = alt.Legend(title="shortcut", orient="top", symbolType="stroke", symbolSize=400, symbolStrokeWidth=2)
     return alt.StrokeDash("shortcut:N", scale=scale, legend=shown if legend else None)
 
 
 def _used_styles(record: pd.DataFrame, looks: dict[str, Any]) -> dict[str, Any]:
-    """The looks of those kinds that occur; a kind without a look of its own gets the first one's."""
+    """The styles of the kinds that occur; an unknown kind has the first style."""
     found = set(record["shortcut"])
     first = next(iter(looks.values()))
     known = {kind: look for kind, look in looks.items() if kind in found}
@@ -147,7 +147,7 @@ def _used_styles(record: pd.DataFrame, looks: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tick_levels(levels: pd.Series) -> list[float]:
-    """Where the axis has its ticks: at the network's own resolutions, or, when these are many, at powers of two."""
+    """Ticks of the axis: the network's resolutions, or powers of two if there are many."""
     own = sorted({round(level, 4) for level in levels if math.isfinite(level)})
     if len(own) <= 10:
         return own
@@ -155,7 +155,7 @@ def _tick_levels(levels: pd.Series) -> list[float]:
 
 
 def _title(variant: str, record: pd.DataFrame, depths: list[int]) -> Any:
-    """The network's name, the depth chosen, and how many skips it has there."""
+    """The network's name, the selected depth, and its number of skips."""
     counts = record["depth"].value_counts()
     texts = {}
     for depth in depths:

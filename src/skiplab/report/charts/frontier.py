@@ -15,10 +15,10 @@ _WIDTH = 340
 def frontier_chart(
     frontier: pd.DataFrame, chosen: int | None = None, trained: Mapping[str, Any] | None = None
 ) -> AnyChart:
-    """What networks get wrong by the blocks that are left, and by latency.
+    """Error or loss of each network by the number of remaining blocks, and by latency. Bars: 95 % intervals.
 
-    frontier: blocks, share, removed, parameters, flops, latency_ratio, and loss or metric with `_low` and `_high`, one
-    row a network. The row `chosen` is ringed; `trained` is that network's row after training. Bars: 95 % intervals.
+    frontier: one row per network with blocks, share, removed, parameters, flops, latency_ratio, and loss or metric with
+    `_low` and `_high`. A ring marks the row `chosen`; `trained` is that network's row after training.
     """
     name = "metric" if "metric" in frontier else "loss"
     rows = frontier.assign(number=range(len(frontier)), network="original")
@@ -33,11 +33,9 @@ def frontier_chart(
     )
     scale = alt.Scale(zero=False, reverse=True)
     right = _frontier_panel(
-        rows, chosen, name, alt.X("latency_ratio:Q", title="time, whole network = 1", scale=scale), title
+        rows, chosen, name, alt.X("latency_ratio:Q", title="time, original network = 1", scale=scale), title
     )
-    return apply_theme(
-        alt.hconcat(left, right, spacing=30).properties(title="What does each removal cost, and what does it save?")
-    )
+    return apply_theme(alt.hconcat(left, right, spacing=30).properties(title="Cost and saving of each removal"))
 
 
 def _frontier_panel(rows: pd.DataFrame, chosen: int | None, name: str, x: alt.X, title: str) -> AnyChart:

@@ -1,4 +1,4 @@
-"""The charts of measures, by name, and those that show one number, or a few, for each block."""
+"""The charts of measures by name, and those with one or a few numbers per block."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ _SIGNS = ("above zero", "includes zero", "below zero")
 
 
 def contribution_chart(table: pd.DataFrame) -> AnyChart:
-    """Size of each branch beside its shortcut, and its direction.
+    """Size of each branch relative to its shortcut, and its direction.
 
     table: id, order, ratio, cosine, each with `_std`.
     """
@@ -32,11 +32,11 @@ def contribution_chart(table: pd.DataFrame) -> AnyChart:
         panels.append(
             block_bars(blocks, table, Quantity(column="cosine", title="cosine of F(x) and x", ends="cosine_std"))
         )
-    return stacked("How large is each branch beside its shortcut, and in which direction?", panels)
+    return stacked("Size of each branch relative to its shortcut, and its direction", panels)
 
 
 def clipping_chart(table: pd.DataFrame) -> AnyChart:
-    """Energy that each activation removes, and what is left along the route.
+    """Energy that each activation removes, and the energy left along the route.
 
     table: id, order, route, energy, energy_std, route_kept.
     """
@@ -48,21 +48,21 @@ def clipping_chart(table: pd.DataFrame) -> AnyChart:
     y = alt.Y("route_kept:Q", title="energy left", axis=alt.Axis(format=".0%", tickCount=4), scale=_zero_based())
     left = alt.Chart(data).encode(x=blocks.x(), y=y, detail="route:N", tooltip=blocks.tooltip(route_kept="energy left"))
     return stacked(
-        "What does the activation behind each merge take from the shortcut's signal?",
+        "Energy that the activation after each merge removes from the shortcut's signal",
         [removed, blocks.panel(left.mark_line(color=MUTED), left.mark_circle(color=PALETTE[1], size=40, opacity=1))],
     )
 
 
 def lesion_chart(table: pd.DataFrame) -> AnyChart:
-    """What the loss rises by when each part is deleted, a panel for each kind of lesion.
+    """Rise of the loss when each part is deleted, one panel per kind of lesion.
 
-    table: id, order, kind, batchnorm, loss_change, loss_change_low, loss_change_high. The color says where the
-    95 % interval lies; an infinite loss is a cross. The axes go by the square root: changes have long tails.
+    table: id, order, kind, batchnorm, loss_change, loss_change_low, loss_change_high. The color is the sign of the
+    95 % interval; a loss that is not finite is a cross. Square-root axes, since changes have long tails.
     """
     blocks = Blocks(table)
     low, high = finite(table["loss_change_low"]), finite(table["loss_change_high"])
     sign = np.select([low > 0, high < 0, low.notna()], [_SIGNS[0], _SIGNS[2], _SIGNS[1]], default="unknown")
-    sign = np.where(finite(table["loss_change"]).isna(), _SIGNS[1], sign)  # a cross, and no bar to be colored
+    sign = np.where(finite(table["loss_change"]).isna(), _SIGNS[1], sign)  # a cross has no bar
     names = [*_SIGNS, *(["unknown"] if "unknown" in sign else [])]
     scale = alt.Scale(domain=names, range=[ABOVE, ZERO, BELOW, MUTED][: len(names)])
     panels, ends = [], ("loss_change_low", "loss_change_high")
@@ -75,12 +75,12 @@ def lesion_chart(table: pd.DataFrame) -> AnyChart:
         )
         title = subtitle(_panel_title(str(kind), str(norms), table["batchnorm"].nunique() > 1))
         panels.append(block_bars(blocks, group, quantity).properties(title=title))
-    title = "What does each block do for the loss? Its change when deleted, not retrained (square-root axis)"
+    title = "Change of the loss when each part is deleted, without retraining (square-root axis)"
     return stacked(title, panels)
 
 
 def _panel_title(kind: str, norms: str, several: bool) -> str:
-    told = {
+    text = {
         "branch": "branch deleted",
         "shortcut": "shortcut deleted",
         "mean": "branch replaced by its mean",
@@ -92,11 +92,11 @@ def _panel_title(kind: str, norms: str, several: bool) -> str:
         "reorder": "blocks swapped",
         "layer": "layer deleted",
     }.get(kind, kind)
-    return told + (f", batch norm {norms}" if several and norms not in ("", "None", "nan") else "")
+    return text + (f", batch norm {norms}" if several and norms not in ("", "None", "nan") else "")
 
 
 def estimate_chart(table: pd.DataFrame) -> AnyChart:
-    """Estimated loss change of each deletion; the tick is its first-order part.
+    """Estimated loss change of each deletion; the tick is its first-order term.
 
     table: id, order, loss_change, first_order.
     """
@@ -105,7 +105,7 @@ def estimate_chart(table: pd.DataFrame) -> AnyChart:
     tick = first.mark_tick(color=INK, thickness=2).encode(
         x=blocks.x(), y="first_order:Q", tooltip=blocks.tooltip(first_order="first order")
     )
-    title = "What would the loss rise by? Estimated from gradients (the tick: first order alone)"
+    title = "Rise of the loss, estimated from gradients (tick: first-order term)"
     return stacked(
         title, [block_bars(blocks, table, Quantity(column="loss_change", title="estimated loss change"), tick)]
     )
@@ -120,21 +120,21 @@ def probe_chart(table: pd.DataFrame) -> AnyChart:
     numbers = ("accuracy", "accuracy_low", "accuracy_high", "train_accuracy")
     base = alt.Chart(inline(table.assign(**{each: finite(table[each]) for each in numbers}))).encode(x=blocks.x())
     scale = alt.Scale(domain=[0, 1])
-    y = alt.Y("accuracy:Q", title="share right", axis=alt.Axis(format=".0%", tickCount=5), scale=scale)
-    shown = blocks.tooltip(accuracy="held out", accuracy_low="from", accuracy_high="to", train_accuracy="fitted on")
+    y = alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format=".0%", tickCount=5), scale=scale)
+    shown = blocks.tooltip(accuracy="held out", accuracy_low="from", accuracy_high="to", train_accuracy="training")
     band = base.mark_area(opacity=0.22, color=PALETTE[1]).encode(
-        y=alt.Y("accuracy_low:Q", title="share right", scale=scale), y2="accuracy_high:Q"
+        y=alt.Y("accuracy_low:Q", title="accuracy", scale=scale), y2="accuracy_high:Q"
     )
     line = base.mark_line(color=PALETTE[1], point=True).encode(y=y, tooltip=shown)
-    fitted = base.mark_line(color=MUTED, strokeDash=[4, 3]).encode(y=alt.Y("train_accuracy:Q", title="share right"))
-    title = "Where do the classes part? Linear probes, held out (dashed: on the samples fitted on)"
+    fitted = base.mark_line(color=MUTED, strokeDash=[4, 3]).encode(y=alt.Y("train_accuracy:Q", title="accuracy"))
+    title = "Accuracy of linear probes on held-out samples (dashed: on their training samples)"
     return stacked(title, [blocks.panel(band, fitted, line).properties(height=220)])
 
 
 def spectrum_chart(table: pd.DataFrame) -> AnyChart:
     """Singular values of each skip's Jacobian: from the smallest to the largest, the root mean square as a tick.
 
-    table: id, network, order, largest, smallest, mean_square. A panel a network.
+    table: id, network, order, largest, smallest, mean_square. One panel per network.
     """
     blocks = Blocks(table)
     numbers = {each: finite(table[each]) for each in ("largest", "smallest")}
@@ -151,11 +151,11 @@ def spectrum_chart(table: pd.DataFrame) -> AnyChart:
             y=alt.Y("middle:Q", title="singular value"), tooltip=shown
         )
         panels.append(blocks.panel(reference_line(1.0, MUTED), span, middle).properties(title=subtitle(str(network))))
-    return stacked("Does a block keep the size of what goes through? Singular values of its Jacobian", panels)
+    return stacked("Singular values of each block's Jacobian", panels)
 
 
 def linearity_chart(table: pd.DataFrame) -> AnyChart:
-    """What no linear map explains of a block, and how far the best one is from the identity.
+    """Share of a block that no linear map explains, and the distance of the best one from the identity.
 
     table: id, order, nonlinearity, distance_from_identity.
     """
@@ -164,11 +164,11 @@ def linearity_chart(table: pd.DataFrame) -> AnyChart:
         block_bars(blocks, table, Quantity(column="nonlinearity", title="not linear", form=".0%", labels=False))
     ]
     panels.append(block_bars(blocks, table, Quantity(column="distance_from_identity", title="from identity")))
-    return stacked("How nonlinear is each block, and how far from doing nothing?", panels)
+    return stacked("Nonlinearity of each block, and its distance from the identity", panels)
 
 
 def cost_chart(table: pd.DataFrame) -> AnyChart:
-    """Memory that each shortcut holds while its branch runs, and the time that the block takes.
+    """Memory that each shortcut holds while its branch runs, and the time of the block.
 
     table: id, order, held_bytes, branch_ms, shortcut_ms.
     """
@@ -201,7 +201,7 @@ def cost_chart(table: pd.DataFrame) -> AnyChart:
     ]
     if long["ms"].notna().any():
         panels.append(blocks.panel(time))
-    return stacked("What does each skip connection cost in memory and time?", panels)
+    return stacked("Memory and time of each skip connection", panels)
 
 
 def _has_values(table: pd.DataFrame, column: str) -> bool:

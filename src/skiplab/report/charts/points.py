@@ -1,4 +1,4 @@
-"""Charts of runs: points side by side over steps, and lines over numbers, each with its mean and interval."""
+"""Charts of runs: points over categories and lines over numbers, with mean and interval."""
 
 from typing import Any
 
@@ -15,21 +15,21 @@ _SPACING = 30
 
 
 def points(figure: Figure, rows: pd.DataFrame, means: pd.DataFrame) -> AnyChart:
-    """One point a seed, their mean as a tick and its 95 % interval as a line; a cross where a run diverged.
+    """One point per seed, their mean as a tick, its 95 % interval as a line, and a cross for a diverged run.
 
-    rows: the figure's columns, and seed; with a column status, of which "diverged" is shown. means: for each y
-    its mean, and the ends of the interval in y_low and y_high.
+    rows: the figure's columns and seed; runs whose column status (if any) is "diverged" are crosses. means: for each
+    y its mean, and the ends of its interval in y_low and y_high.
     """
     return apply_theme(_panels(figure, rows, means, _point_panel))
 
 
 def lines(figure: Figure, rows: pd.DataFrame, means: pd.DataFrame) -> AnyChart:
-    """A thin line a seed over x, the mean thick, its 95 % interval as a band; columns as for `points`."""
+    """A thin line per seed over x, a thick line for the mean, its 95 % interval as a band; columns as for `points`."""
     return apply_theme(_panels(figure, rows, means, _line_panel))
 
 
 def _panels(figure: Figure, rows: pd.DataFrame, means: pd.DataFrame, draw: Any) -> alt.VConcatChart:
-    """A row of panels for each y; in it a panel for each value of the figure's panel column."""
+    """One row of panels per y, with one panel for each value of the figure's panel column."""
     found = [None] if figure.panel is None else list(dict.fromkeys(rows[figure.panel]))
     across = len(found) if len(found) > 1 else len(figure.y)
     width = max(170, (WIDTH - 70 * across) // across)
@@ -74,7 +74,7 @@ def _point_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataF
 
 
 def _category_axis(figure: Figure, rows: pd.DataFrame) -> tuple[alt.X, dict[str, Any], list[str]]:
-    """Where a point stands: by x and, side by side, by color; and the columns that say so."""
+    """The encodings of a point's category (x, and the offset of its color), and their columns."""
     if figure.x is None or figure.x.column == figure.by:
         order = _category_order(figure.by, rows) if figure.x is None else list(dict.fromkeys(rows[figure.by]))
         angle = -35 if len(order) > 4 else 0
@@ -118,7 +118,7 @@ def _line_panel(figure: Figure, axis: Axis, rows: pd.DataFrame, means: pd.DataFr
 
 
 def _x_axis(x: Axis, rows: pd.DataFrame) -> alt.Axis:
-    """As many ticks as can be read, and none between whole numbers."""
+    """As many ticks as are legible, and none between whole numbers."""
     if x.kind == "share":
         return alt.Axis(grid=False, format="%")
     if x.kind == "log":
@@ -126,13 +126,13 @@ def _x_axis(x: Axis, rows: pd.DataFrame) -> alt.Axis:
     if not pd.api.types.is_integer_dtype(rows[x.column]):
         return alt.Axis(grid=False)
     values = sorted(rows[x.column].unique().tolist())
-    if len(values) <= 4:  # where a least step of 1 does not keep halves away
+    if len(values) <= 4:  # a minimum step of 1 would still give halves
         return alt.Axis(grid=False, values=values, format=",d")
     return alt.Axis(grid=False, tickMinStep=1)
 
 
 def _by_seed(rows: pd.DataFrame, places: list[str], axis: Axis) -> pd.DataFrame:
-    """One value a seed and place: of several rows their mean, the geometric one of what is shown by its logarithm."""
+    """One value per seed and point: the mean of several rows, the geometric mean on a logarithmic axis."""
     known = rows.dropna(subset=["value"])
     if axis.kind == "log":
         known = known.assign(value=np.log(known["value"]))
@@ -141,7 +141,7 @@ def _by_seed(rows: pd.DataFrame, places: list[str], axis: Axis) -> pd.DataFrame:
 
 
 def _mean_and_interval(means: pd.DataFrame, axis: Axis) -> pd.DataFrame:
-    """Mean and interval under names that are the same for every y; an end that no chart of this kind shows is cut."""
+    """Mean and interval as columns value, low and high; the interval of a share is clipped to the axis."""
     low, high = finite(means[f"{axis.column}_low"]), finite(means[f"{axis.column}_high"])
     if axis.kind == "share":
         low, high = low.clip(lower=0), high.clip(upper=max(1.0, float(finite(means[axis.column]).max())))
@@ -180,5 +180,5 @@ def _color(figure: Figure, rows: pd.DataFrame) -> alt.Color:
 
 
 def _tooltips(columns: list[str]) -> list[Any]:
-    """Tooltips of columns that say which run this is."""
+    """Tooltips of the columns that identify a run."""
     return [alt.Tooltip(f"{column}:N") for column in columns]

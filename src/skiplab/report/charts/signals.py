@@ -1,4 +1,4 @@
-"""Charts of what goes through the network as a whole: gradients, path lengths, correlations, similarity."""
+"""Charts of whole networks: gradients, path lengths, correlations, similarity."""
 
 import math
 
@@ -11,12 +11,12 @@ from skiplab.report.theme import MUTED, PALETTE, AnyChart, apply_theme
 from skiplab.stats.band import band
 from skiplab.stats.intervals import t_interval
 
-_PARTS = {"gradient_norm": "at the merge", "shortcut_norm": "back by the shortcut", "branch_norm": "back by the branch"}
+_PARTS = {"gradient_norm": "at the merge", "shortcut_norm": "by the shortcut", "branch_norm": "by the branch"}
 _CELL = 560  # side of the heat map
 
 
 def gradient_chart(table: pd.DataFrame) -> AnyChart:
-    """Norm of the gradient by weight layer, and by skip with the parts that came by shortcut and by branch.
+    """Norm of the gradient by weight layer, and by skip with its parts through shortcut and branch.
 
     table: what, name, network, order, gradient_norm, shortcut_norm, branch_norm.
     """
@@ -29,7 +29,7 @@ def gradient_chart(table: pd.DataFrame) -> AnyChart:
     skips = table[table["what"] == "skip"]
     if len(skips):
         panels.append(_skip_panel(skips))
-    return stacked("Does the gradient arrive, and which way does it take?", panels)
+    return stacked("Gradient by layer, and its parts through shortcut and branch", panels)
 
 
 def _weight_panel(weights: pd.DataFrame) -> AnyChart:
@@ -47,7 +47,7 @@ def _weight_panel(weights: pd.DataFrame) -> AnyChart:
 
 
 def _skip_panel(skips: pd.DataFrame) -> AnyChart:
-    """Of the network as it is, or the first there is."""
+    """The skips of the first network in the table, which is the original one if it was measured."""
     own = skips[skips["network"] == skips["network"].iloc[0]]
     blocks = Blocks(own, "name")
     long = own.melt(["name", "order"], list(_PARTS), var_name="way", value_name="norm")
@@ -63,7 +63,7 @@ def _skip_panel(skips: pd.DataFrame) -> AnyChart:
 
 
 def lengths_chart(table: pd.DataFrame) -> AnyChart:
-    """Share of the gradient's size and share of all paths by the branches on them; bars above: 95 % of each.
+    """Share of the gradient and share of all paths by their number of branches; bars on top: 95 % of each.
 
     table: length, weight, path_share.
     """
@@ -98,7 +98,7 @@ def lengths_chart(table: pd.DataFrame) -> AnyChart:
     )
     panels = [span.properties(width=860, height=26), area.encode(tooltip=tooltip)]
     chart = alt.vconcat(panels[0], panels[1].properties(width=860, height=220), spacing=8)
-    title = "How long are the paths by which the gradient comes, and how long are all?"
+    title = "Length of the paths that carry the gradient, and of all paths"
     return apply_theme(chart.resolve_scale(x="shared", color="shared").properties(title=title))
 
 
@@ -125,7 +125,7 @@ def shattering_chart(table: pd.DataFrame) -> AnyChart:
     tooltip = ["network:N", "distance:Q", alt.Tooltip("correlation:Q", format=".3f"), "samples:Q"]
     line = base.mark_line(point=True).encode(y=alt.Y("correlation:Q", title=title, scale=limits), tooltip=tooltip)
     whole = alt.layer(band, line).properties(width=560, height=240)
-    return stacked("Are the gradients of nearby inputs alike, or noise?", [whole])
+    return stacked("Correlation of the gradients of nearby inputs", [whole])
 
 
 def similarity_chart(table: pd.DataFrame) -> AnyChart:
@@ -152,11 +152,11 @@ def similarity_chart(table: pd.DataFrame) -> AnyChart:
         )
         .properties(width=alt.Step(step), height=alt.Step(step))
     )
-    return apply_theme(chart.properties(title="Which blocks say the same? Similarity of their outputs"))
+    return apply_theme(chart.properties(title="Similarity of the outputs of blocks"))
 
 
 def _positive(values: pd.Series) -> pd.Series:
-    """What a logarithmic axis can show."""
+    """The values with NaN for those that a logarithmic axis cannot show."""
     numbers = finite(values)
     return numbers.where(numbers > 0)
 

@@ -1,4 +1,4 @@
-"""The page of what was measured of one network: the sentences, a chart for each measure, and the tables to unfold."""
+"""The page of measures of one network: sentences, a chart per measure, and folded tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

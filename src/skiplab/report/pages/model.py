@@ -23,7 +23,7 @@ def model_page(
     skips = tables["skips"][_SHOWN].fillna("–")
     return Page(
         title=f"Skip connections of {name}",
-        lead="Found on the graph of the data's flow; every path counted exactly.",
+        lead="Found on the data-flow graph; paths are counted exactly.",
         sentences=sentences,
         facts=facts,
         sections=[
@@ -34,10 +34,10 @@ def model_page(
                 content=skip_charts(own["spine"], own["skips"]),
                 name="skips",
             ),
-            Section(heading="One by one", how="The line in source is where the two ways meet.", content=skips),
+            Section(heading="All skip connections", how="The source line is that of the merge.", content=skips),
             Section(
                 heading="No skip connections",
-                how="Where else ways of the signal meet, and why these are none.",
+                how="Other places where values are merged, and why they are no skip connections.",
                 content=tables["non_skips"].fillna("–"),
                 folded=True,
             ),

@@ -19,13 +19,13 @@ def prune_page(
 ) -> Page:
     """The page of `skiplab prune MODEL --report`."""
     how = (
-        "One point a network: the blocks went one after the other, and batch norm statistics were estimated anew each "
-        "time. Bars: 95 % intervals over samples. The ring is the network that meets the target. Time is that of a "
-        "forward pass, measured in one run beside the whole network's."
+        "One point per network. Blocks were removed one after the other, and batch norm statistics were re-estimated "
+        "each time. Bars: 95 % intervals over samples. The ring is the network that meets the target. Time is that of "
+        "a forward pass, relative to the original network in the same run."
     )
     chart = frontier_chart(frontier, chosen, trained)
     return Page(
-        title=f"What {model} can do without",
+        title=f"Depth pruning of {model}",
         lead="Every sentence is computed from the numbers below. Hover for a network's numbers.",
         sentences=sentences,
         sections=[

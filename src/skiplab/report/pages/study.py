@@ -17,7 +17,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 @runtime_checkable
 class StudyResult(Protocol):
-    """Of what a study gave (`skiplab.study.result.Result`), that which is shown."""
+    """The part of `skiplab.study.result.Result` that the page shows."""
 
     @property
     def question(self) -> str: ...
@@ -33,19 +33,20 @@ class StudyResult(Protocol):
 
 
 def study_page(answer: StudyResult, facts: Mapping[str, Any]) -> Page:
-    """The page of networks compared; `facts` say how to get it again."""
+    """The page of a study; `facts` are its configuration and versions."""
     tables = answer.tables
     return Page(
         title=answer.question,
-        lead="Every sentence is computed from the runs below. Hover for the numbers; click on a skip connection to "
-        "find it in all charts; click beside it to let it go.",
+        lead="Every sentence is computed from the runs below. Hover for the numbers. Click a skip connection to "
+        "highlight it in all charts, click empty space to clear.",
         sentences=answer.sentences,
         facts=facts,
         sections=[
             *([Section(heading="What was compared, and how", how="", content=answer.method)] if answer.method else []),
             Section(
                 heading="Summary",
-                how="Mean over seeds ± half of its 95 % interval (Student's t); geometric ones ×÷ its factor.",
+                how="Mean over seeds ± half of its 95 % interval (Student's t); geometric mean ×÷ the interval's "
+                "factor.",
                 content=answer.overview(),
             ),
             *_claims_section(tables),
@@ -62,12 +63,12 @@ def section(figure: Figure, tables: Tables) -> Section:
 
 
 def _rows(figure: Figure, tables: Tables) -> int:
-    """How many rows there are to show: a narrowed grid may have none of those that the figure is about."""
+    """The number of rows that the figure shows: zero if the grid was restricted to other values."""
     return len(_filter(tables[figure.table], figure.where)) if len(tables.get(figure.table, ())) else 0
 
 
 def draw(figure: Figure, tables: Tables) -> AnyChart | pd.DataFrame:
-    """The chart of a figure, or for a table its rows."""
+    """The chart of a figure; for a table, its rows."""
     rows = _filter(tables[figure.table], figure.where)
     match figure.chart:
         case "points":
@@ -98,7 +99,7 @@ def _skips(tables: Tables) -> AnyChart:
 
 
 def _with_depth(frame: pd.DataFrame) -> pd.DataFrame:
-    """Charts of whole networks ask for a depth; 0 stands for networks that are not compared by it."""
+    """The frame with a column depth, 0 if the networks are not compared by depth."""
     return frame if "depth" in frame else frame.assign(depth=0)
 
 
@@ -112,5 +113,5 @@ def _claims_section(tables: Tables) -> list[Section]:
     claims = tables.get("claims")
     if claims is None or claims.empty:
         return []
-    how = "What the literature says, and what was found here; 'not shown' where the interval allows both."
-    return [Section(heading="The papers' claims beside these numbers", how=how, content=claims)]
+    how = "Claims of papers and the same quantities here; 'not shown' where the interval allows both."
+    return [Section(heading="Claims of papers and these numbers", how=how, content=claims)]

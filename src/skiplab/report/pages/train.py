@@ -18,13 +18,14 @@ def train_page(
 ) -> Page:
     """The page of one network's runs.
 
-    tables: the curves (seed, epoch, and loss and error of both parts, a row an epoch) and the runs (a row a seed).
-    chance: the error of the commonest class, `train` and `test`.
+    tables: the curves (seed, epoch, and loss and error of both parts, one row per epoch) and the runs (one row per
+    seed).
+    chance: the error of always predicting the most common class, for `train` and `test`.
     """
     curves, runs = tables
     how = (
-        "One color a seed, at the end of each epoch in evaluation mode; solid on the training part, dashed on the "
-        "test part. The gray line is the error of always saying the training part's commonest class, or its mean."
+        "At the end of each epoch, in evaluation mode. One color per seed; solid: training part, dashed: test part. "
+        "The gray line is the error of always predicting the training part's most common class, or its mean."
     )
     return Page(
         title=title,

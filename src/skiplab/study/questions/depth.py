@@ -71,6 +71,7 @@ def sentences(tables: Tables) -> Iterator[str]:
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about depth, vanishing gradients and pre-activation, for the deepest networks."""
     runs = tables["runs"]
     variants, deepest, shallowest = set(runs["variant"]), int(runs["depth"].max()), int(runs["depth"].min())
     if PLAIN in variants and shallowest < deepest:
@@ -132,7 +133,7 @@ FIGURES = (
     ),
     replace(
         CURVES,
-        how=f"{CURVES.how} If a deep plain network were merely over-fitted, its training error (solid) would be low.",
+        how=f"{CURVES.how} If deep plain networks only overfitted, their training error (solid) would be low.",
         panel="depth",
     ),
     *NETWORKS,

@@ -1,16 +1,16 @@
 """Does the lowest layer receive gradient from the start?
 
-Networks at initialization, in their training graph (batch norm uses the batch's statistics), untrained. `plain` has
-no skip connections, `post-activation` adds the input back before the last ReLU of each block (ResNet v1),
-`pre-activation` after it (ResNet v2); each with batch norm and with every batch norm left out. Same weights for each
-seed, same images.
+Networks at initialization, untrained, in their training graph (batch norm uses batch statistics). `plain` has no skip
+connections; `post-activation` (ResNet v1) adds the input before the last ReLU of each block, `pre-activation` (ResNet
+v2) after it. Each is measured with batch norm, and with all batch norms removed. All have the same weights for each
+seed, and the same images.
 
-Hypothesis: with batch norm nothing vanishes, in plain networks either (He et al. 2016, arXiv:1512.03385, §4.1);
-without shortcuts it explodes toward the input (Yang et al. 2019, arXiv:1902.08129) and turns into noise
-(Balduzzi et al. 2017, arXiv:1702.08591); with them it comes by short paths (Veit et al. 2016, arXiv:1605.06431, §5).
+Hypothesis: with batch norm no gradient vanishes, not even in plain networks (He et al. 2016, arXiv:1512.03385, §4.1).
+Without shortcuts it explodes toward the input (Yang et al. 2019, arXiv:1902.08129) and resembles noise (Balduzzi et al.
+2017, arXiv:1702.08591). With shortcuts, short paths carry it (Veit et al. 2016, arXiv:1605.06431, §5).
 
-Measured, by depth: the norm of each layer's gradient, and that of the lowest layer against the last convolution's;
-how fast the input's gradient changes when the input moves; how many branches the paths go through that carry it.
+Measured, by depth: the norm of each layer's gradient, and the ratio of the first layer's to the last convolution's; how
+fast the input's gradient changes when the input moves; the number of branches on the paths that carry it.
 """
 
 from collections.abc import Iterator
@@ -50,12 +50,12 @@ GRIDS = {
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth, normalization and seed, as it begins."""
+    """Measure the network of one variant, depth, normalization and seed at initialization."""
     model = build_with_seed(lambda: build(settings), settings["seed"])
     row = {"status": "ok", "parameters": sum(parameter.numel() for parameter in model.parameters())}
     try:
         found, tables = measure_gradient(model, report)
-    except DataError:  # a gradient that is no number
+    except DataError:  # a gradient that is not finite
         found, tables = dict.fromkeys(OUTCOMES, float("nan")), {}
         row["status"] = "diverged"
     save_tables({"runs": pd.DataFrame([row | found]), **tables}, folder)
@@ -76,17 +76,17 @@ OUTCOMES = ("first_gradient", "first_to_last", "correlation", "mean_length", "re
 
 
 def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float], Tables]:
-    """The outcomes of a network at initialization, and what they are computed from.
+    """The outcomes of a network at initialization, and the tables they are computed from.
 
-    first_gradient: norm of the first layer's; first_to_last: over that of the last convolution; correlation of the
-    input's gradient with that at a distance of `NEARBY`; mean_length: branches on the average path that carries
-    the input's gradient, weighted by what each length carries; relative_length: over the number of branches.
+    first_gradient: norm of the first layer's gradient; first_to_last: its ratio to the last convolution's; correlation
+    of the input's gradients at two inputs at a distance of `NEARBY`; mean_length: mean number of branches on a path,
+    weighted by the path's share of the input's gradient; relative_length: mean_length / number of branches.
     """
     x, y = next(batches(digits().train, SAMPLES))
     program = capture(model, (x,), train=True)
     skips = find(program)
     gradient = measure.gradient(program, skips, [(x, y)], F.cross_entropy)
-    report(0.3, "how it shatters")
+    report(0.3, "measuring shattering")
     shattering = measure.shattering(program, skips, [(x[:SHATTERED], y[:SHATTERED])], ["original"])
     tables: Tables = {"gradient": gradient.assign(when="initialization"), "shattering": shattering}
     first, *_, last, _ = gradient.loc[gradient["what"] == "weight", "gradient_norm"]  # the classifier comes last
@@ -94,7 +94,7 @@ def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float]
     nan = float("nan")
     found: dict[str, float] = dict(zip(OUTCOMES, (first, first / last, float(near.iloc[0]), nan, nan), strict=True))
     if len(skips):
-        report(0.5, "by which paths it comes")
+        report(0.5, "measuring path lengths")
         lengths = measure.lengths(program, skips, [(x[:SPLIT], y[:SPLIT])], F.cross_entropy)
         mean = float((lengths["length"] * lengths["weight"]).sum())
         found |= {"mean_length": mean, "relative_length": mean / len(skips)}
@@ -103,18 +103,19 @@ def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float]
 
 
 def is_valid(settings: Settings) -> bool:
+    """Whether the depth exists; raises `UsageError` for an unknown norm."""
     if settings["norm"] not in NORMS:
-        raise UsageError(f"norm {settings['norm']!r}: choose of {', '.join(NORMS)}")
+        raise UsageError(f"unknown norm {settings['norm']!r}: choose from {', '.join(NORMS)}")
     return networks.is_valid(settings)
 
 
 def estimated_cost(settings: Settings) -> float:
-    """A gradient for each path length makes it quadratic."""
+    """Quadratic in depth for residual networks, since each path length takes one gradient."""
     return settings["depth"] * (60 + (settings["depth"] if settings["variant"] != PLAIN else 0))
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """What the numbers say, for the deepest networks of the grid unless the sentence says otherwise."""
+    """Growth with depth, then shattering and path lengths of the deepest networks of the grid."""
     runs = tables["runs"]
     deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
     norms, variants = (list(dict.fromkeys(runs[name])) for name in ("norm", "variant"))
@@ -122,14 +123,14 @@ def sentences(tables: Tables) -> Iterator[str]:
         for norm in norms:
             found = {variant: _growth_with_depth(runs, variant, (deepest, shallowest), norm) for variant in variants}
             yield (
-                f"{_with_norm(norm).capitalize()}, the lowest of {deepest} layers receives from the start a gradient "
-                f"that is, beside that of the lowest of {shallowest}, {_group_ratios(found)}."
+                f"{_with_norm(norm).capitalize()}, the first layer's gradient at initialization with {deepest} "
+                f"layers compared with {shallowest} layers: {_group_ratios(found)}."
             )
     for norm in norms:
         found = {variant: _first_to_last(runs, variant, deepest, norm) for variant in variants}
         yield (
-            f"{_with_norm(norm).capitalize()}, the lowest layer's gradient is, beside the last convolution's in the "
-            f"same network of {deepest} layers, {_group_ratios(found)}."
+            f"{_with_norm(norm).capitalize()}, {deepest} layers, the first layer's gradient compared with the last "
+            f"convolution's: {_group_ratios(found)}."
         )
     for norm in norms:
         yield from _shattering_sentences(runs, variants, deepest, norm)
@@ -140,6 +141,7 @@ def sentences(tables: Tables) -> Iterator[str]:
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about gradients at initialization, for the deepest networks with batch norm."""
     runs = tables["runs"]
     variants, deepest, shallowest = set(runs["variant"]), int(runs["depth"].max()), int(runs["depth"].min())
     if "batch" not in set(runs["norm"]):
@@ -152,7 +154,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
             claim="In networks with batch norm and without skip connections, gradients grow exponentially with "
             "depth toward the input, whatever the initial variance of the weights.",
             source="Yang et al. 2019, arXiv:1902.08129, abstract",
-            found=f"the lowest layer's gradient grows {format_number(found)} times with each layer of depth between "
+            found=f"the first layer's gradient grows {format_number(found)} times per layer of depth between "
             f"{PLAIN}-{shallowest} and {PLAIN}-{deepest}",
             agrees=agreement(found, "above", 1.0),
         )
@@ -171,54 +173,54 @@ def claims(tables: Tables) -> Iterator[Claim]:
     for variant in sorted(variants - {PLAIN}):
         found = student(values_by_seed(runs, "relative_length", _network_key(variant, deepest, "batch")))
         yield Claim(
-            claim="The gradient of a residual network comes by short paths: of 54 blocks, those through 5 to 17 "
-            "carry most of it, though the average path goes through half (in a trained network).",
+            claim="Short paths carry the gradient of a residual network: of 54 blocks, those through 5 to 17 carry "
+            "most of it, though the average path goes through half (in a trained network).",
             source="Veit et al. 2016, arXiv:1605.06431, §5",
-            found=f"at initialization it comes through {format_number(found)} of the branches of {variant}-{deepest} "
-            "on average",
+            found=f"at initialization its paths go through {format_number(found)} of the branches of "
+            f"{variant}-{deepest} on average",
             agrees=agreement(found, "below", 0.5),
         )
 
 
 def _group_ratios(found: dict[str, Interval]) -> str:
-    """Variants by whether a ratio is shown to be above or below 1: "larger in plain (9 times, …)"."""
-    parts: dict[str, list[str]] = {"larger in": [], "smaller in": [], "not shown to differ in": []}
+    """Variants grouped by the sign of a ratio's interval against 1: "larger in plain (9 times, …)"."""
+    parts: dict[str, list[str]] = {"larger in": [], "smaller in": [], "no clear difference in": []}
     for variant, ratio in found.items():
         if not ratio.known:
-            parts["not shown to differ in"].append(f"{variant} (fewer than two seeds to compare)")
+            parts["no clear difference in"].append(f"{variant} (fewer than two seeds to compare)")
             continue
-        upwards = ratio.mean >= 1
-        mean, *ends = (end if upwards else 1 / end for end in (ratio.mean, ratio.low, ratio.high))
+        larger = ratio.mean >= 1
+        mean, *ends = (end if larger else 1 / end for end in (ratio.mean, ratio.low, ratio.high))
         low, high = sorted(ends)
-        shown = ratio.excludes(1)
-        word = "not shown to differ in" if not shown else "larger in" if upwards else "smaller in"
-        way = "" if shown else " larger" if upwards else " smaller"
-        parts[word].append(
-            f"{variant} ({format_short(mean)} times{way}, 95 % interval {format_short(low)} to {format_short(high)})"
-        )
-    return "; ".join(f"{word} {', '.join(names)}" for word, names in parts.items() if names)
+        clear = ratio.excludes(1)
+        group = "no clear difference in" if not clear else "larger in" if larger else "smaller in"
+        word = "" if clear else " larger" if larger else " smaller"
+        interval = f"95 % interval {format_short(low)} to {format_short(high)}"
+        parts[group].append(f"{variant} ({format_short(mean)} times{word}, {interval})")
+    return "; ".join(f"{group} {', '.join(names)}" for group, names in parts.items() if names)
 
 
 def _shattering_sentences(runs: pd.DataFrame, variants: list[str], depth: int, norm: str) -> Iterator[str]:
-    """How alike the gradients of neighboring inputs are, and whether skips make them more so."""
+    """Correlation of the gradients at two nearby inputs, and the effect of skip connections on it."""
     values = {variant: values_by_seed(runs, "correlation", _network_key(variant, depth, norm)) for variant in variants}
     parts = ", ".join(f"{format_number(student(series))} in {variant}-{depth}" for variant, series in values.items())
     yield (
-        f"{_with_norm(norm).capitalize()}, when the input moves by {100 * NEARBY:g} % of its norm, its gradient "
-        f"keeps a correlation of {parts} (1 is smooth, 0 white noise)."
+        f"{_with_norm(norm).capitalize()}, correlation of the gradients at an input and at one {100 * NEARBY:g} % of "
+        f"its norm away: {parts} (1: smooth, 0: white noise)."
     )
     for variant in variants if PLAIN in variants else ():
         change = paired(values[variant], values[PLAIN])
         if variant != PLAIN and change.known:
-            shown = "differ" if change.excludes(0) else "are not shown to differ"
-            interval = f"{change.mean:+.2g}, 95 % interval {change.low:+.2g} to {change.high:+.2g}"
+            answer = "higher" if change.low > 0 else "lower" if change.high < 0 else "no clear difference"
+            interval = f"{change.mean:+.2g}, 95 % interval {change.low:+.2g} to {change.high:+.2g}, paired by seed"
             yield (
-                f"{_with_norm(norm).capitalize()}, {variant} and {PLAIN} {shown} in that ({interval}, paired by seed)."
+                f"{_with_norm(norm).capitalize()}, this correlation in {variant} compared with {PLAIN}: {answer} "
+                f"({interval})."
             )
 
 
 def _path_sentences(tables: Tables, variant: str, depth: int, norm: str) -> Iterator[str]:
-    """Through how many branches the gradient comes."""
+    """The number of branches on the paths that carry the gradient."""
     where = _network_key(variant, depth, norm)
     found = student(values_by_seed(tables["runs"], "mean_length", where))
     lengths = tables["lengths"]
@@ -228,9 +230,9 @@ def _path_sentences(tables: Tables, variant: str, depth: int, norm: str) -> Iter
     mean = own.groupby("length", as_index=False)[["weight"]].mean()
     (low, high), blocks = measure.band(mean), int(own["length"].max())
     yield (
-        f"{_with_norm(norm).capitalize()}, the input's gradient in {variant}-{depth} comes through "
-        f"{format_number(found)} of {blocks} branches on average, 95 % of it through {low} to {high}; if all paths "
-        f"carried alike, it would be {blocks / 2:g}."
+        f"{_with_norm(norm).capitalize()}, paths through {format_number(found)} of {blocks} branches on average "
+        f"carry the input's gradient in {variant}-{depth}, 95 % of it through {low} to {high}; {blocks / 2:g} if all "
+        "paths carried equal shares."
     )
 
 
@@ -239,7 +241,7 @@ def _vanishing_claim(runs: pd.DataFrame, depth: int) -> Claim:
     return Claim(
         claim="With batch norm, neither forward nor backward signals of plain networks vanish.",
         source="He et al. 2016, arXiv:1512.03385, §4.1",
-        found=f"the lowest layer's gradient in {PLAIN}-{depth} is {format_ratio(found)} the last convolution's",
+        found=f"the first layer's gradient in {PLAIN}-{depth} is {format_ratio(found)} the last convolution's",
         agrees=negate(agreement(found, "below", 1.0)),
     )
 
@@ -254,13 +256,13 @@ def _first_to_last(runs: pd.DataFrame, variant: str, depth: int, norm: str) -> I
 
 
 def _growth_with_depth(runs: pd.DataFrame, variant: str, depths: tuple[int, int], norm: str) -> Interval:
-    """How many times the lowest layer's gradient of the first depth is that of the second, paired by seed."""
+    """Ratio of the first layer's gradient at the first depth to that at the second, paired by seed."""
     deep, shallow = (values_by_seed(runs, "first_gradient", _network_key(variant, depth, norm)) for depth in depths)
     return paired_ratio(deep, shallow)
 
 
 def _per_layer(growth: Interval, layers: int) -> Interval:
-    """The factor for each of so many layers."""
+    """The growth per layer: the root of order `layers`."""
     mean, low, high = (end ** (1 / layers) for end in (growth.mean, growth.low, growth.high))
     return Interval(mean, low, high, growth.count)
 
@@ -273,16 +275,16 @@ DEPTH = Axis("depth", "weight layers")
 FIGURES = (
     Figure(
         name="lowest-layer",
-        heading="The lowest layer's gradient by depth",
-        how="At initialization; thin lines are seeds, the thick one their geometric mean, the band its 95 % interval. "
-        "Above its norm, below its ratio to that of the last convolution: 1 is level. A network without normalization "
-        "may be level and yet have next to no gradient anywhere, or far too much.",
+        heading="The first layer's gradient by depth",
+        how="At initialization. Thin lines are seeds, the thick line is their geometric mean, the band its 95 % "
+        "interval. Top: the norm. Bottom: its ratio to that of the last convolution, where 1 means equal. A network "
+        "without normalization may have a ratio of 1 and still have vanishing or exploding gradients in all layers.",
         chart="lines",
         table="runs",
         x=DEPTH,
         y=(
             Axis("first_gradient", "‖∂loss/∂weights‖ of the first layer", "log"),
-            Axis("first_to_last", "first layer over last convolution", "log"),
+            Axis("first_to_last", "first layer / last convolution", "log"),
         ),
         panel="norm",
     ),
@@ -291,14 +293,14 @@ FIGURES = (
         GRADIENT,
         name="by-layer-none",
         heading="Gradient by layer, without normalization",
-        how="As above, every batch norm left out.",
+        how="As above, with all batch norms removed.",
         where={"norm": NORMS[1]},
     ),
     Figure(
         name="shattering-by-depth",
         heading="Shattering by depth",
-        how=f"Correlation of the input's gradient with that at an input {100 * NEARBY:g} % of its norm away: 1 is "
-        "smooth, 0 is white noise, from which no optimizer can tell where to go.",
+        how=f"Correlation of the input's gradients at an input and at one {100 * NEARBY:g} % of its norm away: 1 is "
+        "smooth, 0 is white noise, which gives an optimizer no direction.",
         chart="lines",
         table="runs",
         x=DEPTH,
@@ -308,10 +310,10 @@ FIGURES = (
     Figure(
         name="shattering-by-distance",
         heading="Shattering by distance, with batch norm",
-        how="The same correlation for inputs ever farther away, a chart for each depth.",
+        how="The same correlation by the distance between the inputs, one chart per depth.",
         chart="lines",
         table="shattering",
-        x=Axis("distance", "distance, of the input's norm", "log"),
+        x=Axis("distance", "distance / norm of the input", "log"),
         y=(Axis("correlation", "correlation"),),
         panel="depth",
         where={"norm": NORMS[0]},
@@ -319,8 +321,8 @@ FIGURES = (
     Figure(
         name="path-lengths",
         heading="Which paths carry the gradient, with batch norm",
-        how="Share of the input's gradient (by norm) that all paths through exactly so many branches carry "
-        "together, at initialization; computed exactly. Most paths go through half of all branches.",
+        how="Share of the input's gradient (by norm) carried by all paths with a given number of branches, at "
+        "initialization; computed exactly. Most paths go through half of all branches.",
         chart="lines",
         table="lengths",
         x=Axis("length", "branches on the path"),

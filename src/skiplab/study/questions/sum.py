@@ -261,7 +261,7 @@ FIGURES = (
         name="blocks-trained",
         heading="Block by block, trained",
         how="The same at the end of training, from the first block to the last. Where the resolution halves, the "
-        "shortcut brings every other pixel alone, so its x is small.",
+        "shortcut takes every other pixel only, so x is small.",
         chart="lines",
         table="blocks",
         x=Axis("block", "block, from input to output"),
@@ -272,8 +272,8 @@ FIGURES = (
     Figure(
         name="blocks-initialization",
         heading="Block by block, at initialization",
-        how="The same before training. Last, how far the cosine strays from 0 over samples, in units of what random "
-        "directions in as many dimensions would (1/√d).",
+        how="The same before training. Last: root mean square of the cosine over samples, relative to random "
+        "directions in as many dimensions (1/√d).",
         chart="lines",
         table="blocks",
         x=Axis("block", "block, from input to output"),

@@ -1,18 +1,19 @@
 """Is the gate of an LSTM the same idea as a skip connection?
 
-A recurrent network is a deep one along its time: each step is a layer. `rnn` (Elman 1990) has no shortcut past a
-step, `residual-rnn` an identity, which differs in nothing else; `lstm`, `gru`, `highway-rnn` and `min-gru` have a
-shortcut that a gate multiplies. `lstm-forget-0` starts with its forget gates half open, not nearly so
-(`forget_bias` 0 for 1). `lstm-no-carry` is trained without the gated shortcut and is else an LSTM. `transformer`,
-causal, reaches every step in one.
+A recurrent network is deep along time: each step is a layer. `rnn` (Elman 1990) has no shortcut around a step.
+`residual-rnn` has an identity shortcut and no other difference. `lstm`, `gru`, `highway-rnn` and `min-gru` have a
+shortcut that is multiplied by a gate. `lstm-forget-0` starts with its forget gates half open instead of nearly open
+(`forget_bias` 0 instead of 1). `lstm-no-carry` is an LSTM trained without the gated shortcut. The causal `transformer`
+reaches every step in one.
 
-Hypothesis: through time without a shortcut the gradient vanishes or explodes exponentially (Hochreiter and
-Schmidhuber 1997, §3.1; Pascanu et al. 2013, arXiv:1211.5063, §2.1), which the cell state of an LSTM prevents as an
-identity does in depth; highway layers are that gate in depth (Srivastava et al. 2015, arXiv:1505.00387, §2), but what
-multiplies a shortcut makes it decay again (He et al. 2016, arXiv:1603.05027, §3).
+Hypothesis: without a shortcut the gradient vanishes or explodes exponentially through time (Hochreiter and Schmidhuber
+1997, §3.1; Pascanu et al. 2013, arXiv:1211.5063, §2.1). The cell state of an LSTM prevents this as an identity does in
+depth. Highway layers are that gate in depth (Srivastava et al. 2015, arXiv:1505.00387, §2), but a factor on a shortcut
+makes the gradient decay again (He et al. 2016, arXiv:1603.05027, §3).
 
-Measured, at initialization and after training: ‖∂loss of the last step/∂x_t‖ by how many steps back t lies, also with
-the same weights and every shortcut taken out (the twin); the error; and what `find` finds in the unrolled network.
+Measured, at initialization and after training: ‖∂loss of the last step/∂x_t‖ by the number of steps from t to the last
+step, also in the plain network (the same weights without the shortcuts); the error; and the skip connections that
+`find` reports in the unrolled network.
 """
 
 import math
@@ -52,7 +53,7 @@ from skiplab.study.sentences import (
 from skiplab.training.objectives import chance, task_of
 from skiplab.training.recipe import Recipe
 
-VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {  # what builds it, and its options
+VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {  # builder and its options
     "rnn": (rnn, {}),
     "residual-rnn": (residual_rnn, {}),
     "lstm": (lstm, {"forget_bias": 1.0}),
@@ -64,10 +65,10 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {  # what builds it, and its o
     "transformer": (transformer_encoder, {"depth": 1, "heads": 2, "causal": True}),
 }
 PLAIN, IDENTITY, GATE = "rnn", "residual-rnn", "lstm"
-WITHOUT_SHORTCUT = (PLAIN, "lstm-no-carry")  # those that are a twin themselves
+WITHOUT_SHORTCUT = (PLAIN, "lstm-no-carry")  # these are plain themselves
 WIDTH = 24
-TRAIN_SAMPLES, TEST_SAMPLES = 1440, 360  # as many as the digits have
-EQUIVALENT = 0.05  # errors that differ by less are about as good
+TRAIN_SAMPLES, TEST_SAMPLES = 1440, 360  # as many as in the digits data
+EQUIVALENT = 0.05  # errors that differ by less count as equal
 GRADIENT_SAMPLES = 128  # sequences on which the gradient is measured
 RECIPE = Recipe(
     epochs=20, batch_size=32, learning_rate=0.01, weight_decay=0.0, optimizer="adamw", clip=1.0, judged=TEST_SAMPLES
@@ -85,7 +86,7 @@ GRIDS = {
 
 
 def make_data(task: str) -> DataSet:
-    """ "pixels", "adding-LENGTH" or "copying-LAG", the latter of three symbols out of four."""
+    """The data of "pixels", "adding-LENGTH" or "copying-LAG" (three symbols out of four)."""
     name, number = _parse_task(task)
     if name == "pixels":
         return pixels()
@@ -97,31 +98,31 @@ def make_data(task: str) -> DataSet:
 def _parse_task(task: str) -> tuple[str, int]:
     name, _, number = task.partition("-")
     if task != "pixels" and (name not in ("adding", "copying") or not number.isdecimal() or int(number) < 2):
-        raise UsageError(f"task {task!r}: choose pixels, adding-LENGTH or copying-LAG, such as adding-50")
+        raise UsageError(f"unknown task {task!r}: choose pixels, adding-LENGTH or copying-LAG, such as adding-50")
     return name, int(number or 0)
 
 
 def build(variant: str, data: DataSet, **options: Any) -> nn.Module:
     """The network for a task, with initial weights from torch's random state."""
     make, own = VARIANTS[variant]
-    each = data.train.y.ndim == 2 and data.classes is not None
+    per_step = data.train.y.ndim == 2 and data.classes is not None
     steps, inputs = data.train.x.shape[1:]
     positions = {"length": steps} if make is transformer_encoder else {}
-    asked = {"inputs": inputs, "num_classes": data.classes or 1, "width": WIDTH, **positions}
-    return make(**asked, readout="steps" if each else "last", **own | options)
+    shape = {"inputs": inputs, "num_classes": data.classes or 1, "width": WIDTH, **positions}
+    return make(**shape, readout="steps" if per_step else "last", **own | options)
 
 
 def gradient_by_lag(model: nn.Module, split: Split) -> pd.DataFrame:
-    """‖∂L/∂x_t‖ for each step t of the sequence, with L the loss of what is asked of the last step.
+    """‖∂L/∂x_t‖ for each step t of the sequence, where L is the loss of the last step's output.
 
-    Root mean square over the sequences of each one's own norm, in float64, since it may be very small. Unit: that of
-    the loss per unit of input. Columns: lag (steps back from the last), gradient_norm, relative (to lag 0).
+    Root mean square over sequences of each sequence's norm, in float64, since it may be very small. Unit: that of the
+    loss per unit of input. Columns: lag (steps from t to the last), gradient_norm, relative (to lag 0).
     """
     model = deepcopy(model).double().eval()
     x, y = split.x[:GRADIENT_SAMPLES].double().requires_grad_(), split.y[:GRADIENT_SAMPLES]
     output = model(x)
-    last, asked = (output[..., -1:], y[:, -1:]) if output.ndim == 3 else (output, y)
-    loss = task_of(split).loss(last, asked.double() if asked.is_floating_point() else asked)
+    last, target = (output[..., -1:], y[:, -1:]) if output.ndim == 3 else (output, y)
+    loss = task_of(split).loss(last, target.double() if target.is_floating_point() else target)
     (slope,) = torch.autograd.grad(loss, x)
     norms = (slope.square().sum((0, 2)) * len(x)).sqrt().flip(0)
     rows = {"lag": range(len(norms)), "gradient_norm": norms.tolist(), "relative": (norms / norms[0]).tolist()}
@@ -129,9 +130,9 @@ def gradient_by_lag(model: nn.Module, split: Split) -> pd.DataFrame:
 
 
 def decay_factor(norms: Sequence[float]) -> float:
-    """What a step back in time leaves of the gradient: e to the slope of its logarithm by lag, by least squares.
+    """The factor by which the gradient norm changes per step back in time; 1 is no decay.
 
-    1: no decay. 0 where nothing at all comes back beyond the last step.
+    It is e to the least-squares slope of the norm's logarithm; 0 if no gradient arrives beyond the last step.
     """
     values = np.asarray(norms, dtype=float)
     if not np.isfinite(values).all():
@@ -141,20 +142,20 @@ def decay_factor(norms: Sequence[float]) -> float:
 
 
 def lag_table(model: nn.Module, variant: str, data: DataSet, when: str) -> pd.DataFrame:
-    """`by_lag` of a network and, where it has a shortcut, of its twin with the same weights."""
+    """`gradient_by_lag` of the network and, if it has a shortcut, of the plain network with the same weights."""
     networks = {"original": model}
     if variant not in WITHOUT_SHORTCUT:
         options = {} if variant == IDENTITY else {"skip": False}
-        twin = build_with_seed(lambda: build(PLAIN if variant == IDENTITY else variant, data, **options), 0)
-        twin.load_state_dict(model.state_dict())
-        networks["plain"] = twin
+        plain = build_with_seed(lambda: build(PLAIN if variant == IDENTITY else variant, data, **options), 0)
+        plain.load_state_dict(model.state_dict())
+        networks["plain"] = plain
     return pd.concat(
         [gradient_by_lag(each, data.test).assign(when=when, network=name) for name, each in networks.items()]
     )
 
 
 def decay_table(lag: pd.DataFrame) -> pd.DataFrame:
-    """What a step back keeps in each network, at each time: when, network, kept."""
+    """The decay factor of each network: columns when, network, kept."""
     rows = [
         {"when": when, "network": network, "kept": decay_factor(own["gradient_norm"].tolist())}
         for (when, network), own in lag.groupby(["when", "network"], sort=False)
@@ -163,7 +164,7 @@ def decay_table(lag: pd.DataFrame) -> pd.DataFrame:
 
 
 def shortcut_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """What `find` finds in the unrolled network: how many of which kind, and in how many steps."""
+    """The skip connections that `find` reports in the unrolled network: number per kind, and number of steps."""
     x = data.train.x[:2]
     kinds = Counter((skip.combine, skip.shortcut) for skip in find(capture(model, (x,)))) or {("none", "none"): 0}
     rows = [{"combine": a, "shortcut": b, "skips": n, "steps": x.shape[1]} for (a, b), n in kinds.items()]
@@ -171,35 +172,35 @@ def shortcut_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, task and seed."""
+    """Train and measure the network of one variant, task and seed."""
     variant, data = settings["variant"], make_data(settings["task"])
     model = build_with_seed(lambda: build(variant, data), settings["seed"])
     lag = lag_table(model, variant, data, "initialization")
-    found = {"found": shortcut_table(model, data)} if settings["seed"] == 0 else {}  # for every seed the same
+    shortcuts = {"found": shortcut_table(model, data)} if settings["seed"] == 0 else {}  # equal for all seeds
     report(0.05, "training")
     tables, trained = train_network(model, data, RunContext(settings, folder, report))
     if trained is not None:
         lag = pd.concat([lag, lag_table(trained, variant, data, "trained")])
     decay = decay_table(lag)
     own = decay[decay["network"] == "original"].set_index("when")["kept"]
-    back = dict(model.named_parameters()).get("recurrent.weight_hh_l0") if variant == PLAIN else None
+    recurrent = dict(model.named_parameters()).get("recurrent.weight_hh_l0") if variant == PLAIN else None
     tables["runs"] = tables["runs"].assign(
         chance=chance(data.test),
         kept_initialization=own["initialization"],
         kept_trained=own.get("trained", math.nan),
-        singular=math.nan if back is None else float(torch.linalg.matrix_norm(back.detach(), 2)),
+        singular=math.nan if recurrent is None else float(torch.linalg.matrix_norm(recurrent.detach(), 2)),
     )
-    save_tables({**tables, "lag": lag, "decay": decay, **found}, folder)
+    save_tables({**tables, "lag": lag, "decay": decay, **shortcuts}, folder)
 
 
 def is_valid(settings: Settings) -> bool:
-    """Raises for a task that there is not."""
+    """True; raises `UsageError` for an unknown task."""
     _parse_task(settings["task"])
     return True
 
 
 def estimated_cost(settings: Settings) -> float:
-    """Time goes with the steps that are unrolled, and with the operations in each."""
+    """Proportional to the number of unrolled steps and to the operations in each."""
     name, number = _parse_task(settings["task"])
     steps = {"pixels": 64, "adding": number, "copying": number + 6}[name]
     work = {PLAIN: 1, IDENTITY: 1, "min-gru": 1.5}.get(settings["variant"], 3)
@@ -207,7 +208,7 @@ def estimated_cost(settings: Settings) -> float:
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """What the numbers say, of the task with the most steps unless the sentence says otherwise."""
+    """The gradient through time on the task with the most steps, and the errors on every task."""
     runs = tables["runs"]
     variants, tasks = (list(dict.fromkeys(runs[name])) for name in ("variant", "task"))
     longest = _longest_task(tables)
@@ -219,8 +220,8 @@ def sentences(tables: Tables) -> Iterator[str]:
             for variant in variants
         ]
         yield (
-            f"{moment} ({longest}), each step back in time keeps of the gradient, on average over lags: "
-            f"{', '.join(parts)} (100 %: no decay; above: growth)."
+            f"{moment}, share of the gradient that one step back in time keeps ({longest}; 100 %: no decay, above: "
+            f"growth): {', '.join(parts)}."
         )
         yield from _ablation_sentences(tables["decay"], variants, longest, when)
     yield _shortcut_sentence(tables["found"], variants, longest)
@@ -238,81 +239,82 @@ def _longest_task(tables: Tables) -> str:
 
 
 def _answer_sentences(tables: Tables, task: str) -> Iterator[str]:
-    """Whether the gate does for the gradient what a skip connection does."""
-    own, twin = (
+    """Whether the gate of an LSTM preserves the gradient, and whether it does so like an identity."""
+    own, plain = (
         _decay_by_seed(tables["decay"], GATE, task, "initialization", network) for network in ("original", "plain")
     )
-    change = paired(own, twin)
+    change = paired(own, plain)
     if not len(own) or not change.known:
         return
-    seen = tables["found"]
-    seen = seen[(seen["variant"] == GATE) & (seen["task"] == task) & (seen["shortcut"] == "gated")]
-    gates = f"`find` sees {int(seen['skips'].sum())} gated shortcuts in the steps of {GATE} on {task}"
+    found = tables["found"]
+    found = found[(found["variant"] == GATE) & (found["task"] == task) & (found["shortcut"] == "gated")]
     numbers = (
-        f"at initialization each step back keeps {format_percent(student(own))} of the gradient, and with the same "
-        f"weights without the shortcut {format_percent(student(twin))}: {format_difference(change)}"
+        f"at initialization one step back in time keeps {format_percent(student(own))} of the gradient, and "
+        f"{format_percent(student(plain))} without the shortcut (same weights): {format_difference(change)} `find` "
+        f"reports {int(found['skips'].sum())} gated shortcuts in {GATE} on {task}."
     )
     if change.low > 0:
-        yield f"For the gradient, an LSTM's gate does what a skip connection does: {gates}; {numbers}"
+        yield f"Yes, for the gradient: an LSTM's gate preserves it as a skip connection does; {numbers}"
     else:
-        yield f"That an LSTM's gate helps the gradient as a skip connection would is not shown: {gates}; {numbers}"
+        yield f"No clear benefit of an LSTM's gate for the gradient; {numbers}"
     identity = _decay_by_seed(tables["decay"], IDENTITY, task, "initialization", "original")
-    beside = paired(own, identity)
-    if beside.known:
-        held = student(identity)
-        way = "grows" if held.low > 1 else "decays" if held.high < 1 else "is not shown to grow or decay"
+    difference = paired(own, identity)
+    if difference.known:
+        kept = student(identity)
+        trend = "grows" if kept.low > 1 else "decays" if kept.high < 1 else "neither clearly grows nor decays"
         yield (
-            f"It is not an identity, with which the gradient {way}: {format_percent(student(own))} in {GATE} and "
-            f"{format_percent(held)} in {IDENTITY}, {format_difference(beside)}"
+            f"The gate is not an identity, with which the gradient {trend}: one step back in time keeps "
+            f"{format_percent(student(own))} in {GATE}, {format_percent(kept)} in {IDENTITY}; "
+            f"{format_difference(difference)}"
         )
 
 
 def _ablation_sentences(decay: pd.DataFrame, variants: list[str], task: str, when: str) -> Iterator[str]:
-    """What taking the shortcuts out, and nothing else, does to the gradient's decay."""
+    """How the gradient's decay changes if the shortcuts are removed and the weights stay the same."""
     found = []
     for variant in variants:
-        own, twin = (_decay_by_seed(decay, variant, task, when, network) for network in ("original", "plain"))
-        change = paired(twin, own)
+        own, plain = (_decay_by_seed(decay, variant, task, when, network) for network in ("original", "plain"))
+        change = paired(plain, own)
         if change.known:
-            found.append((change, f"{variant} ({format_percent(student(twin))} for {format_percent(student(own))})"))
-    words: dict[Sign, str] = {"below": "less in", "above": "more in", "neither": "not shown to be another share in"}
-    if told := group_by_sign(found, words):
+            shares = f"{format_percent(student(plain))} instead of {format_percent(student(own))}"
+            found.append((change, f"{variant} ({shares})"))
+    words: dict[Sign, str] = {"below": "less in", "above": "more in", "neither": "no clear difference in"}
+    if groups := group_by_sign(found, words):
         moment = "at initialization" if when == "initialization" else "after training"
-        yield f"With the same weights and every shortcut taken out, {moment}, a step keeps {told}."
+        yield f"Without the shortcuts (same weights, {moment}), one step back in time keeps: {groups}."
 
 
 def _shortcut_sentence(found: pd.DataFrame, variants: list[str], task: str) -> str:
     own = found[found["task"] == task]
     rows = {name: own[own["variant"] == name].to_dict("records") for name in variants}
     kinds = [
-        f"{' and '.join(_format_kind(row) for row in each)} in {name}" if each else f"nothing known in {name}"
+        f"{' and '.join(_format_kind(row) for row in each)} in {name}" if each else f"unknown in {name}"
         for name, each in rows.items()
     ]
-    return f"`find` sees, in the network unrolled over {int(own['steps'].max())} steps: {', '.join(kinds)}."
+    return f"Skip connections that `find` reports, unrolled over {int(own['steps'].max())} steps: {', '.join(kinds)}."
 
 
 def _format_kind(row: dict[Any, Any]) -> str:
-    return f"{row['skips']} {row['combine']}/{row['shortcut']}" if row["skips"] else "no skip connection"
+    return f"{row['skips']} {row['combine']}/{row['shortcut']}" if row["skips"] else "none"
 
 
 def _error_sentences(runs: pd.DataFrame, variants: list[str], task: str) -> Iterator[str]:
-    """Test errors of all networks on one task, by how they compare with the network without shortcuts."""
+    """Test errors of all networks on one task, compared with the network without shortcuts."""
     own = runs[runs["task"] == task]
     errors = {name: values_by_seed(own, "test_error", {"variant": name}) for name in variants}
     baseline = format_percent(student(own["chance"]))
     if PLAIN not in errors:
-        told = ", ".join(f"{format_percent(student(each))} in {name}" for name, each in errors.items())
-        yield f"Test error on {task} (chance {baseline}): {told}."
+        parts = ", ".join(f"{format_percent(student(each))} in {name}" for name, each in errors.items())
+        yield f"Test error on {task} (chance {baseline}): {parts}."
         return
     found = [
         (paired(each, errors[PLAIN]), f"{name} ({format_percent(student(each))})")
         for name, each in errors.items()
         if name != PLAIN
     ]
-    told = group_by_sign(found, {"below": "lower in", "above": "higher in", "neither": "not shown to differ in"})
-    yield (
-        f"Test error on {task} (chance {baseline}), beside {PLAIN} ({format_percent(student(errors[PLAIN]))}): {told}."
-    )
+    groups = group_by_sign(found, {"below": "lower in", "above": "higher in", "neither": "no clear difference in"})
+    plain = format_percent(student(errors[PLAIN]))
+    yield f"Test error on {task} (chance {baseline}), compared with {PLAIN} ({plain}): {groups}."
 
 
 def _decay_by_seed(decay: pd.DataFrame, variant: str, task: str, when: str, network: str) -> pd.Series:
@@ -320,6 +322,7 @@ def _decay_by_seed(decay: pd.DataFrame, variant: str, task: str, when: str, netw
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about the gradient on the task with the most steps, and about errors on every task."""
     runs, decay = tables["runs"], tables["decay"]
     variants, tasks = set(runs["variant"]), list(dict.fromkeys(runs["task"]))
     task = _longest_task(tables)
@@ -330,18 +333,18 @@ def claims(tables: Tables) -> Iterator[Claim]:
         if IDENTITY in variants:
             found = paired(own[gated], own[IDENTITY])
             yield Claim(
-                claim="What multiplies the shortcut, gates among it, hampers propagation as the identity does not.",
+                claim="A factor on the shortcut, such as a gate, hampers propagation; the identity does not.",
                 source="He et al. 2016, arXiv:1603.05027, §3, in depth",
-                found=f"kept of the gradient a step back on {task} at initialization, {gated} against {IDENTITY}: "
+                found=f"share of the gradient kept per step on {task} at initialization, {gated} minus {IDENTITY}: "
                 f"{format_difference(found)}",
                 agrees=agreement(found, "below"),
             )
     if {PLAIN, "highway-rnn"} <= variants:
         found = paired(own["highway-rnn"], own[PLAIN])
         yield Claim(
-            claim="With gates as an LSTM's, signals and gradients pass many layers without attenuation.",
+            claim="With gates like those of an LSTM, signals and gradients pass many layers without attenuation.",
             source="Srivastava et al. 2015, arXiv:1505.00387, §1 and §2, in depth",
-            found=f"kept a step back on {task} at initialization, highway-rnn against {PLAIN}: "
+            found=f"share of the gradient kept per step on {task} at initialization, highway-rnn minus {PLAIN}: "
             f"{format_difference(found)}",
             agrees=agreement(found, "above"),
         )
@@ -351,17 +354,16 @@ def claims(tables: Tables) -> Iterator[Claim]:
 def _vanishing_claims(runs: pd.DataFrame, own: pd.Series, task: str) -> Iterator[Claim]:
     found = student(own)
     yield Claim(
-        claim="In a conventional recurrent network the error that flows back in time vanishes or blows up "
-        "exponentially.",
+        claim="In a conventional recurrent network the error signal vanishes or explodes exponentially back in time.",
         source="Hochreiter and Schmidhuber 1997, §3.1",
-        found=f"{PLAIN} keeps {format_percent(found)} of the gradient with each step back on {task} at initialization",
+        found=f"{PLAIN} keeps {format_percent(found)} of the gradient per step on {task} at initialization",
         agrees="yes" if found.excludes(1) else "not shown",
     )
     largest = values_by_seed(runs, "singular", {"variant": PLAIN, "task": task})
     change = paired(own, largest)
     yield Claim(
         claim="The largest singular value of the recurrent weights, times the activation's largest slope (1 for tanh), "
-        "bounds what a step back keeps: below 1 is sufficient for vanishing, above 1 necessary for exploding.",
+        "bounds the share kept per step: below 1 is sufficient for vanishing, above 1 necessary for exploding.",
         source="Pascanu et al. 2013, arXiv:1211.5063, §2.1",
         found=f"{PLAIN} keeps {format_percent(student(own))} with a largest singular value of "
         f"{student(largest).mean:.2f}: {format_difference(change)}",
@@ -370,7 +372,7 @@ def _vanishing_claims(runs: pd.DataFrame, own: pd.Series, task: str) -> Iterator
 
 
 def _task_claims(runs: pd.DataFrame, variants: set[str], tasks: list[str]) -> Iterator[Claim]:
-    """What is said of errors, for each task by itself."""
+    """Claims about errors, for each task."""
     for task in tasks:
         pairs = (("lstm-forget-0", GATE), ("min-gru", "gru"))
         errors = [
@@ -379,31 +381,31 @@ def _task_claims(runs: pd.DataFrame, variants: set[str], tasks: list[str]) -> It
         if set(pairs[0]) <= variants:
             found = paired(*errors[0])
             yield Claim(
-                claim="A bias of 1 to the LSTM's forget gate improves it, so that it equals the GRU.",
+                claim="A bias of 1 in the LSTM's forget gate improves it, so that it equals the GRU.",
                 source="Jozefowicz et al. 2015, abstract",
-                found=f"test error on {task}, bias 0 against 1: {format_difference(found)}",
+                found=f"test error on {task}, bias 0 minus bias 1: {format_difference(found)}",
                 agrees=agreement(found, "above"),
             )
         if set(pairs[1]) <= variants:
             found = paired(*errors[1])
             yield Claim(
-                claim="A minGRU, whose gate knows nothing of the state, does about as well as a GRU (here: within 5 "
+                claim="A minGRU, whose gate does not depend on the state, is about as good as a GRU (here: within 5 "
                 "points).",
                 source="Feng et al. 2024, arXiv:2410.01201, §4",
-                found=f"test error on {task}, min-gru against gru: {format_difference(found)}",
+                found=f"test error on {task}, min-gru minus gru: {format_difference(found)}",
                 agrees=equivalence(found, EQUIVALENT),
             )
 
 
-LAG, RELATIVE = Axis("lag", "steps back from the last"), Axis("relative", "‖∂loss/∂x‖, of that at the last step", "log")
+LAG, RELATIVE = Axis("lag", "steps to the last step"), Axis("relative", "‖∂loss/∂x‖ / that at the last step", "log")
 NETWORK = Axis("variant", "network", "steps")
 FIGURES = (
     Figure(
         name="gradient-by-lag",
         heading="Gradient by time lag, at initialization",
-        how="How much the last step's loss depends on the input so many steps earlier, beside the last step's own "
-        "input; thin lines are seeds, the thick one their geometric mean, the band its 95 % interval. A straight "
-        "line falls by the same factor with each step; a level one forgets nothing.",
+        how="Gradient of the last step's loss with respect to the input at an earlier step, relative to that of the "
+        "last step's own input. Thin lines are seeds, the thick line is their geometric mean, the band its 95 % "
+        "interval. A straight line decays by the same factor at each step; a flat line does not decay.",
         chart="lines",
         table="lag",
         x=LAG,
@@ -414,7 +416,7 @@ FIGURES = (
     Figure(
         name="gradient-by-lag-trained",
         heading="Gradient by time lag, after training",
-        how="As above. What a task does not ask for may have been unlearned: a decay here is no fault in itself.",
+        how="As above. Training may remove a dependence that the task does not need: a decay here is not a defect.",
         chart="lines",
         table="lag",
         x=LAG,
@@ -424,14 +426,14 @@ FIGURES = (
     ),
     Figure(
         name="kept",
-        heading="What each step keeps, with the shortcut and without",
-        how="Factor by which the gradient changes with each step back (from the slope of its logarithm) at "
-        "initialization; 1 is no decay. The twin has the same weights, and every shortcut in time is taken out; in "
-        "the transformer, those around attention and MLP.",
+        heading="Decay per step, with and without the shortcut",
+        how="Factor by which the gradient changes per step back in time at initialization (from the slope of its "
+        "logarithm); 1 is no decay. The plain network has the same weights without the shortcuts in time; in the "
+        "transformer, without those around attention and MLP.",
         chart="points",
         table="decay",
         x=NETWORK,
-        y=(Axis("kept", "kept a step back"),),
+        y=(Axis("kept", "kept per step"),),
         by="network",
         panel="task",
         where={"when": "initialization"},
@@ -439,9 +441,9 @@ FIGURES = (
     Figure(
         name="error-by-network",
         heading="Test error",
-        how="One point a seed; the tick is their mean, the line its 95 % interval (Student's t). Of classes the "
-        "share that is wrong; of the adding problem the share of the variance that is left unexplained (100 %: as "
-        "good as always saying the mean).",
+        how="One point per seed; the tick is their mean, the line its 95 % interval (Student's t). Of classes the "
+        "share of wrong predictions; of the adding problem the unexplained share of the variance (100 %: as good as "
+        "predicting the mean).",
         chart="points",
         table="runs",
         x=NETWORK,
@@ -450,8 +452,8 @@ FIGURES = (
     ),
     Figure(
         name="shortcuts-found",
-        heading="Shortcuts found",
-        how="What `find` finds in each network, unrolled over so many steps.",
+        heading="Skip connections found",
+        how="What `find` reports in each network, unrolled over its steps.",
         chart="table",
         table="found",
     ),
@@ -468,7 +470,7 @@ STUDY = Study(
     claims=claims,
     outcomes=(
         TEST_ERROR,
-        Axis("kept_initialization", "kept at first", "share"),
+        Axis("kept_initialization", "kept untrained", "share"),
         Axis("kept_trained", "kept trained", "share"),
     ),
     seed_invariant=("found",),

@@ -1,20 +1,20 @@
 """What do the long skips of a U-Net carry?
 
-U-Nets that find digits on cluttered canvases, pixel by pixel. `all` has a long skip at every resolution, joined by
-concatenation as in the paper; `without-0` lacks the one at the input's resolution, `without-1` the one below it, and
-so on; `none` has no long skip; `add` has all, joined by addition. `residual` and `residual-none` are `all` and `none`
-with a short skip around every pair of convolutions. Each differs from `all` in one thing. With addition a network has
-as many parameters as with no long skip at all; a concatenated one makes the convolution after it larger.
+U-Nets that find digits on cluttered canvases, pixel by pixel. `all` has a long skip at every resolution, merged by
+concatenation as in the paper. `without-0` lacks the one at the input's resolution, `without-1` the one below it, and so
+on; `none` has no long skip; `add` has all, merged by addition. `residual` and `residual-none` are `all` and `none` with
+a short skip around every pair of convolutions. With addition a network has as many parameters as without long skips; a
+concatenation makes the following convolution larger.
 
-Hypotheses: long skips bring back *where* things are, which downsampling loses, so that edges suffer without them
-(Ronneberger et al. 2015, arXiv:1505.04597, §1; Drozdzal et al. 2016, arXiv:1608.04117, §1); the uppermost one is better
-left out (Wilm et al. 2024, arXiv:2402.08276, abstract).
+Hypotheses: long skips restore *where* things are, which downsampling loses, so that edges suffer without them
+(Ronneberger et al. 2015, arXiv:1505.04597, §1; Drozdzal et al. 2016, arXiv:1608.04117, §1); the network is better
+without the uppermost one (Wilm et al. 2024, arXiv:2402.08276, abstract).
 
-Measured, besides training (ablation): in the trained network each long skip, and each way below it, is replaced by
-zeros and by noise with the mean and variance of its channels (lesion); and the nonlinearities on the routes that turn
-at each level. Errors are taken apart by the distance of a pixel to the nearest one of the other class. Strokes are
-thin, and nearly all that is far from an edge is background; so errors at edges and inside are balanced between the
-classes: saying "background" everywhere is wrong on one half of either, and cannot look like a loss of edges.
+Measured: training without skips (ablation); in the trained network, replacing each long skip, and each branch below it,
+by zeros and by noise with the mean and variance of its channels (lesion); and the nonlinearities on the paths of each
+level. Errors are counted by the distance of a pixel to the nearest one of the other class. Strokes are thin, and nearly
+all pixels far from an edge are background, so errors at edges and inside are balanced between the classes: always
+predicting the background has an error of 50 % at edges and inside, and cannot look like a loss of edges.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ from skiplab.data import DataSet, canvases
 from skiplab.models import unet
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.stats.intervals import Interval, paired, student
-from skiplab.study.charts import CENSUS, SKIPS
+from skiplab.study.charts import CENSUS, HOW_POINTS, SKIPS
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
 from skiplab.study.long_skips import BATCH, lesion_table, route_table
@@ -47,9 +47,9 @@ from skiplab.study.sentences import (
 )
 from skiplab.training.recipe import Recipe
 
-LEVELS = 4  # at most, of those that can be left out
+LEVELS = 4  # levels with a variant that lacks their long skip
 WIDTH, SIZE = 8, 24
-VARIANTS: dict[str, dict[str, Any]] = {  # options of `unet`; "without" is a level that has no long skip
+VARIANTS: dict[str, dict[str, Any]] = {  # options of `unet`; "without": the level without a long skip
     "all": {},
     **{f"without-{level}": {"without": level} for level in range(LEVELS)},
     "none": {"skips": False},
@@ -60,8 +60,8 @@ VARIANTS: dict[str, dict[str, Any]] = {  # options of `unet`; "without" is a lev
 FULL, NONE = "all", "none"
 ERRORS = ("edge_error", "inside_error")
 NEAR_CHANCE = 0.45  # a balanced error: chance is 0.5
-MIN_PIXELS = 30  # pixels of a zone, of which a share says little
-LESIONED = ("all", "add", "residual")  # whose skips are replaced once they are trained
+MIN_PIXELS = 30  # in a zone: shares of fewer are unreliable
+LESIONED = ("all", "add", "residual")  # variants with lesions after training
 RECIPE = Recipe(epochs=12, batch_size=16, learning_rate=0.01, optimizer="adamw", weight_decay=0.01)
 GRIDS = {
     "quick": Grid(axes={"depth": (2,), "canvases": (250,)}, recipe=replace(RECIPE, epochs=10)),
@@ -71,7 +71,7 @@ GRIDS = {
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth, number of canvases and seed, which the canvases are drawn from too."""
+    """Train and measure the network of one variant, depth, number of canvases and seed; the seed draws the canvases."""
     drawn = {"size": SIZE, "digits": 2, "clutter": 4, "classes": "foreground"}
     data = canvases(count=settings["canvases"], seed=settings["seed"], **drawn)
     model = build_with_seed(lambda: build(settings["variant"], settings["depth"]), settings["seed"])
@@ -90,6 +90,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
 
 
 def build(variant: str, depth: int) -> nn.Module:
+    """The network, with initial weights from torch's random state."""
     options = dict(VARIANTS[variant])
     without = options.pop("without", None)
     if without is not None:
@@ -98,16 +99,17 @@ def build(variant: str, depth: int) -> nn.Module:
 
 
 def is_valid(settings: Settings) -> bool:
-    """Only a level that the network has can be without its skip."""
+    """Whether the network has the level whose skip is left out."""
     return VARIANTS[settings["variant"]].get("without", 0) < settings["depth"]
 
 
 def estimated_cost(settings: Settings) -> float:
+    """Proportional to canvases and epochs."""
     return settings["canvases"] * settings["recipe"]["epochs"]
 
 
 def evaluate(model: nn.Module, data: DataSet) -> tuple[dict[str, float], pd.DataFrame]:
-    """On the test part: overlap and the balanced errors, and errors by zone, as in `study.segmentation_errors`."""
+    """Overlap, balanced errors and errors by zone on the test part, as in `skiplab.study.segmentation_errors`."""
     with torch.no_grad():
         output = torch.cat([model(x) for x in data.test.x.split(BATCH)])
     answer, y, error = output.argmax(1), data.test.y, balanced_errors(data.test)
@@ -120,7 +122,7 @@ def evaluate(model: nn.Module, data: DataSet) -> tuple[dict[str, float], pd.Data
 
 
 def postprocess(tables: Tables) -> Tables:
-    """For charts: zones that have enough pixels, and what each lesion does in the deepest network."""
+    """Tables for charts: zones with enough pixels, and the effect of each lesion in the deepest network."""
     runs, zones = tables["runs"], tables.get("zones")
     if zones is not None:
         least = zones.groupby(["kind", "distance"])["pixels"].transform("min")
@@ -129,8 +131,8 @@ def postprocess(tables: Tables) -> Tables:
     if "lesions" not in tables:
         return tables
     cut = select_rows(tables["lesions"], _deepest(runs)).sort_values("level", kind="stable")
-    told = {"zero": " zeroed", "noise": " replaced by noise"}
-    cut = cut.assign(lesion=cut["way"] + cut["replacement"].map(told))
+    replacements = {"zero": " zeroed", "noise": " replaced by noise"}
+    cut = cut.assign(lesion=cut["way"] + cut["replacement"].map(replacements))
     changes = {"edges": "edge_change", "inside": "inside_change"}
     parts = [cut.assign(where=where, change=cut[column]) for where, column in changes.items()]
     kept = ["variant", *_deepest(runs), "seed", "level", "lesion", "batchnorm", "where", "change"]
@@ -138,12 +140,12 @@ def postprocess(tables: Tables) -> Tables:
 
 
 def sentences(tables: Tables) -> Iterator[str]:
-    """What the numbers say of the deepest network with the most canvases."""
+    """Ablations and lesions of long skips in the deepest network with the most canvases."""
     runs = tables["runs"]
     networks = {variant: {"variant": variant, **_deepest(runs)} for variant in dict.fromkeys(runs["variant"])}
     if {FULL, NONE} <= networks.keys():
         edge, inside = (_difference_by_seed(runs, networks[NONE], networks[FULL], column) for column in ERRORS)
-        yield from edge_and_inside("What the long skips carry: trained without them,", edge, inside)
+        yield from edge_and_inside("Trained without long skips", edge, inside)
     yield from _lesion_sentences(tables, networks.get(FULL, {}))
     for a, b in (("none", "all"), ("add", "all"), ("residual", "all"), ("residual-none", "residual")):
         if {a, b} <= networks.keys():
@@ -152,7 +154,7 @@ def sentences(tables: Tables) -> Iterator[str]:
         if variant.startswith("without") and len(select_rows(runs, networks[variant])):
             yield compare_shares(runs, networks[variant], networks[FULL], "overlap", "overlap with the digits")
             edge, inside = (_difference_by_seed(runs, networks[variant], networks[FULL], column) for column in ERRORS)
-            yield from edge_and_inside(f"Trained as {variant} and not as {FULL},", edge, inside)
+            yield from edge_and_inside(f"Trained as {variant}, compared with {FULL}", edge, inside)
     yield from _short_skip_sentence(runs, networks)
     if {FULL, NONE} <= networks.keys():
         yield compare_shares(runs, networks[NONE], networks[FULL], "train_error", "training error")
@@ -160,34 +162,33 @@ def sentences(tables: Tables) -> Iterator[str]:
 
 
 def edge_and_inside(what: str, edge: pd.Series, inside: pd.Series, left: tuple[float, float] = (0, 0)) -> Iterator[str]:
-    """A sentence on two changes of the error, by seed, and on whether they differ; none where no run has them.
+    """A sentence on the changes of the errors at edges and inside, by seed; none if no run has them.
 
-    `left`: the errors that they lead to. At chance there is no more to lose, and a difference of losses says nothing.
+    `left`: the errors after the change. Near chance an error cannot rise further, so the two changes are not compared.
     """
     if edge.notna().any():
         at_edges, within, beyond = student(edge), student(inside), paired(edge, inside)
         if not beyond.known:
-            end = "a single seed, which gives no interval"
+            answer = "no interval from a single seed"
         elif max(left) >= NEAR_CHANCE:
             errors = " and ".join(f"{100 * error:.0f} %" for error in left)
-            end = f"it is then {errors}, about chance (50 %), so which of the two this concerns more cannot be told"
+            answer = f"not comparable, since the errors {errors} are near chance (50 %)"
         elif beyond.excludes(0):
-            end = f"that {'at edges' if beyond.mean > 0 else 'inside'} rises the more, by {_format_span(beyond, abs)}"
+            answer = (
+                f"the error rises more {'at edges' if beyond.mean > 0 else 'inside'}, by {_format_span(beyond, abs)}"
+            )
         else:
-            end = f"no difference between the two is shown ({_format_span(beyond)}; includes zero)"
-        yield (
-            f"{what} the error changes at edges by {_format_change(at_edges)} and inside by "
-            f"{_format_change(within)}; {end}."
-        )
+            answer = f"no clear difference between edges and inside ({_format_span(beyond)})"
+        yield f"{what}: {answer}; change at edges {_format_change(at_edges)}, inside {_format_change(within)}."
 
 
 def _format_change(change: Interval) -> str:
     text = format_points(change)
-    return text.replace(")", ", includes zero)") if change.known and not change.excludes(0) else text
+    return f"{text}, no clear change" if change.known and not change.excludes(0) else text
 
 
 def _format_span(value: Interval, shown: Any = float) -> str:
-    """A difference of changes in points; `shown` is `abs` where the words say which way it goes."""
+    """A difference of changes in points; `shown` is `abs` where the text gives the sign."""
     low, high = sorted((shown(value.low), shown(value.high)))
     return f"{100 * shown(value.mean):.1f} points, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
 
@@ -203,18 +204,18 @@ def _difference_by_seed(runs: pd.DataFrame, a: RowFilter, b: RowFilter, column: 
 
 
 def _lesion_sentences(tables: Tables, full: RowFilter) -> Iterator[str]:
-    """What the trained network loses, by what is replaced."""
+    """Effect of each lesion of the trained network."""
     if not full or "lesions" not in tables or (table := select_rows(tables["lesions"], full)).empty:
         return
-    for told, where in _lesion_cases(sorted(set(table["level"]) - {"all"})):
+    for text, where in _lesion_cases(sorted(set(table["level"]) - {"all"})):
         rows = select_rows(table, {"way": "long skip", "replacement": "zero", "batchnorm": "as trained", **where})
         edge, inside = (rows.groupby("seed")[f"{name}_change"].mean() for name in ("edge", "inside"))
         left = (float(rows["edge"].mean()), float(rows["inside"].mean()))
-        yield from edge_and_inside(f"Lesion of the trained {FULL}, {told}:", edge, inside, left)
+        yield from edge_and_inside(f"Lesion of trained {FULL}, {text}", edge, inside, left)
 
 
 def _lesion_cases(levels: list[str]) -> Iterator[tuple[str, RowFilter]]:
-    """The lesions that have a sentence; what they do not say is a long skip's, zeroed, with norms as trained."""
+    """The lesions with a sentence, and how they differ from: long skip, zeroed, batch norm as trained."""
     if len(levels) > 1:
         yield "all long skips zeroed", {"level": "all"}
         yield "all long skips zeroed, batch norm re-estimated", {"level": "all", "batchnorm": "re-estimated"}
@@ -222,14 +223,14 @@ def _lesion_cases(levels: list[str]) -> Iterator[tuple[str, RowFilter]]:
     for level in levels:
         side = SIZE >> int(level)
         yield f"the long skip of level {level} ({side}×{side}) zeroed", {"level": level}
-    yield f"all that is computed below {SIZE}×{SIZE} zeroed", {"level": "0", "way": "way below"}
+    yield f"everything below {SIZE}×{SIZE} zeroed", {"level": "0", "way": "way below"}
 
 
 def _short_skip_sentence(runs: pd.DataFrame, networks: Mapping[str, RowFilter]) -> Iterator[str]:
-    """Whether short skips inside make up for long ones."""
+    """Whether short skips replace long ones."""
     if {FULL, NONE, "residual", "residual-none"} <= networks.keys():
         gain = paired(*_long_skip_gains(runs, networks))
-        yield f"What long skips add to the overlap, with short skips inside against without: {format_difference(gain)}"
+        yield f"Overlap gained by long skips, with short skips minus without: {format_difference(gain)}"
 
 
 def _long_skip_gains(runs: pd.DataFrame, networks: Mapping[str, RowFilter]) -> tuple[pd.Series, pd.Series]:
@@ -242,8 +243,10 @@ def _route_sentences(tables: Tables, networks: Mapping[str, RowFilter]) -> Itera
     for variant in (FULL, NONE, "residual"):
         if variant in networks and "routes" in tables:
             rows = select_rows(tables["routes"], networks[variant]).to_dict("records")
-            told = [f"{_format_range(row)} at {row['route']} ({row['resolution']}×{row['resolution']})" for row in rows]
-            yield f"Nonlinearities on a way through {variant}, by where it turns up again: {', '.join(told)}."
+            parts = [
+                f"{_format_range(row)} by {row['route']} ({row['resolution']}×{row['resolution']})" for row in rows
+            ]
+            yield f"Nonlinearities on a path through {variant}: {', '.join(parts)}."
 
 
 def _format_range(row: Any) -> str:
@@ -251,6 +254,7 @@ def _format_range(row: Any) -> str:
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about long and short skips, for the deepest network with the most canvases."""
     runs = tables["runs"]
     networks = {variant: {"variant": variant, **_deepest(runs)} for variant in dict.fromkeys(runs["variant"])}
     if {FULL, NONE} <= networks.keys():
@@ -258,45 +262,45 @@ def claims(tables: Tables) -> Iterator[Claim]:
     if {FULL, "without-0"} <= networks.keys():
         gained = student(_difference_by_seed(runs, networks["without-0"], networks[FULL], "overlap"))
         yield Claim(
-            claim="It segments best without the uppermost long skip, also on data like those it learned from (up to "
-            "10 %).",
+            claim="A U-Net segments best without the uppermost long skip, also on data like its training data (up "
+            "to 10 %).",
             source="Wilm et al. 2024, arXiv:2402.08276, abstract",
-            found=f"overlap of without-0 against {FULL}: {format_difference(gained)}",
+            found=f"overlap of without-0 minus {FULL}: {format_difference(gained)}",
             agrees=agreement(gained, "above"),
         )
     if {FULL, "residual"} <= networks.keys():
         gained = student(_difference_by_seed(runs, networks["residual"], networks[FULL], "overlap"))
         yield Claim(
-            claim="Short skips beside the long ones help a very deep network (these here are shallow).",
+            claim="Short skips in addition to the long ones help a very deep network (these here are shallow).",
             source="Drozdzal et al. 2016, arXiv:1608.04117, abstract",
-            found=f"overlap of residual against {FULL}: {format_difference(gained)}",
+            found=f"overlap of residual minus {FULL}: {format_difference(gained)}",
             agrees=agreement(gained, "above"),
         )
 
 
 def _no_skip_claims(runs: pd.DataFrame, full: RowFilter, none: RowFilter) -> Iterator[Claim]:
-    """What the network without any long skip says of the others."""
+    """Claims tested by the network without long skips."""
     more, inside = (_difference_by_seed(runs, none, full, column) for column in ERRORS)
     edge, beyond = student(more), paired(more, inside)
     yield Claim(
         claim="To localize, high-resolution features of the contracting path are combined with the upsampled output.",
         source="Ronneberger et al. 2015, arXiv:1505.04597, §1",
-        found=f"error at edges of {NONE} against {network_name(full)}: {format_difference(edge)}",
+        found=f"error at edges of {NONE} minus {network_name(full)}: {format_difference(edge)}",
         agrees=agreement(edge, "above"),
     )
     recovered = agreement(beyond, "above")
     yield Claim(
         claim="Long skips recover spatial information that is lost in downsampling.",
         source="Drozdzal et al. 2016, arXiv:1608.04117, abstract",
-        found=f"what leaving them out adds to the error at edges, {format_points(edge)}, against what it adds inside: "
+        found=f"rise of the error without them: at edges {format_points(edge)}; at edges minus inside "
         f"{format_difference(beyond)}",
-        agrees="not shown" if recovered == "yes" and not edge.low > 0 else recovered,  # nothing is lost at edges
+        agrees="not shown" if recovered == "yes" and not edge.low > 0 else recovered,  # no loss at edges
     )
     overlap_lost = student(_difference_by_seed(runs, full, none, "overlap"))
     yield Claim(
-        claim="The U-Net segments better than the same without any long skip.",
+        claim="The U-Net segments better than the same network without any long skip.",
         source="Wilm et al. 2024, arXiv:2402.08276, abstract",
-        found=f"overlap of {FULL} against {NONE}: {format_difference(overlap_lost)}",
+        found=f"overlap of {FULL} minus {NONE}: {format_difference(overlap_lost)}",
         agrees=agreement(overlap_lost, "above"),
     )
 
@@ -306,12 +310,10 @@ EDGE, INSIDE = Axis("edge_error", "error at edges", "share"), Axis("inside_error
 FIGURES = (
     Figure(
         name="overlap",
-        heading="With and without each long skip, trained so",
+        heading="With and without each long skip (ablation)",
         how="Overlap: intersection over union of the digits' pixels on test canvases. Errors are balanced: the mean "
-        "of the share of digit pixels missed and of the share of background taken for digit, which is 50 % for "
-        "whatever says the same everywhere; at edges (a pixel of the other class is next to it) and inside (none "
-        "is). One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run "
-        "that diverged.",
+        "of the share of digit pixels missed and of the share of background taken for digit, so a constant "
+        f"prediction has 50 %; at edges (next to a pixel of the other class) and inside (all others). {HOW_POINTS}",
         chart="points",
         table="runs",
         x=Axis("variant", "network", "steps"),
@@ -320,10 +322,10 @@ FIGURES = (
     ),
     Figure(
         name="lesions",
-        heading="What each way carries in the trained network",
-        how="Rise of the balanced error when the value that a long skip brings, or that comes up from below it, is "
-        "replaced without retraining: by zeros, or by noise with the mean and variance of its channels. Level 0 has "
-        "the input's resolution. What carries where the edges are, and nothing else, would cost more at edges.",
+        heading="Replaced long skips and branches in the trained network (lesion)",
+        how="Rise of the balanced error when the value of a long skip, or of the branch below it, is replaced "
+        "without retraining: by zeros, or by noise with the mean and variance of its channels. Level 0 has the "
+        "input's resolution. A value that carries only the position of edges would cost more at edges.",
         chart="points",
         table="carried",
         x=Axis("level", "level", "steps"),
@@ -335,8 +337,8 @@ FIGURES = (
     Figure(
         name="zones",
         heading="Errors by distance to an edge",
-        how="Share of wrong pixels, of those of the digits and of the background, by the distance to the nearest "
-        f"pixel of the other class; {MAX_DISTANCE} is {MAX_DISTANCE} or more, and zones of fewer than {MIN_PIXELS} "
+        how="Share of wrong pixels among digit pixels and among background pixels, by the distance to the nearest "
+        f"pixel of the other class; {MAX_DISTANCE} is {MAX_DISTANCE} or more. Zones of fewer than {MIN_PIXELS} "
         "pixels in some run are left out.",
         chart="points",
         table="zones",
@@ -346,9 +348,9 @@ FIGURES = (
     ),
     Figure(
         name="learning",
-        heading="Learning",
-        how="Share of wrong pixels at the end of each epoch, in evaluation mode: a thin line a seed, their mean "
-        "thick, its 95 % interval shaded.",
+        heading="Training curves",
+        how="Share of wrong pixels at the end of each epoch, in evaluation mode. Thin lines are seeds, the thick "
+        "line is their mean, the band its 95 % interval.",
         chart="lines",
         table="curves",
         x=Axis("epoch", "epoch"),
@@ -358,8 +360,8 @@ FIGURES = (
     Figure(
         name="routes",
         heading="Nonlinearities by route",
-        how="All paths from input to output, by the level at which they turn up again: over its long skip, or at the "
-        "bottom. Max pools count as nonlinearities.",
+        how="All paths from input to output, by the long skip they take; bottom: those that take none. Max pools "
+        "count as nonlinearities.",
         chart="table",
         table="routes",
     ),
