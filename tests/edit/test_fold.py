@@ -222,7 +222,7 @@ def test_a_written_buffer_is_no_constant() -> None:
 def test_checkpoints_of_before_are_refused_and_its_own_load() -> None:
     model, program = captured_with_statistics(resnet(8, width=4), torch.randn(2, 3, 8, 8))
     module = fold(program).module()
-    with pytest.raises(UsageError, match=r"this checkpoint holds `bn1\.bias`, and so is one of the network before"):
+    with pytest.raises(UsageError, match=r"this checkpoint holds `bn1\.bias`, so it is one of the network before"):
         module.load_state_dict(model.state_dict())
     with pytest.raises(UsageError, match="before it was folded"):
         nn.Sequential(module).load_state_dict({f"0.{name}": value for name, value in model.state_dict().items()})

@@ -47,7 +47,7 @@ class ProgramModule(nn.Module):
         if present and changes.rewritten:
             raise UsageError(
                 f"this checkpoint holds `{min(present)}`, so it is one of the network before it was folded, and its "
-                f"weights ({min(changes.rewritten)}) do not fit any more: load it into that network and fold it again"
+                f"weights ({min(changes.rewritten)}) do not fit any more: load it into that network and edit it again"
             )
         for name in present:
             del state_dict[prefix + name]
