@@ -99,7 +99,7 @@ def test_diff_of_a_model_with_itself_and_with_another(tmp_path: Path) -> None:
     assert "~ layer2.0: shortcut resample → projection" in result.stdout
     assert "skips: 0 removed, 0 added, 2 changed" in result.stdout
     found = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).stdout)
-    assert (found["schema"], found["differ"], len(found["changed"])) == ("skiplab.diff/1", True, 2)
+    assert (found["schema"], found["differ"], len(found["changed"])) == ("skiplab.diff/2", True, 2)
 
 
 def test_census_json_has_exact_numbers_of_any_size() -> None:

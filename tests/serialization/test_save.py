@@ -251,7 +251,7 @@ def test_forms_of_other_libraries(tmp_path: Path) -> None:
 @needs_onnx
 def test_an_operator_that_onnx_has_not(tmp_path: Path) -> None:
     program = skiplab.capture(nn.Sequential(nn.Linear(4, 4), Bessel()), (rows(2, 4),))
-    with pytest.raises(OutputError, match=r"`prims\.bessel_j0`, at `1` \(.*test_saved\.py:\d+\); leave onnx out"):
+    with pytest.raises(OutputError, match=r"`prims\.bessel_j0`, at `1` \(.*test_save\.py:\d+\); leave onnx out"):
         skiplab.save(program, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"network.py", "network.safetensors", "network.pt2"}
     assert not (tmp_path / "network.onnx").exists()

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from skiplab import measure
-from skiplab.measure import summaries
+from skiplab.measure.lengths import sentences
 from skiplab.report.charts.signals import lengths_chart
 from skiplab.report.page import svg
 from skiplab.stats.band import band
@@ -65,7 +65,7 @@ def test_nothing_is_in_no_band() -> None:
 def test_sentence_and_chart_have_the_band_of_the_measure(weights: list[float]) -> None:
     low, high = measure.band(table(weights))
     _, middle = measure.band(table(weights), level=0)
-    (sentence,) = summaries.lengths(table(weights))
+    (sentence,) = sentences(table(weights))
     assert re.findall(r"\d+", sentence) == [str(n) for n in (95, low, high, middle, 95, low, high, middle)]
     labels = re.findall('aria-label="([^"]*)"', svg(lengths_chart(table(weights))))
     for what in ("gradient", "paths"):

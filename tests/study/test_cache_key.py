@@ -288,6 +288,28 @@ def test_definitions_that_are_moved_to_another_file(tmp_path: Path) -> None:
     assert code(tmp_path / "new", sources) == code(tmp_path, SOURCE)
 
 
+@pytest.mark.parametrize("mention", ["lab.kinds.first", "kinds.first", "first", "later"])
+def test_a_name_behind_a_star_import(tmp_path: Path, mention: str) -> None:
+    sources = {
+        "study.py": f"""
+        import lab
+        from lab import kinds
+        from lab.kinds import first
+        from lab.kinds import first as later
+
+        def work(settings): return {mention}(settings)
+        """,
+        "kinds.py": "from lab.near import *",
+        "near.py": "from lab.home import first as first",
+        "home.py": "def first(x): return x + 1",
+        "__init__.py": "",
+    }
+    moved = {**sources, "kinds.py": "from lab.home import first"}
+    other = {**sources, "home.py": "def first(x): return x + 2"}
+    before, same, changed = (code(tmp_path / str(n), each) for n, each in enumerate((sources, moved, other)))
+    assert before == same != changed
+
+
 def test_a_name_that_only_getattr_knows_counts_the_whole_module(tmp_path: Path) -> None:
     sources = edited(("study.py", "lab.loss(", "lab.computed("))
     found = package(tmp_path, sources).reached("lab.study", "work")
@@ -352,9 +374,9 @@ class Moved(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         if node.module and node.module.split(".")[0] == "skiplab":
             home = importlib.import_module(node.module)
-            for alias in node.names:
+            for alias in (each for each in node.names if each.name != "*"):
                 value = getattr(home, alias.name, None) or importlib.import_module(f"{node.module}.{alias.name}")
-                if isinstance(value, ModuleType):
+                if isinstance(value, ModuleType) and value.__name__.startswith("skiplab."):
                     alias.asname, alias.name = alias.asname or alias.name, f"moved_{alias.name}"
             node.module = moved(node.module)
         return node

@@ -162,6 +162,7 @@ FALSE = {
     "no node": {"fork": "nothing"},
     "no merge": {"merge": "nothing"},
     "steps": {"steps": 3},
+    "location": {"location": "fused"},
 }
 
 

@@ -79,7 +79,6 @@ def captured(request: Request, device: str = "cpu") -> "Program":
     """The model's program on a device. Warnings about it go to stderr."""
     options = keywords(request.kwargs)
     import torch
-    from torch.utils import _pytree as pytree
 
     from skiplab.graph.capture import capture
     from skiplab.loading.resolve import quiet, resolve
@@ -90,6 +89,7 @@ def captured(request: Request, device: str = "cpu") -> "Program":
         say("note: the model would fill the memory, so it was built without values (as with --meta)")
     model, args, kwargs = resolved.model, resolved.args, resolved.kwargs
     if device != "cpu" and not resolved.meta:
+        from skiplab.graph.torch_compat import pytree
         from skiplab.training.fit import fabric_on
 
         place = fabric_on(device).device

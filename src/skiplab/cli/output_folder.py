@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.cli.model_options import Request
 from skiplab.cli.session import Subject
 from skiplab.data.sources import Asked
+from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
 
 

@@ -113,6 +113,8 @@ class Package:
                 module, *names = filter(None, (*target, *rest))
             elif self.module(f"{module}.{name}"):
                 module, names = f"{module}.{name}", rest
+            elif "*" in here.imports:
+                module = here.imports["*"][0]
             else:  # only the module's `__getattr__` knows
                 return [(module, ""), *names]
         return [".".join([module, *names])]
