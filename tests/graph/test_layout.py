@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import Graph
@@ -249,22 +249,17 @@ def test_a_layer_decides_the_input_that_it_reads(spelling: str) -> None:
 MIXED: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "linear": lambda net, x: net.a(x.mT).mT,  # type: ignore[operator]
     "matmul": lambda net, x: net.a.weight @ x,  # type: ignore[operator]
-    "einsum": lambda net, x: torch.einsum("btc,st->bsc", x, net.a.weight).mT.mT,  # type: ignore[arg-type]
     "conv": lambda net, x: F.conv1d(x, net.a.weight[:, :, None]),  # type: ignore[index]
 }
 
 
-@pytest.mark.parametrize("spelling", ["linear", "matmul", "conv"])
+@pytest.mark.parametrize("spelling", MIXED)
 def test_a_layer_that_mixes_positions_leaves_the_channels_where_they_are(spelling: str) -> None:
     """An MLP-mixer's, on patches that a layer has made; as many of them come out as go in, or fewer."""
     for places in (5, 3):
         net = Net(lambda net, x: MIXED[spelling](net, net.b(x)), a=linear(5, places), b=nn.Linear(8, 6))
         program = captured(net, 2, 5, 8)
         assert where(program.layouts[-1]) == SEQUENCE
-
-
-def turned(x: Tensor) -> Tensor:
-    return x.reshape(x.shape[0], 5, 8).permute(1, 0, 2)
 
 
 TURNED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -367,6 +362,7 @@ def program_of(steps: list[tuple[object, tuple]]) -> tuple[Layout, Callable[[Ten
     return layouts(graph, ops)[-1], run
 
 
+@settings(max_examples=200)
 @given(chains())
 def test_chains_of_views_against_coordinates(steps: list[tuple[object, tuple]]) -> None:
     layout, run = program_of(steps)
@@ -376,11 +372,13 @@ def test_chains_of_views_against_coordinates(steps: list[tuple[object, tuple]]) 
         for dim in range(n.ndim)
     ]
     samples = [dim for dim, names in enumerate(along) if "n" in names]
+    order = n.movedim(samples[0], 0).flatten(1)[:, 0].unique_consecutive().tolist()
+    whole = len(samples) == 1 and order == [0, 1, 2, 3] * (len(order) // 4)
     others = [dim for dim in range(n.ndim) if dim not in samples]
     pure = [dim for dim in others if along[dim] == "c"]
     mixed = [dim for dim in others if "c" in along[dim]]
     channels = (pure or mixed or [None])[-1]
-    assert layout.samples == (samples[0] if len(samples) == 1 else None)
+    assert layout.samples == (samples[0] if whole else None)
     assert layout.channels == channels
     assert layout.positions == tuple(dim for dim in others if dim != channels and dim not in pure)
     if layout.samples is not None:

@@ -113,8 +113,10 @@ class _Table:
         nodes = [node for node in graph.nodes if node.name in names]
         for node in nodes:
             self._visit(node)
-        inputs = (self.axes.of(node) for node in nodes if node.op == "placeholder")
-        self.count = self._samples([dims for dims in inputs if dims])
+        known = (self.axes.of(node) for node in nodes if node.op == "placeholder")
+        inputs = [dims for dims in known if dims]
+        self.count = self._samples(inputs)
+        self.batches = {_sample_axes(dim) for dims in inputs for dim in dims}
 
     def _visit(self, node: Node) -> None:
         value = node.meta.get("val")
@@ -178,10 +180,11 @@ class _Table:
         return Layout(samples, channels, positions, folded, places)
 
     def _is_whole(self, dim: Dim) -> bool:
-        """Whether a dimension holds all samples."""
+        """Whether a dimension holds all samples in order: a batch that was split may come together in another one."""
         of = [i for i, axis in enumerate(leaves(dim)) if axis.role == "samples"]
         together = bool(of) and of[-1] - of[0] == len(of) - 1
-        return together and _sample_count([dim]) == self.count
+        in_order = len(of) == 1 or _sample_axes(dim) in self.batches
+        return together and in_order and _sample_count([dim]) == self.count
 
     def _channels(self, op: Op, dims: list[Dim], others: list[int]) -> int | None:
         """Of the dimensions that hold nothing else, the last; else of those that hold some; else by their number."""
@@ -193,10 +196,13 @@ class _Table:
         return 1 if len(dims) > 3 and 1 in unknown else unknown[-1]
 
 
+def _sample_axes(dim: Dim) -> Dim:
+    return tuple(axis for axis in leaves(dim) if axis.role == "samples")
+
+
 def _sample_count(dims: Iterable[Dim]) -> int | None:
     """Number of samples in the first dimension that holds any."""
-    counts = ([axis.size for axis in leaves(dim) if axis.role == "samples"] for dim in dims)
-    return next((math.prod(sizes) for sizes in counts if sizes), None)
+    return next((size(axes) for dim in dims if (axes := _sample_axes(dim))), None)
 
 
 def _is_all_channels(dim: Dim) -> bool:
