@@ -57,6 +57,16 @@ def test_training_graph_has_the_same_skips(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_merges_have_samples_where_the_batch_grows_and_channels(name: str) -> None:
+    program = captured(name).program
+    for merge in {skip.merge for skip in captured(name).skips.in_graph()}:
+        op = program.by_name[merge]
+        layout = program.layouts[op.index]
+        assert layout.channels is not None
+        assert not program.dynamic_batch or layout.samples == op.shape.index(None)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_source_is_a_line_that_exists(name: str) -> None:
     for skip in captured(name).skips:
         assert skip.source is not None

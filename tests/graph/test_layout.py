@@ -165,6 +165,21 @@ def test_first_states_have_the_samples_of_the_sequence(batch_first: bool) -> Non
     assert [where(each) for each in layouts_] == [SEQUENCE if batch_first else TIME_FIRST, TIME_FIRST]
 
 
+def test_inputs_with_batch_sizes_of_their_own() -> None:
+    """Nothing says that as many of them come, as with CLIP's texts and images."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = linear(), heavy()
+
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return self.a(x), self.b(y)
+
+    program = skiplab.capture(Two(), (torch.randn(2, 5, 8), torch.randn(2, 3, 8)))
+    assert {where(layout) for layout in program.layouts} == {SEQUENCE}
+
+
 def test_token_ids_have_no_channels() -> None:
     model = Net(lambda net, x: net.b(net.a(x)), a=nn.Embedding(9, 8), b=heavy()).eval()
     program = skiplab.capture(model, (torch.arange(10).reshape(2, 5) % 9,))

@@ -184,12 +184,13 @@ class Axes:
 
     Attributes:
         values: by name of a node; "name:1" is the second of several results.
-        varying: the axis that a free batch size counts; None where the batch is fixed.
+        varying: the axes that a free batch size counts, one for each input that has a size of its own; empty where the
+            batch is fixed.
     """
 
     def __init__(self) -> None:
         self.values: dict[str, list[Dim]] = {}
-        self.varying: Axis | None = None
+        self.varying: list[Axis] = []
 
     def of(self, node: object) -> list[Dim] | None:
         """The dimensions of an operator's argument; None for what carries no data, and for several results."""
@@ -197,8 +198,8 @@ class Axes:
 
     def fresh(self, new: int) -> Dim:
         """A dimension of which nothing is known but its size."""
-        batch = self.varying
-        if batch is None or not new or new % batch.size:
+        batch = next((axis for axis in self.varying if new and new % axis.size == 0), None)
+        if batch is None:
             return (Axis(new),)
         return (batch,) if new == batch.size else (batch, Axis(new // batch.size))
 
@@ -206,7 +207,7 @@ class Axes:
         """What a dimension holds, as far as that is unknown; samples are its slowest axis alone."""
         unknown = [axis for axis in leaves(dim) if axis.role is None]
         if role == "samples":
-            unknown = [] if self.varying is not None or holds(dim, "samples") else unknown[:1]
+            unknown = [] if self.varying or holds(dim, "samples") else unknown[:1]
         for axis in unknown:
             axis.learn(role)
 

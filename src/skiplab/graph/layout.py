@@ -115,7 +115,7 @@ class _Table:
             self._visit(node)
         known = (self.axes.of(node) for node in nodes if node.op == "placeholder")
         inputs = [dims for dims in known if dims]
-        self.count = self._samples(inputs)
+        self.counts = self._samples(inputs)
         self.batches = {_sample_axes(dim) for dims in inputs for dim in dims}
 
     def _visit(self, node: Node) -> None:
@@ -144,22 +144,23 @@ class _Table:
         return self._numbers[expression]
 
     def _input(self, sizes: list[int]) -> list[Dim]:
-        if sizes and sizes[0] > _SYMBOLIC and self.axes.varying is None:
-            self.axes.varying = Axis(sizes[0])
-            self.axes.varying.learn("samples", assumed=True)
+        if sizes and sizes[0] > _SYMBOLIC and all(axis.size != sizes[0] for axis in self.axes.varying):
+            self.axes.varying.append(Axis(sizes[0]))
+            self.axes.varying[-1].learn("samples", assumed=True)
         return [self.axes.fresh(each) for each in sizes]
 
-    def _samples(self, inputs: list[list[Dim]]) -> int | None:
-        """How many samples there are; decided here where neither an operator nor a free batch size has done so."""
-        known = [count for dims in inputs if (count := _sample_count(dims)) is not None]
-        if not inputs:
-            return None
-        count = known[0] if known else size(inputs[0][0])
-        for dims in inputs if self.axes.varying is None else ():
-            if _sample_count(dims) is None and size(dims[0]) == count:
+    def _samples(self, inputs: list[list[Dim]]) -> set[int]:
+        """How many samples there are, in numbers that may differ between inputs where the batch size is free.
+
+        Decided here where neither an operator nor a free batch size has done so.
+        """
+        known = {count for dims in inputs if (count := _sample_count(dims)) is not None}
+        counts = known or {size(dims[0]) for dims in inputs[:1]}
+        for dims in inputs if not self.axes.varying else ():
+            if _sample_count(dims) is None and size(dims[0]) in counts:
                 for axis in leaves(dims[0]):
                     axis.learn("samples")
-        return count
+        return counts
 
     def layout(self, op: Op) -> Layout:
         dims = self.axes.values.get(op.name)
@@ -184,7 +185,7 @@ class _Table:
         of = [i for i, axis in enumerate(leaves(dim)) if axis.role == "samples"]
         together = bool(of) and of[-1] - of[0] == len(of) - 1
         in_order = len(of) == 1 or _sample_axes(dim) in self.batches
-        return together and in_order and _sample_count([dim]) == self.count
+        return together and in_order and _sample_count([dim]) in self.counts
 
     def _channels(self, op: Op, dims: list[Dim], others: list[int]) -> int | None:
         """Of the dimensions that hold nothing else, the last; else of those that hold some; else by their number."""
