@@ -1,9 +1,9 @@
 """Time of lesions of all blocks of a residual network, exact, fast and estimated, beside what a user would do instead.
 
     pip install captum nnsight
-    python benchmarks/lesion.py [--repeats 5] [--depth 110] [--batch 256] [--weights W] [--parts ...]
+    python benchmarks/lesion.py [--repeats 5] [--depth 110] [--batch-size 256] [--weights W] [--parts ...]
 
-- blocks: a CIFAR ResNet of `--depth` layers and batches of `--batch`. "naive" is one pass of the plain module for each
+- blocks: a CIFAR ResNet of `--depth` layers and batches of `--batch-size`. "naive" is one pass of the plain module for each
   block, with a forward hook that returns zeros for its branch; the losses of `measure.lesion` are the same bits.
 - resnet50: the same for the ImageNet form, batch 4.
 - tools: ResNet-56, batch 16, beside nnsight (one trace a block) and Captum (LayerFeatureAblation on each block's last
@@ -30,8 +30,9 @@ from torch.optim.swa_utils import update_bn
 import skiplab
 from skiplab.io.weights import load_weights
 from skiplab.measure import lesion
-from skiplab.measure.accelerate import deviation, faster
+from skiplab.measure.accelerate import faster
 from skiplab.measure.estimate import estimate
+from skiplab.measure.lesion import deviation
 from skiplab.models import resnet
 
 Sides = dict[str, Callable[[], Any]]
@@ -42,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--depth", type=int, default=110)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """What looking at a pass costs: contribution, clipping and gradient together, beside the bare pass and module hooks.
 
-    python benchmarks/measure.py [--depth 56] [--batch 256] [--repeats 5] [--only time|memory|lengths|hooks]
+    python benchmarks/measure.py [--depth 56] [--batch-size 256] [--repeats 5] [--only time|memory|lengths|hooks]
 
 - time: one training pass, forward and backward, of a CIFAR-form ResNet by itself; with `measure.together`; with a
   norm taken in a `register_full_backward_hook` on every leaf module, as tutorials do;
@@ -39,7 +39,7 @@ timm:dla34""".split()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=56)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=("time", "memory", "lengths", "hooks"))
     arguments = parser.parse_args()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import skiplab
 from skiplab.data import DataSet, Split, batches, digits
 from skiplab.models import resnet
-from skiplab.pruning import Judge, finetuned
+from skiplab.pruning import Evaluator, finetuned
 from skiplab.stats.intervals import student
 
 ORDERS = ("lesion", "influence", "random", "first", "last")
@@ -59,7 +59,7 @@ def rows(arguments: argparse.Namespace, data: DataSet, seed: int) -> Iterator[di
     judged = list(batches(test, 60))
     learn = DataSet(data.name, subset(data.train, arguments.learn or len(data.train), seed), data.test, data.classes)
     recipe = skiplab.Recipe(epochs=arguments.finetune, learning_rate=arguments.learning_rate, seed=seed)
-    judge = Judge(program, judged, F.cross_entropy, error, seed)
+    evaluator = Evaluator(program, judged, F.cross_entropy, error, seed)
     networks = {"whole": (program, 0)}
     for by in arguments.orders.split(","):
         options = {"by": by, "keep": arguments.keep, "seed": seed, "greedy": not arguments.one_shot}
@@ -67,7 +67,7 @@ def rows(arguments: argparse.Namespace, data: DataSet, seed: int) -> Iterator[di
         networks[by] = pruned.program, len(skips) - int(pruned.frontier["blocks"].iloc[-1])
     for name, (network, gone) in networks.items():
         for state, each in (("pruned", network), ("fine-tuned", finetuned(network, learn, recipe))):
-            yield {"seed": seed, "order": name, "state": state, "removed": gone / len(skips), **judge.row(each)}
+            yield {"seed": seed, "order": name, "state": state, "removed": gone / len(skips), **evaluator.row(each)}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--keep", type=float, default=0.7)
     parser.add_argument("--finetune", type=int, default=2)
-    parser.add_argument("--learning-rate", type=float, default=0.01)
+    parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--learn", type=int, default=0, help="images to fine-tune on; 0 for all")
     parser.add_argument("--judge", type=int, default=0, help="test images to judge by; 0 for all")
     parser.add_argument("--orders", default=",".join(ORDERS))

@@ -201,7 +201,7 @@ def _try(build: Any) -> dict[str, Any]:
         with stage("find"):
             skips = skiplab.find(program)
         row["skips"] = dict(Counter(f"{skip.combine}/{skip.shortcut}" for skip in skips))
-        row["apart"] = dict(Counter(each.reason for each in skips.apart))
+        row["apart"] = dict(Counter(each.reason for each in skips.non_skips))
         row["other"] = dict(Counter(op.target for op in program.ops if op.kind == "other"))
         with stage("census"):
             row["log2_paths"] = round(math.log2(skiplab.census(program).paths or 1), 1)

@@ -21,7 +21,7 @@ class Answer:
     figures: tuple[Figure, ...]
     question: str = "Does it train?"
     method: str = ""
-    verdicts: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
 
     def overview(self) -> pd.DataFrame:
         return self.tables["summary"]
@@ -41,7 +41,7 @@ def study(depths=DEPTHS, seeds=SEEDS, names=VARIANTS) -> dict[str, pd.DataFrame]
     tables["contribution"] = pd.concat([_contribution(tables["skips"], *run) for run in trained])
     tables["lesion"] = pd.concat([_lesion(tables["skips"], *run) for run in trained])
     merges = tables["contribution"][["variant", "depth", "seed", "id"]]
-    tables["merge_gradient"] = merges.assign(when="initialisation", gradient_norm=tables["contribution"]["ratio"] ** 2)
+    tables["merge_gradient"] = merges.assign(when="initialization", gradient_norm=tables["contribution"]["ratio"] ** 2)
     tables["histogram"] = pd.concat([_histogram(*net) for net in nets], ignore_index=True)
     tables["census"] = _census(tables["histogram"])
     tables["witness"] = pd.concat([_witness(tables["spine"], *net) for net in nets], ignore_index=True)
@@ -209,7 +209,7 @@ def _summary(runs: pd.DataFrame, skips: pd.DataFrame) -> pd.DataFrame:
 def _gradient(spine: pd.DataFrame, name: str, depth: int, seed: int, lost: bool) -> pd.DataFrame:
     layers = spine[(spine["variant"] == name) & (spine["depth"] == depth) & (spine["kind"] == "weight")]
     rows = []
-    for when in ("initialisation", "trained"):
+    for when in ("initialization", "trained"):
         for index, layer in enumerate(layers.itertuples(index=False)):
             decay = 0.25 * (len(layers) - index) if name == "plain" else 0.02 * index
             norm = math.exp(-decay + random.gauss(0, 0.2)) * (0.3 if when == "trained" else 1)

@@ -8,7 +8,7 @@ import pandas as pd
 from skiplab.report.figure_spec import Axis, Figure
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import save
+from skiplab.study.run_cell import save_tables
 
 BASE = {"a": 1.0, "b": 3.0}
 
@@ -24,7 +24,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
         "parameters": 100 if settings["variant"] == "a" else 110,
     }
     row["score"] = float("nan") if lost else value(settings)
-    save(
+    save_tables(
         {
             "runs": pd.DataFrame([row]),
             "steps": pd.DataFrame({"x": [1, 2], "y": [2.0 ** settings["seed"], 4.0 ** settings["seed"]]}),
@@ -34,21 +34,38 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
     )
 
 
-def verdicts(tables: Tables) -> list[str]:
+def sentences(tables: Tables) -> list[str]:
     return [f"{len(tables['runs'])} runs."]
 
 
 STUDY = Study(
-    "sizes",
-    ("a", "b"),
-    {"default": Grid({"size": (1, 10)}, seeds=3)},
-    work,
-    verdicts,
-    (
-        Figure("by-x", "By x", "…", "lines", "steps", Axis("x", "x"), (Axis("y", "y", "log"),), panel="size"),
-        Figure("scores", "Scores", "…", "points", "runs", Axis("size", "size", "steps"), (Axis("score", "score"),)),
+    name="sizes",
+    variants=("a", "b"),
+    grids={"default": Grid(axes={"size": (1, 10)}, seeds=3)},
+    work=work,
+    sentences=sentences,
+    figures=(
+        Figure(
+            name="by-x",
+            heading="By x",
+            how="…",
+            chart="lines",
+            table="steps",
+            x=Axis("x", "x"),
+            y=(Axis("y", "y", "log"),),
+            panel="size",
+        ),
+        Figure(
+            name="scores",
+            heading="Scores",
+            how="…",
+            chart="points",
+            table="runs",
+            x=Axis("size", "size", "steps"),
+            y=(Axis("score", "score"),),
+        ),
     ),
     outcomes=(Axis("score", "score"),),
-    once=("shape",),
-    fits=lambda settings: settings["size"] != 7,
+    seed_invariant=("shape",),
+    is_valid=lambda settings: settings["size"] != 7,
 )

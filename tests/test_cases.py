@@ -26,17 +26,26 @@ def test_skips_by_kind(name: str, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_listed_apart(name: str) -> None:
-    case, found = CASES[name], Counter(each.reason for each in captured(name).skips.apart)
+    case, found = CASES[name], Counter(each.reason for each in captured(name).skips.non_skips)
     expected = {"gate": case.gates, "fusion": case.fusions, "foldable": case.foldable, "unknown": case.unknown}
     known = {reason: count for reason, count in expected.items() if count is not None}
     assert {reason: found[reason] for reason in known} == known
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_selecting_everything_selects_the_non_skips_too(name: str) -> None:
+    found = captured(name).skips
+    for selected in (found.at("*"), found[:]):
+        assert not skiplab.diff(found, selected)
+        assert (list(selected), selected.non_skips) == (list(found), found.non_skips)
+    assert found.in_graph().non_skips == found.non_skips
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].census])
 def test_census(name: str) -> None:
     census = skiplab.census(captured(name).program)
     assert (census.paths, census.nonlinearities.min, census.nonlinearities.max) == CASES[name].census
-    assert census.fewest.nonlinearities == census.nonlinearities.min
+    assert census.most_linear.nonlinearities == census.nonlinearities.min
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -44,7 +53,17 @@ def test_training_graph_has_the_same_skips(name: str) -> None:
     evaluated, trained = captured(name).skips, captured(name, train=True).skips
     keep = ["id", "path", "combine", "shortcut", "weight_layers", "shortcut_weight_layers", "source", "parent"]
     assert trained.table()[keep].equals(evaluated.table()[keep])
-    assert len(trained.apart) == len(evaluated.apart)
+    assert len(trained.non_skips) == len(evaluated.non_skips)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_merges_have_samples_where_the_batch_grows_and_channels(name: str) -> None:
+    program = captured(name).program
+    for merge in {skip.merge for skip in captured(name).skips.in_graph()}:
+        op = program.by_name[merge]
+        layout = program.layouts[op.index]
+        assert layout.channels is not None
+        assert not program.dynamic_batch or layout.samples == op.shape.index(None)
 
 
 @pytest.mark.parametrize("name", CASES)

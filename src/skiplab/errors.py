@@ -1,9 +1,10 @@
 """Every error that Skiplab raises on purpose, as one tree under `SkiplabError`.
 
-Each class carries the exit code with which the command line ends. Messages name the place (module path,
-file, option), what was found there and how to mend it, in one or two lines.
+Each class has the exit code of the command line. Messages name the place (module path, file, option), what was found
+there and how to fix it, in one or two lines.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -61,3 +62,8 @@ class DivergedError(SkiplabError):
 
 class WorkerError(SkiplabError):
     """A process at work on a study was killed from outside."""
+
+
+def format_shape(shape: Iterable[Any], scalar: str = "scalar") -> str:
+    """A shape as messages show it: "1x3x8x8"; `scalar` for ()."""
+    return "x".join(map(str, shape)) or scalar

@@ -42,7 +42,7 @@ def test_finds_what_the_definition_says(plan: graphs.Plan) -> None:
     found, foldable = finder.skips(program)
     skips = skiplab.find(program)
     assert sorted(as_found(program, skip) for skip in skips) == sorted(found)
-    assert {program.by_name[each.op].index for each in skips.apart if each.reason == "foldable"} == foldable
+    assert {program.by_name[each.op].index for each in skips.non_skips if each.reason == "foldable"} == foldable
 
 
 @settings(max_examples=200, deadline=None)
@@ -51,7 +51,7 @@ def test_wherever_ways_meet_there_is_a_skip_or_a_reason(plan: graphs.Plan) -> No
     program = graphs.program(plan)
     skips = skiplab.find(program)
     joined = {program.by_name[skip.merge].index for skip in skips}
-    apart = {program.by_name[each.op].index for each in skips.apart if each.reason != "gate"}
+    apart = {program.by_name[each.op].index for each in skips.non_skips if each.reason != "gate"}
     assert not joined & apart
     assert finder.ways_meet(program) <= joined | apart
 
@@ -60,7 +60,7 @@ def test_wherever_ways_meet_there_is_a_skip_or_a_reason(plan: graphs.Plan) -> No
 @given(graphs.plans())
 def test_gates_are_products_of_two_signals(plan: graphs.Plan) -> None:
     program = graphs.program(plan)
-    found = {program.by_name[each.op].index for each in skiplab.find(program).apart if each.reason == "gate"}
+    found = {program.by_name[each.op].index for each in skiplab.find(program).non_skips if each.reason == "gate"}
     assert found == finder.gates(program)
 
 
@@ -250,7 +250,7 @@ def test_an_activation_written_by_hand_is_no_gate(form: str) -> None:
     net = Net(lambda net, x: torch.cat((ACTIVATIONS[form](net.p(x)), net.f(x)), 1), p=linear(), f=heavy())
     skips = skiplab.find(skiplab.capture(net, (torch.randn(2, 8),)))
     assert list(skips) == []
-    assert [each.reason for each in skips.apart] == ["fusion"]
+    assert [each.reason for each in skips.non_skips] == ["fusion"]
 
 
 def test_a_sum_that_is_returned_is_a_merge_of_its_own() -> None:
@@ -309,6 +309,14 @@ def test_a_sequence_that_selects_by_shell_patterns() -> None:
     assert list(skips.at("nothing")) == []
     assert repr(skips) == "<8 skips: 5 add/identity, 3 add/projection>"
     assert repr(Skips(())) == "<0 skips: none>"
+
+
+def test_a_pattern_selects_the_non_skips_of_its_place() -> None:
+    """One squeeze-excite gate in each block."""
+    skips = captured("timm_seresnet").skips
+    assert {each.path.rpartition(".se")[0] for each in skips.at("layer2.*").non_skips} == {"layer2.0", "layer2.1"}
+    assert len(skips[2:3].non_skips) == 8
+    assert skips.at("nothing").non_skips == ()
 
 
 def test_selections_assert_their_size() -> None:

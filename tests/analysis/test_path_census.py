@@ -43,16 +43,16 @@ def test_without_products_every_way_is_a_path(plan: graphs.Plan) -> None:
 def test_witness_is_a_path_with_the_fewest(plan: graphs.Plan) -> None:
     program = graphs.program(plan)
     census = skiplab.census(program)
-    steps = [program.by_name[step.name] for step in census.fewest.steps]
+    steps = [program.by_name[step.name] for step in census.most_linear.steps]
     assert steps[0].kind == "input"
     assert steps[-1].index == len(plan) - 1
     assert all(a.index in b.inputs for a, b in itertools.pairwise(steps))
-    assert sum(op.kind in NONLINEAR for op in steps) == census.fewest.nonlinearities == census.nonlinearities.min
-    assert sum(op.kind in WEIGHTS for op in steps) == census.fewest.weight_layers
-    assert census.weight_layers.min <= census.fewest.weight_layers <= census.weight_layers.max
+    assert sum(op.kind in NONLINEAR for op in steps) == census.most_linear.nonlinearities == census.nonlinearities.min
+    assert sum(op.kind in WEIGHTS for op in steps) == census.most_linear.weight_layers
+    assert census.weight_layers.min <= census.most_linear.weight_layers <= census.weight_layers.max
     ways = enumeration.every_way(program, len(plan) - 1)
     keys = [tuple(sum(plan[i][0] in kinds for i in way) for kinds in (NONLINEAR, WEIGHTS)) for way in ways]
-    assert (census.fewest.nonlinearities, census.fewest.weight_layers) == min(keys)
+    assert (census.most_linear.nonlinearities, census.most_linear.weight_layers) == min(keys)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_numbers_larger_than_any_machine_word() -> None:
     census = skiplab.census(graphs.program(plan))
     assert census.paths == 2**blocks
     assert census.histogram[blocks // 2] > 2**590
-    assert (census.fewest.nonlinearities, len(census.fewest.steps)) == (0, blocks + 1)
+    assert (census.most_linear.nonlinearities, len(census.most_linear.steps)) == (0, blocks + 1)
 
 
 def test_each_output_has_its_own_census() -> None:
@@ -111,7 +111,7 @@ def test_each_output_has_its_own_census() -> None:
     # stem and high; or stem, low and up. And: stem and low; or stem, high and down.
     assert (first.nonlinearities.min, first.nonlinearities.max) == (2, 3)
     assert (second.nonlinearities.min, second.nonlinearities.max) == (2, 3)
-    assert first.fewest != second.fewest
+    assert first.most_linear != second.most_linear
     for output in (2, -1):
         with pytest.raises(UsageError, match=r"output=-?\d: Fusion has 2 outputs"):
             skiplab.census(program, output=output)
@@ -119,4 +119,4 @@ def test_each_output_has_its_own_census() -> None:
 
 def test_a_program_whose_output_depends_on_no_input_has_no_paths() -> None:
     census = skiplab.census(graphs.program([("input", "input", ())], outputs=()))
-    assert (census.paths, census.histogram, census.fewest.steps) == (0, {}, ())
+    assert (census.paths, census.histogram, census.most_linear.steps) == (0, {}, ())

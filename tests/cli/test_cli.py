@@ -40,7 +40,7 @@ def test_find_prints_a_row_a_skip_and_the_census_in_three_lines() -> None:
     assert "16 skips: 12 add/identity, 4 add/projection" in lines
     assert lines[-3].startswith("paths: 65,536")
     assert lines[-2].startswith("nonlinearities on a path: 18 to 50")
-    assert lines[-1].startswith("lightest path: 18 nonlinearities, 6 weight layers")
+    assert lines[-1].startswith("most linear path: 18 nonlinearities, 6 weight layers")
 
 
 def test_find_in_80_columns_keeps_every_line_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_find_in_80_columns_keeps_every_line_whole(monkeypatch: pytest.MonkeyPat
 
 def test_find_json() -> None:
     found = json.loads(run("find", f"{ZOO}:with_tensor", "--json"))
-    assert found["schema"] == "skiplab.find/2"
+    assert found["schema"] == "skiplab.find/3"
     assert found["model"] == f"{ZOO}:with_tensor"
     (skip,) = found["skips"]
     expected = {"id": "forward", "path": "", "combine": "add", "shortcut": "identity", "weight_layers": 2}
@@ -74,9 +74,9 @@ def test_find_without_values() -> None:
 
 
 def test_find_lists_what_is_apart() -> None:
-    lines = run("find", "torchvision:mobilenet_v3_small", "--input", "1x3x32x32", "--apart").splitlines()
+    lines = run("find", "torchvision:mobilenet_v3_small", "--input", "1x3x32x32", "--all").splitlines()
     assert sum(line.startswith("gate") for line in lines) == 9
-    assert "6 skips: 6 add/identity; apart: 9 gate" in lines
+    assert "6 skips: 6 add/identity; non-skips: 9 gate" in lines
 
 
 def test_lint_exits_with_1_on_a_finding() -> None:
@@ -99,7 +99,7 @@ def test_diff_of_a_model_with_itself_and_with_another(tmp_path: Path) -> None:
     assert "~ layer2.0: shortcut resample → projection" in result.stdout
     assert "skips: 0 removed, 0 added, 2 changed" in result.stdout
     found = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).stdout)
-    assert (found["schema"], found["differ"], len(found["changed"])) == ("skiplab.diff/1", True, 2)
+    assert (found["schema"], found["differ"], len(found["changed"])) == ("skiplab.diff/2", True, 2)
 
 
 def test_census_json_has_exact_numbers_of_any_size() -> None:
@@ -126,13 +126,13 @@ def test_study_list() -> None:
 
 
 def test_help_of_a_study_names_what_it_varies(monkeypatch: pytest.MonkeyPatch) -> None:
-    from skiplab.study.question import named
+    from skiplab.study.question import load_study
 
     monkeypatch.setenv("COLUMNS", "80")
     text = run("study", "norm", "--help")
     assert max(map(len, text.splitlines())) <= 80
     told = [line.split() for line in text.partition("What is varied:")[2].splitlines() if line]
-    study = named("norm")
+    study = load_study("norm")
     quick, full = study.grids["quick"], study.grids["full"]
     assert ["--grid", "warmup=", "false,true"] in told
     deep = (",".join(map(str, grid.axes["depth"])) for grid in (study.grids["default"], quick))
@@ -145,7 +145,7 @@ def test_help_and_version_need_no_torch() -> None:
     code = "import sys; sys.argv = ['skiplab', *{!r}]; import skiplab.cli as c, atexit; " + (
         "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'LIGHT')); c.main()"
     )
-    for flags in (["--help"], ["--version"], ["study", "--help"]):
+    for flags in (["--help"], ["--version"], ["study", "--help"], ["measure", "--help"]):
         done = subprocess.run([sys.executable, "-c", code.format(flags)], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert done.stdout.strip().endswith("LIGHT")
@@ -178,7 +178,7 @@ def test_help_and_version_need_no_torch() -> None:
         (["study", "depth", "--out", "/dev/null/x"], 4, "cannot write"),
         (["find"], 2, "MODEL"),
         *(
-            ([*words.split(), "--report", "x.pdf"], 2, "--report x.pdf: a page is HTML or Markdown: call it x.html")
+            ([*words.split(), "--report", "x.pdf"], 2, "--report x.pdf: a page is HTML or Markdown: name it x.html")
             for words in (
                 "study depth",
                 "study compare a b --data digits",

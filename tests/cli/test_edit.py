@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import networks
 import skiplab
 from skiplab import cli, edit
-from skiplab.cli.edits import VERBS
+from skiplab.edit.catalog import edit_summaries
 from skiplab.errors import DataError, ModelError, SkiplabError, UsageError
 from skiplab.loading.resolve import resolve
 
@@ -74,7 +74,7 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(cli.app, ["edit", *arguments], catch_exceptions=False)
 
 
-def told(*arguments: str) -> dict[str, Any]:
+def as_json(*arguments: str) -> dict[str, Any]:
     return json.loads(run(*arguments, "--json").stdout)
 
 
@@ -86,7 +86,7 @@ EDITS: dict[str, tuple[list[str], Callable[..., Any]]] = {
     "skip-init": ([], edit.rezero),
     "layer-scale": (["--start", "0.25"], functools.partial(edit.layer_scale, start=0.25)),
     "average": ([], edit.average),
-    "drop-path": (["--p", "0.4", "--constant"], functools.partial(edit.drop_path, p=0.4, linear=False)),
+    "drop-path": (["--p", "0.4", "--no-linear"], functools.partial(edit.drop_path, p=0.4, linear=False)),
     "gate": (
         ["--bias", "-2", "--form", "shortcut-only"],
         functools.partial(edit.gate, bias=-2.0, form="shortcut-only"),
@@ -96,15 +96,19 @@ EDITS: dict[str, tuple[list[str], Callable[..., Any]]] = {
 }
 
 
+# In tests of their own.
+OTHERS = {"insert", "fold", "recalibrate", "concat-to-add", "add-to-concat", "to-pre-activation"}
+
+
 def test_every_edit_is_tried() -> None:
-    assert EDITS.keys() <= VERBS.keys()
-    assert all(callable(getattr(edit, name.replace("-", "_"))) for name in VERBS)
+    names = {name.replace("_", "-") for name in edit_summaries()}
+    assert names - EDITS.keys() == OTHERS
 
 
 @pytest.mark.parametrize("name", EDITS)
 def test_each_edit_writes_what_its_function_makes(name: str, tmp_path: Path) -> None:
     options, function = EDITS[name]
-    found = told(f"{HERE}:blocks", name, *options, "--out", str(tmp_path))
+    found = as_json(name, f"{HERE}:blocks", *options, "--out", str(tmp_path))
     model, x = blocks()
     program = skiplab.capture(model, (x,))
     skips = skiplab.find(program)
@@ -124,7 +128,7 @@ def test_each_edit_writes_what_its_function_makes(name: str, tmp_path: Path) -> 
 
 
 def saved_by(tmp_path: Path, *arguments: str) -> tuple[nn.Module, dict[str, Any]]:
-    found = told(*arguments, "--out", str(tmp_path))
+    found = as_json(*arguments, "--out", str(tmp_path))
     return resolve(f"{tmp_path}/network.py:network").model.eval(), found
 
 
@@ -132,18 +136,18 @@ def test_shortcuts_are_inserted_where_they_are_proposed(tmp_path: Path) -> None:
     model, x = images()
     program = skiplab.capture(model, (x,))
     wanted = edit.insert(program, edit.places(program, 1, "pre"), "B", scale=0.5, seed=0).module()
-    options = ("--every", "1", "--placement", "pre", "--fit", "B", "--factor", "0.5")
-    saved, found = saved_by(tmp_path, f"{HERE}:images", "insert", *options)
+    options = ("--every", "1", "--placement", "pre", "--shortcut", "B", "--scale", "0.5")
+    saved, found = saved_by(tmp_path, "insert", f"{HERE}:images", *options)
     assert torch.equal(saved(x), wanted(x))
     assert found["skips"]["add/resample"] == [0, 3]
-    lines = run(f"{HERE}:images", "insert", "--every", "1").stdout.splitlines()
+    lines = run("insert", f"{HERE}:images", "--every", "1").stdout.splitlines()
     assert lines[0] == f"insert of 3 shortcuts into {HERE}:images"
     assert lines[1] == "  Sequential: from 2 (relu) 4x8x8 to 4 (batch_norm) 4x8x8"
 
 
 def test_one_shortcut_from_a_place_to_another(tmp_path: Path) -> None:
     model, x = images()
-    saved, _ = saved_by(tmp_path, f"{HERE}:images", "insert", "--from", "2", "--to", "10")
+    saved, _ = saved_by(tmp_path, "insert", f"{HERE}:images", "--from", "2", "--to", "10")
     model.eval()
     with torch.no_grad():
         layers = list(model.children())
@@ -154,25 +158,25 @@ def test_one_shortcut_from_a_place_to_another(tmp_path: Path) -> None:
 
 def test_edits_without_skips(tmp_path: Path) -> None:
     model, x = images()
-    saved, found = saved_by(tmp_path / "fold", f"{HERE}:images", "fold")
+    saved, found = saved_by(tmp_path / "fold", "fold", f"{HERE}:images")
     assert not any("running" in name for name in saved.state_dict())
     torch.testing.assert_close(saved(x), model.eval()(x))
     assert found["edited"] == []
-    saved, _ = saved_by(tmp_path / "data", f"{HERE}:images", "recalibrate", "--data", "digits")
+    saved, _ = saved_by(tmp_path / "data", "recalibrate", f"{HERE}:images", "--data", "digits")
     assert not torch.equal(saved.state_dict()["1.running_var"], model.state_dict()["1.running_var"])
 
 
 def test_edits_of_joins_and_of_activations(tmp_path: Path) -> None:
-    found = told(f"{HERE}:joined", "concat-to-add")
+    found = as_json("concat-to-add", f"{HERE}:joined")
     assert found["skips"] == {"concat/identity": [2, 0], "add/projection": [0, 2]}
     assert found["difference"] == 0
-    found = told("resnet20", "to-pre-activation", "--no-norm")
+    found = as_json("to-pre-activation", "resnet20", "--no-norm")
     assert not any("pre_norm" in name for name in found["added"])
-    assert any("pre_norm" in name for name in told("resnet20", "to-pre-activation")["added"])
+    assert any("pre_norm" in name for name in as_json("to-pre-activation", "resnet20")["added"])
 
 
 def test_what_is_printed(tmp_path: Path) -> None:
-    lines = run("resnet20", "rezero", "--out", str(tmp_path)).stdout.splitlines()
+    lines = run("rezero", "resnet20", "--out", str(tmp_path)).stdout.splitlines()
     assert lines[0] == "rezero at 9 of 9 skips of resnet20"
     rows = [line.split() for line in lines[1:6]]
     assert rows == [
@@ -192,46 +196,38 @@ def test_what_is_printed(tmp_path: Path) -> None:
 
 
 def test_the_same_function_and_nothing_written(tmp_path: Path) -> None:
-    result = run(f"{HERE}:blocks", "drop-path", "--p", "0.5")
+    result = run("drop-path", f"{HERE}:blocks", "--p", "0.5")
     assert "output on the example: the same\n" in result.stdout
     assert "nothing was written: --out FOLDER saves the network" in result.stderr
-    assert "the same but for rounding" in run(f"{HERE}:blocks", "scale", "--branch", "1.00001").stdout
+    assert "the same but for rounding" in run("scale", f"{HERE}:blocks", "--branch", "1.00001").stdout
 
 
 def test_notes() -> None:
-    lost = "note: 1 module that acts in training alone will be missing when it trains: drop\n"
-    assert lost in run(f"{HERE}:dropped", "rezero").stdout
+    lost = "note: 1 module that acts only in training will be missing when it trains: drop\n"
+    assert lost in run("rezero", f"{HERE}:dropped").stdout
     stay = "note: projections stay on the shortcuts, since what follows expects their shape: layer2.0, layer3.0\n"
-    assert stay in run("resnet20", "remove-branch", "--kwargs", '{"skip": "B"}').stdout
+    assert stay in run("remove-branch", "resnet20", "--kwargs", '{"skip": "B"}').stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "kind", "words"),
     [
-        (["resnet20", "skale"], UsageError, "there is no edit `skale`: EDIT is one of remove-shortcut, "),
-        (["resnet20", "rezero", "--p", "0.1"], UsageError, "--p is no option of rezero, which takes none"),
-        (
-            ["resnet20", "scale", "--constant"],
-            UsageError,
-            "--linear/--constant is no option of scale, which takes --s",
-        ),
-        (["resnet20", "drop-path"], UsageError, "drop-path needs --p"),
-        (["resnet20", "reorder", "--order", "a,b"], UsageError, "--order a,b: write the blocks' numbers with commas"),
-        (["resnet20", "rezero", "--skips", "no*"], UsageError, "--skips no*: selects none of 9 skips (layer1.0, "),
-        (["resnet20", "rezero", "--formats", "pt2"], UsageError, "give --out FOLDER"),
-        (["resnet20", "rezero", "--formats", "pt3", "--out", "OUT"], UsageError, "choose some of python, pt2, onnx"),
-        (["resnet20", "rezero", "--meta"], UsageError, "leave out --meta"),
-        (["resnet20", "insert", "--from", "layer1.0"], UsageError, "--from and --to go together"),
-        (["resnet20", "insert", "--skips", "layer1.0"], UsageError, "--skips is no option of insert"),
-        ([f"{HERE}:images", "insert", "--from", "9", "--to", "1"], UsageError, "no way leads from `9` to `1`"),
-        ([f"{HERE}:images", "insert", "--from", "14", "--to", "1"], UsageError, "no op and no module `14`"),
-        ([f"{HERE}:images", "insert", "--every", "9"], UsageError, "needs 11"),
-        ([f"{HERE}:images", "recalibrate"], UsageError, "recalibrate needs --data"),
-        ([f"{HERE}:images", "recalibrate", "--data", "nowhere"], DataError, "--data nowhere"),
-        (["missing.py:net", "rezero"], ModelError, "there is no file missing.py"),
-        ([f"{HERE}:recurrent", "rezero"], UsageError, "is a cell state inside the operator `lstm`"),
-        ([f"{HERE}:plain", "rezero"], UsageError, "there is none of 0 skips"),
-        ([f"{HERE}:blocks", "reorder", "--order", "0,0,1"], UsageError, "give each of the numbers 0 … 2"),
+        (["skale", "resnet20"], UsageError, "there is no edit `skale`: choose one of add-to-concat, average, "),
+        (["reorder", "resnet20", "--order", "a,b"], UsageError, "--order a,b: write whole numbers with commas"),
+        (["rezero", "resnet20", "--skips", "no*"], UsageError, "--skips no*: selects none of 9 skips (layer1.0, "),
+        (["rezero", "resnet20", "--formats", "pt2"], UsageError, "give --out FOLDER"),
+        (["rezero", "resnet20", "--formats", "pt3", "--out", "OUT"], UsageError, "choose some of python, pt2, onnx"),
+        (["rezero", "resnet20", "--meta"], UsageError, "leave out --meta"),
+        (["insert", "resnet20", "--from", "layer1.0"], UsageError, "--from and --to go together"),
+        (["insert", f"{HERE}:images", "--from", "9", "--to", "1"], UsageError, "no path leads from `9` to `1`"),
+        (["insert", f"{HERE}:images", "--from", "14", "--to", "1"], UsageError, "no op and no module `14`"),
+        (["insert", f"{HERE}:images", "--every", "9"], UsageError, "needs 11"),
+        (["recalibrate", f"{HERE}:images", "--data", "nowhere"], DataError, "--data nowhere"),
+        (["rezero", "resnet20", "--device", "tpu"], UsageError, "device='tpu': choose auto, cpu, cuda"),
+        (["rezero", "missing.py:net"], ModelError, "there is no file missing.py"),
+        (["rezero", f"{HERE}:recurrent"], UsageError, "is a cell state inside the operator `lstm`"),
+        (["rezero", f"{HERE}:plain"], UsageError, "there is none of 0 skips"),
+        (["reorder", f"{HERE}:blocks", "--order", "0,0,1"], UsageError, "give each of the numbers 0 … 2"),
     ],
 )
 def test_one_clear_error(arguments: list[str], kind: type[SkiplabError], words: str, tmp_path: Path) -> None:
@@ -241,11 +237,36 @@ def test_one_clear_error(arguments: list[str], kind: type[SkiplabError], words: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rezero", "resnet20", "--p", "0.1"], "No such option: --p"),
+        (["scale", "resnet20", "--no-linear"], "No such option: --no-linear"),
+        (["insert", "resnet20", "--skips", "layer1.0"], "No such option: --skips"),
+        (["drop-path", "resnet20"], "Missing option '--p'"),
+        (["recalibrate", "resnet20"], "Missing option '--data'"),
+        (["gate", "resnet20", "--form", "open"], "'open' is not one of 'exclusive', 'shortcut-only'"),
+        (["rezero"], "Missing argument 'MODEL'"),
+    ],
+)
+def test_options_that_do_not_fit_the_edit(arguments: list[str], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_options_are_in_the_json_as_they_were_given() -> None:
+    found = as_json("drop-path", f"{HERE}:blocks", "--p", "0.5", "--skips", "1")
+    assert (found["edit"], found["options"], found["edited"]) == ("drop-path", {"p": 0.5}, ["1"])
+    found = as_json("reorder", f"{HERE}:blocks", "--order", "1,0,2")
+    assert found["options"] == {"order": [1, 0, 2]}
+
+
 def test_files_before_a_format_that_fails_are_in_place(tmp_path: Path) -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("pip install 'skiplab[onnx]'")
     with pytest.raises(SkiplabError, match="capture the network without train"):
-        run(f"{HERE}:blocks", "rezero", "--train", "--out", str(tmp_path), "--formats", "python,onnx")
+        run("rezero", f"{HERE}:blocks", "--train", "--out", str(tmp_path), "--formats", "python,onnx")
     assert list(tmp_path.iterdir()) == []
-    run(f"{HERE}:blocks", "rezero", "--train", "--out", str(tmp_path), "--formats", "python, pt2")
+    run("rezero", f"{HERE}:blocks", "--train", "--out", str(tmp_path), "--formats", "python, pt2")
     assert (tmp_path / "network.pt2").is_file()

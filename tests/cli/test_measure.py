@@ -17,11 +17,11 @@ from typer.testing import CliRunner, Result
 
 import skiplab
 from skiplab import cli
-from skiplab.cli.measure import CHOICES
-from skiplab.cli.measures import MEASURES
 from skiplab.errors import DataError, SkiplabError, UsageError
 from skiplab.graph.interpreter import Execution
-from skiplab.measure import contribution, lesion, losses, summaries
+from skiplab.measure import contribution, lesion, losses
+from skiplab.measure.registry import NAMES, load, load_all
+from skiplab.measure.similarity import neighbors
 from skiplab.stats import wording
 
 NET = """
@@ -91,7 +91,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def run(*arguments: object) -> Result:
-    result = invoke(*arguments, "--samples", "24", "--batch", "8", "--device", "cpu")
+    result = invoke(*arguments, "--samples", "24", "--batch-size", "8", "--device", "cpu")
     assert result.exit_code == 0, result.output
     return result
 
@@ -127,24 +127,24 @@ def test_json_holds_what_the_library_measures(net: Path) -> None:
     source = open_source(asked)
     program = skiplab.capture(resolve(f"{net}:build", ["2x1x8x8"]).model, (source.example(),))
     skips, data = skiplab.find(program), batches(program, source, asked)
-    pd.testing.assert_frame_equal(pd.DataFrame(result["tables"]["contribution"]), contribution(program, skips, data))
+    pd.testing.assert_frame_equal(contribution(program, skips, data), pd.DataFrame(result["tables"]["contribution"]))
     table = lesion(program, skips, data, F.cross_entropy, metric=lambda y, t: (y.argmax(1) != t).double().mean())
     ours = pd.DataFrame(result["tables"]["lesion"])[["loss", "loss_change", "metric", "metric_change"]]
-    pd.testing.assert_frame_equal(ours, table[list(ours)], rtol=1e-5)
+    pd.testing.assert_frame_equal(table[list(ours)], ours, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", CHOICES.split(", "))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_measure_runs_and_answers(net: Path, tmp_path: Path, name: str) -> None:
     result = found(f"{net}:build", "--data", "digits", "--what", name, "--report", tmp_path / "page.html")
     assert len(result["tables"][name]) > 0
     assert result["sentences"][name]
     assert all(sentence.endswith(".") and "nan" not in sentence for sentence in result["sentences"][name])
-    assert {each.name for each in MEASURES[name].shown} <= set(result["tables"][name][0])
+    assert {each.name for each in load(name).shown} <= set(result["tables"][name][0])
     assert "<svg" in (tmp_path / "page.html").read_text() or "vegaEmbed" in (tmp_path / "page.html").read_text()
 
 
-def test_the_help_names_what_there_is() -> None:
-    assert {*CHOICES.split(", "), "estimate"} == set(MEASURES)  # an estimate is asked for with --method
+def test_the_first_four_are_the_default_as_the_help_says() -> None:
+    assert [name for name, measure in load_all().items() if measure.default] == list(NAMES[:4])
 
 
 def test_lesions_by_estimate_kind_and_group(net: Path) -> None:
@@ -206,13 +206,17 @@ def test_a_folder_of_other_measures_is_refused(net: Path, tmp_path: Path) -> Non
     arguments = ("--data", "digits", "--out", out, "--what", "contribution", "--device", "cpu")
     assert invoke(f"{net}:build", *arguments).exit_code == 0
     for others in (("--seed", "1"), ("--samples", "3"), ("--loss", "mse"), ("--skips", "1.1")):
-        with pytest.raises(DataError, match=r"holds measures of another"):
+        with pytest.raises(
+            DataError, match=rf"{out} holds other results: .* was .*, now .*; choose another folder, or delete this one"
+        ):
             invoke(f"{net}:build", *arguments, *others)
     (out / "contribution.parquet").write_bytes(b"half a")
-    with pytest.raises(DataError, match=r"is damaged .* delete it, and it is measured again"):
+    with pytest.raises(
+        DataError, match=r"contribution.parquet is damaged .* delete this file, and it is computed again"
+    ):
         invoke(f"{net}:build", *arguments)
     (out / "config.json").unlink()
-    with pytest.raises(DataError, match="whose they are is unknown"):
+    with pytest.raises(DataError, match=r"holds other results: contribution.parquet without config.json"):
         invoke(f"{net}:build", *arguments)
 
 
@@ -250,30 +254,28 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert stdout == ""
-    assert f"stopped; finished: contribution; the same command goes on from {out}" in stderr
+    assert f"stopped; finished: contribution; to resume from {out}, run the same command again" in stderr
     assert not (out / "lesion.parquet").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--method", "estimate", "--kind", "mean"), UsageError, "is of branches deleted one at a time"),
+        (("--method", "estimate", "--kind", "mean"), UsageError, "--method estimate takes no kinds: leave it out"),
         (("--fast", "--reestimate"), UsageError, "leave one of them out"),
         (("--memory", "-1"), UsageError, "give GiB, above 0"),
-        (("--networks", "plain"), UsageError, "--networks plain: choose of as it is, twin"),
+        (("--networks", "twin"), UsageError, "network 'twin': choose of original, plain"),
         (("--what", "magic"), UsageError, "--what magic: choose of contribution, clipping"),
-        (("--method", "guess"), UsageError, "choose exact or estimate"),
         (("--group", "none"), UsageError, "how many skips at once"),
-        (("--kind", "bend"), UsageError, "--kind bend: choose of branch, shortcut"),
+        (("--kind", "bend"), UsageError, "kinds: 'bend' is none of branch, shortcut"),
         (("--column", "x"), UsageError, "write x=NAME,y=NAME"),
-        (("--normalize", "twice"), UsageError, "choose imagenet, data, none"),
-        (("--loss", "cross"), UsageError, "choose cross-entropy, mse, bce, or file.py:callable"),
+        (("--loss", "cross"), UsageError, "loss cross: choose cross-entropy, mse, bce, or file.py:callable"),
         (("--loss", "mse", "--metric", "error"), UsageError, "counts wrong classes"),
         (("--loss", "mse"), DataError, "output 8x10 and the targets 8 should have the same shape"),
         (("--meta",), UsageError, "leave out --meta"),
         (("--skips", "layer9"), UsageError, "--skips layer9 selects none of 3 skips"),
         (("--kwargs", '{"classes": 3}'), DataError, "labels go up to 9, and the model has 3 classes"),
-        (("--kwargs", '{"channels": 3}'), DataError, 'does not take the data of digits: .*"in_channels": 1'),
+        (("--kwargs", '{"channels": 3}'), DataError, "does not take the data of digits: .*--in-channels 1"),
         (("--kwargs", '{"channels": 3}', "--input", "1x3x8x8"), DataError, "examples of 1x8x8"),
         (("--split", "half"), DataError, "has no part `half`; its parts are test, train"),
         (("--device", "quantum"), UsageError, "choose auto, cpu, cuda"),
@@ -281,13 +283,23 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
 )
 def test_what_goes_wrong_is_said(net: Path, arguments: tuple[str, ...], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
-        invoke(f"{net}:build", "--data", "digits", "--samples", "24", "--batch", "8", *arguments)
+        invoke(f"{net}:build", "--data", "digits", "--samples", "24", "--batch-size", "8", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [("--method", "'exact', 'estimate'"), ("--normalize", "'imagenet', 'data', 'none'")],
+)
+def test_choices(net: Path, option: str, choices: str) -> None:
+    result = invoke(f"{net}:build", "--data", "digits", option, "guess")
+    assert result.exit_code == 2
+    assert f"'guess' is not one of {choices}" in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_what_the_users_own_functions_do_wrong(net: Path) -> None:
     def measured(*arguments: str) -> Result:
         return invoke(
-            f"{net}:build", "--data", "digits", "--what", "lesion", "--batch", "8", "--samples", "8", *arguments
+            f"{net}:build", "--data", "digits", "--what", "lesion", "--batch-size", "8", "--samples", "8", *arguments
         )
 
     assert measured("--loss", f"{net}:hinge").exit_code == 0
@@ -316,7 +328,7 @@ def test_warnings_of_the_package_are_one_line(net: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Execution, "finish", full)
     result = run(f"{net}:build", "--data", f"{net}:untargeted", "--what", "contribution")
-    assert "note: a batch of 4 samples does not fit into memory: going on with 2\n" in result.stderr
+    assert "note: a batch of 4 samples does not fit into memory: continuing with 2\n" in result.stderr
 
 
 # The losses, against torch's own on plain tensors.
@@ -345,7 +357,7 @@ def test_losses_of_what_models_return() -> None:
 
 
 def said(name: str, table: dict) -> str:
-    return " ".join(MEASURES[name].answer(pd.DataFrame(table)))
+    return " ".join(load(name).sentences(pd.DataFrame(table)))
 
 
 def test_an_interval_that_includes_zero_is_said_to() -> None:
@@ -373,7 +385,9 @@ def test_intervals_are_students() -> None:
 def test_sentences_of_what_cannot_be_said() -> None:
     nan = math.nan
     base = {"id": ["a"], "order": [1], "samples": 1}
-    assert "nothing can be said" in said("contribution", {**base, "ratio": nan, "ratio_std": nan, "cosine": nan})
+    assert "the size of the branches has no reference" in said(
+        "contribution", {**base, "ratio": nan, "ratio_std": nan, "cosine": nan}
+    )
     assert "without an interval" in said(
         "contribution", {**base, "ratio": 1.0, "ratio_std": nan, "cosine": 0.5, "cosine_std": nan}
     )
@@ -383,10 +397,10 @@ def test_sentences_of_what_cannot_be_said() -> None:
     assert "no path carries any" in said("lengths", {"length": [0], "weight": [nan], "path_share": [1.0]})
 
 
-def test_neighbours_are_pairs_of_one_block_and_the_next() -> None:
+def test_neighbors_are_pairs_of_one_block_and_the_next() -> None:
     orders = [3, 7, 20]
     pairs = pd.DataFrame([(a, b) for a in orders for b in orders], columns=["order", "other_order"])
-    assert summaries.neighbours(pairs).to_numpy().tolist() == [[3, 7], [7, 20]]
+    assert neighbors(pairs).to_numpy().tolist() == [[3, 7], [7, 20]]
 
 
 def test_layers_of_a_network_without_skips(net: Path) -> None:
@@ -398,11 +412,11 @@ def test_layers_of_a_network_without_skips(net: Path) -> None:
         invoke(f"{net}:plain", "--data", "digits", "--what", "contribution")
 
 
-def test_the_gradient_of_the_twin_and_swapped_blocks(net: Path) -> None:
+def test_the_gradient_of_the_plain_network_and_swapped_blocks(net: Path) -> None:
     arguments = ("--data", "digits", "--samples", "40", "--what", "gradient,lesion", "--json", "--reorder", "1")
-    tables = json.loads(invoke(f"{net}:build", *arguments, "--networks", "as it is, twin").stdout)["tables"]
-    assert {row["network"] for row in tables["gradient"]} == {"as it is", "twin"}
-    twin = [row for row in tables["gradient"] if row["network"] == "twin" and row["what"] == "skip"]
-    assert all(row["shortcut_norm"] == 0 for row in twin)
+    tables = json.loads(invoke(f"{net}:build", *arguments, "--networks", "original, plain").stdout)["tables"]
+    assert {row["network"] for row in tables["gradient"]} == {"original", "plain"}
+    plain = [row for row in tables["gradient"] if row["network"] == "plain" and row["what"] == "skip"]
+    assert all(row["shortcut_norm"] == 0 for row in plain)
     swapped = [row for row in tables["lesion"] if row["kind"] == "reorder"]
     assert len({row["id"] for row in swapped}) == len(swapped) > 0

@@ -57,7 +57,7 @@ def pool():
     layers = nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     return nn.Sequential(*layers), torch.ones(1, 3, 8, 8)
 """
-QUICK = ("--data", "digits", "--device", "cpu", "--epochs", "2", "--batch", "256")
+QUICK = ("--data", "digits", "--device", "cpu", "--epochs", "2", "--batch-size", "256")
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ def test_json_holds_what_the_library_trains(net: Path) -> None:
 
 
 def test_every_part_of_the_recipe_has_its_option(net: Path) -> None:
-    options = "--optimizer adamw --clip 0.5 --augment crop-flip --padding 2 --precision fast --judged 100".split()
+    options = "--optimizer adamw --clip-grad 0.5 --augment crop-flip --crop-padding 2 --precision fast".split()
     asked = {"optimizer": "adamw", "clip": 0.5, "augment": "crop-flip", "padding": 2, "precision": "fast"}
-    result = found(f"{net}:Net", *QUICK, *options, "--learning-rate", "0.003")
-    assert result["recipe"].items() >= {**asked, "judged": 100}.items()
+    result = found(f"{net}:Net", *QUICK, *options, "--lr", "0.003", "--eval-samples", "100")
+    assert result["recipe"].items() >= {**asked, "eval_samples": 100}.items()
     torch.manual_seed(0)
     from skiplab.loading.resolve import resolve
 
@@ -109,7 +109,7 @@ def test_every_part_of_the_recipe_has_its_option(net: Path) -> None:
 
 
 def test_values_are_told_as_shares_of_their_variance(net: Path, tmp_path: Path) -> None:
-    options = "--device cpu --epochs 30 --batch 8 --seeds 0,1".split()
+    options = "--device cpu --epochs 30 --batch-size 8 --seeds 0,1".split()
     result = invoke(f"{net}:line", "--data", f"{net}:values", *options, "--report", tmp_path / "page.html")
     assert result.exit_code == 0, result.stderr
     assert "line trains: training error is 0." in result.stdout
@@ -121,7 +121,7 @@ def test_a_table_and_what_it_says(net: Path, tmp_path: Path) -> None:
     result = invoke(f"{net}:Net", *QUICK, "--epochs", "6", "--seeds", "0,1", "--report", tmp_path / "page.html")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0].endswith("on digits: 1,437 examples to learn from, 360 to judge by")
+    assert lines[0].endswith("on digits: 1,437 training samples, 360 test samples")
     assert [line.split()[0] for line in lines[1:5]] == ["seed", "0", "1", "mean"]
     assert lines[1].split("  ")[-1].strip() == "seconds"
     assert "trains: training error is" in lines[5]
@@ -153,9 +153,9 @@ def test_what_is_finished_is_not_trained_again_and_more_seeds_may_follow(net: Pa
     both = found(f"{net}:Net", *QUICK, "--out", out, "--seeds", "0,1")
     assert both["runs"][0] == first["runs"][0]
     assert {path: path.stat().st_mtime_ns for path in (out / "seed-0").iterdir()} == times
-    with pytest.raises(DataError, match=r"holds runs of another recipe: .*--fresh"):
+    with pytest.raises(DataError, match=r"holds other results: recipe.momentum was 0.9, now 0.5; .*--fresh"):
         invoke(f"{net}:Net", *QUICK, "--out", out, "--momentum", "0.5")
-    with pytest.raises(DataError, match=r"holds runs of another model: .*--fresh"):
+    with pytest.raises(DataError, match=r"holds other results: model\.kwargs\.gain was .*, now 2; .*--fresh"):
         invoke(f"{net}:Net", *QUICK, "--out", out, "--kwargs", '{"gain": 2}')
     fresh = found(f"{net}:Net", *QUICK, "--out", out, "--momentum", "0.5", "--fresh")
     assert fresh["runs"][0]["train_loss"] != first["runs"][0]["train_loss"]
@@ -166,7 +166,7 @@ def test_the_same_weights_in_another_network_are_another_run(net: Path, tmp_path
     out = tmp_path / "out"
     invoke(f"{net}:Net", *QUICK, "--out", out)
     net.write_text(NET.replace("self.gain * self", "self.gain - self"))
-    with pytest.raises(DataError, match="holds a run of another network: untrained, its loss on 64 examples was"):
+    with pytest.raises(DataError, match=r"seed-0 holds other results: network\.untrained_loss was 2.*, now 2"):
         invoke(f"{net}:Net", *QUICK, "--out", out)
     net.write_text(NET + "\n# a remark\n")
     assert invoke(f"{net}:Net", *QUICK, "--out", out).exit_code == 0
@@ -178,7 +178,7 @@ def test_given_weights_are_where_every_seed_starts(net: Path, tmp_path: Path) ->
     state = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).state_dict()
     state = {f"body.{name}": torch.zeros_like(tensor) for name, tensor in state.items()}
     safetensors.torch.save_file(state, tmp_path / "zeros.safetensors")
-    small = ("--learning-rate", "1e-12", "--seeds", "0,1", "--weights", tmp_path / "zeros.safetensors")
+    small = ("--lr", "1e-12", "--seeds", "0,1", "--weights", tmp_path / "zeros.safetensors")
     losses = [row["train_loss"] for row in found(f"{net}:Net", *QUICK, *small)["runs"]]
     assert losses == pytest.approx([np.log(10)] * 2)
 
@@ -203,22 +203,18 @@ def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> 
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "stopped; finished: seed 0: training error" in stderr
-    assert f"the same command goes on from {out}" in stderr
+    assert f"to resume from {out}, run the same command again" in stderr
     assert json.loads(record.read_text())["status"] == "running"
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("resnet20", *QUICK), DataError, r"1 channel of 8x8, .*'\{\"num_classes\": 10, \"in_channels\": 1\}'"),
+        (("resnet20", *QUICK), DataError, "shape .1, 8, 8.*--num-classes 10 --in-channels 1"),
         (("NET:Net", *QUICK, "--kwargs", '{"classes": 5}'), DataError, r"into \(5,\), and 10 classes need \(10,\); bu"),
-        (("timm:resnet18", *QUICK), DataError, '"in_chans": 1'),
+        (("timm:resnet18", *QUICK), DataError, "--in-channels 1"),
         (("NET:Net", *QUICK, "--seeds", "0,x"), UsageError, "--seeds 0,x: write numbers with commas"),
         (("NET:Net", *QUICK, "--seeds", "-1"), UsageError, "seed=-1: give a number from 0"),
-        (("NET:Net", *QUICK, "--schedule", "linear"), UsageError, "choose 'cosine' or 'step'"),
-        (("NET:Net", *QUICK, "--optimizer", "lion"), UsageError, "choose 'sgd' or 'adamw'"),
-        (("NET:Net", *QUICK, "--augment", "flip"), UsageError, "choose 'none', 'crop' or 'crop-flip'"),
-        (("NET:Net", *QUICK, "--precision", "half"), UsageError, "choose '32-true', 'bf16-mixed' or 'fast'"),
         (
             ("NET:line", "--data", "NET:values", "--augment", "crop"),
             DataError,
@@ -235,6 +231,21 @@ def test_what_goes_wrong_is_said(
 ) -> None:
     with pytest.raises(error, match=message):
         invoke(*(each.replace("NET", str(net)) for each in arguments))
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [
+        ("--schedule", "'cosine', 'step'"),
+        ("--optimizer", "'sgd', 'adamw'"),
+        ("--augment", "'none', 'crop', 'crop-flip'"),
+        ("--precision", "'32-true', 'bf16-mixed', 'fast'"),
+    ],
+)
+def test_choices(net: Path, option: str, choices: str) -> None:
+    result = invoke(f"{net}:Net", *QUICK, option, "half")
+    assert result.exit_code == 2
+    assert f"'half' is not one of {choices}" in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_pictures_take_the_size_of_the_models_example(net: Path, tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ def test_no_data_at_all(tmp_path: Path) -> None:
 
 
 def test_requests_that_make_no_sense() -> None:
-    wrong: list[dict[str, Any]] = [{"batch": 0}, {"samples": -1}, {"normalize": "twice"}, {"columns": {"z": "a"}}]
+    wrong: list[dict[str, Any]] = [{"batch_size": 0}, {"samples": -1}, {"normalize": "twice"}, {"columns": {"z": "a"}}]
     for options in wrong:
         with pytest.raises(UsageError):
             DataRequest("digits", **options)

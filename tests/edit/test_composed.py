@@ -48,10 +48,10 @@ EDITS: dict[str, Edit] = {
 # What an edit says that cannot be done: of concatenations, of two skips at one merge, of a chain that is too short.
 REFUSALS = (
     "concatenat",
-    "where another skip does",
-    "weight layers through which",
+    "at the merge of another skip",
+    "weight layers that all data pass",
     "no shortcut fits",
-    "nothing would be",
+    "would lose all its operands",
 )
 
 

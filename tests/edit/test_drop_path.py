@@ -8,11 +8,11 @@ from oracles.edited import SHAPES, blocks, found
 from skiplab.edit import drop_path
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import run
-from skiplab.graph.module import Network
+from skiplab.graph.module import ProgramModule
 from skiplab.models import SkipConnection
 
 
-def masks(module: Network, block: nn.Module, x: Tensor) -> Tensor:
+def masks(module: ProgramModule, block: nn.Module, x: Tensor) -> Tensor:
     """What each sample's branch has been multiplied by, which has to be one number."""
     with torch.no_grad():
         f, output = block.get_submodule("branch")(x), module(x)
@@ -99,7 +99,7 @@ def test_no_dimension_of_samples() -> None:
             return self.block(x.reshape(-1, 2, 8)).reshape(x.shape)
 
     program, skips = found(Windows(), (3, 4, 8))
-    with pytest.raises(UsageError, match="no dimension is that of the samples: leave its skip out"):
+    with pytest.raises(UsageError, match="no dimension holds only the samples: leave its skip out"):
         drop_path(program, skips, 0.5)
 
 

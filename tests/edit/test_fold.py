@@ -222,7 +222,7 @@ def test_a_written_buffer_is_no_constant() -> None:
 def test_checkpoints_of_before_are_refused_and_its_own_load() -> None:
     model, program = captured_with_statistics(resnet(8, width=4), torch.randn(2, 3, 8, 8))
     module = fold(program).module()
-    with pytest.raises(UsageError, match=r"this checkpoint holds `bn1\.bias`, and so is one of the network before"):
+    with pytest.raises(UsageError, match=r"this checkpoint holds `bn1\.bias`, so it is one of the network before"):
         module.load_state_dict(model.state_dict())
     with pytest.raises(UsageError, match="before it was folded"):
         nn.Sequential(module).load_state_dict({f"0.{name}": value for name, value in model.state_dict().items()})
@@ -247,10 +247,10 @@ def test_published_networks(name: str) -> None:
     before = case.program.module()
     with torch.no_grad():
         assert deviation(folded.module()(*case.args), before(*case.args)) < 1e-5
-    foldable = [each for each in skiplab.find(case.program).apart if each.reason == "foldable"]
+    foldable = [each for each in skiplab.find(case.program).non_skips if each.reason == "foldable"]
     merges = [sum(op.kind == "merge" for op in each.ops) for each in (case.program, folded)]
     assert (merges[1] == 0) == (name != "resnet18")
-    assert skiplab.find(folded).apart == () or not foldable
+    assert skiplab.find(folded).non_skips == () or not foldable
 
 
 def test_a_resnets_skips_stay() -> None:
@@ -267,5 +267,5 @@ def test_a_resnets_skips_stay() -> None:
 
 def test_a_training_graph() -> None:
     program = skiplab.capture(RepVgg(), (IMAGE,), train=True)
-    with pytest.raises(UsageError, match=r"captured as training graph.*without train=True"):
+    with pytest.raises(UsageError, match=r"captured as a training graph.*without train=True"):
         fold(program)

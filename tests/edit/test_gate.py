@@ -106,7 +106,7 @@ def test_what_cannot_be_gated() -> None:
         gate(program, skips)
     program, skips = found(Net(lambda net, x: (y := net.f(x)) + net.g(y) + x, f=heavy(), g=heavy()), (3, 8))
     assert len(skips) == 2
-    with pytest.raises(UsageError, match="ends where another skip does: gate one of the two"):
+    with pytest.raises(UsageError, match="ends at the merge of another skip: gate one of the two"):
         gate(program, skips)
     program, skips = found(around(lambda x, f: (x + f).transpose(0, 1) if x.dim() == 9 else x + f), (3, 8))
     with pytest.raises(UsageError, match="form='both': choose exclusive or shortcut-only"):

@@ -134,7 +134,7 @@ def test_projections_and_padding_of_every_form(form: str, outputs: int) -> None:
     x = torch.randn(shape)
     assert_same_network(insert(program, [("stem", "f")], "B").module(), wanted, x)
     if outputs < 4:
-        with pytest.raises(UsageError, match="zeros cannot make channels fewer: use shortcut B, a projection"):
+        with pytest.raises(UsageError, match="cannot reduce the number of channels: use shortcut B"):
             insert(program, [("stem", "f")])
         return
 
@@ -229,8 +229,8 @@ LAYERS = chain(conv(3, 4), conv(4, 4), conv(4, 6, stride=3), conv(6, 6))
     [
         ([], {}, "no place to insert a shortcut at"),
         ([("0", "nowhere")], {}, "no op and no module `nowhere` in Sequential; its modules are 0.0, 0.1"),
-        ([("1", "0")], {}, "no way leads from `1` to `0` through a weight layer"),
-        ([("0.0", "0.2")], {}, "no way leads from `0.0` to `0.2` through a weight layer"),
+        ([("1", "0")], {}, "no path leads from `1` to `0` through a weight layer"),
+        ([("0.0", "0.2")], {}, "no path leads from `0.0` to `0.2` through a weight layer"),
         ([("0", "1"), ("0.0", "1")], {}, "two shortcuts would end at one value"),
         ([("0", "1")], {"shortcut": "C"}, "shortcut='C': choose A or B"),
     ],
@@ -248,7 +248,7 @@ def test_shapes_that_no_stride_turns_into_each_other() -> None:
     for model, end in ((grown, "2"), (cut, "1"), (flat, "3")):
         program, _ = found(model, (2, 3, 9, 9))
         for shortcut in ("A", "B"):
-            with pytest.raises(UsageError, match=r"no shortcut fits from .* no stride turns one into the other"):
+            with pytest.raises(UsageError, match=r"no shortcut fits from .* no stride changes one shape"):
                 insert(program, [("0", end)], shortcut)
 
 

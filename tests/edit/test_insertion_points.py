@@ -64,7 +64,7 @@ def test_norms_and_views_behind_a_layer_belong_to_it() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"every": 0}, "every=0: give how many weight layers a shortcut goes around, at least 1"),
+        ({"every": 0}, "every=0: give the number of weight layers that a shortcut goes around, at least 1"),
         ({"placement": "mid"}, "placement='mid': choose post or pre"),
         ({"every": 3}, "has 4 weight layers .* a shortcut around 3 of them, between the first and the last, needs 5"),
     ],
@@ -86,5 +86,5 @@ def test_a_shortcut_starts_and_ends_at_a_tensor() -> None:
     for each in places(program, 1):
         assert program.by_name[each.start].shape
         assert program.by_name[each.end].shape
-    with pytest.raises(UsageError, match="`unbind` gives no tensor"):
+    with pytest.raises(UsageError, match="`unbind` returns several values"):
         place(program, "linear", "unbind")

@@ -134,7 +134,7 @@ def test_there_and_back() -> None:
 @pytest.mark.parametrize(
     ("edit", "build", "shape", "message"),
     [
-        (concat_to_add, Block, (3, 8), "`forward` ends in `add`, which is no `torch.cat`: leave it out"),
+        (concat_to_add, Block, (3, 8), "`forward` ends in `add`, which is not `torch.cat`: leave it out"),
         (
             concat_to_add,
             lambda: Net(lambda net, x: torch.cat((x, net.f(x)), 2), f=conv()),
@@ -146,7 +146,7 @@ def test_there_and_back() -> None:
             add_to_concat,
             lambda: Net(lambda net, x: x + net.f(x) + net.g(x).mean(1, keepdim=True), f=heavy(), g=heavy()),
             (3, 8),
-            r"`forward` adds values of shapes \(None, 8\), \(None, 8\), \(None, 1\), and only equal ones",
+            r"`forward` adds values of shapes \(None, 8\), \(None, 8\), \(None, 1\), and only values of one shape",
         ),
     ],
 )

@@ -178,9 +178,9 @@ def shared_kernel() -> nn.Module:
         (lambda: block(lambda n, x, f: F.relu(s := x + f) + s.mean()), (2, 4, 8, 8), "by `relu`, `mean`, and that of"),
         (lambda: block(lambda n, x, f: ((s := x + f), F.relu(s))), (2, 4, 8, 8), "is read by `relu`, the output, and"),
         (lambda: block(lambda n, x, f: F.softmax(x + f, 1)), (2, 4, 8, 8), "is read by `softmax`"),
-        (lambda: block(lambda n, x, f: F.relu(torch.cat((x, f), 1))), (2, 4, 8, 8), "`forward` is joined by concat"),
+        (lambda: block(lambda n, x, f: F.relu(torch.cat((x, f), 1))), (2, 4, 8, 8), "`forward` joins by concat"),
         (lambda: block(lambda n, x, f: F.relu(x + 0.5 * f)), (2, 4, 8, 8), "its branch ends in `mul`"),
-        (lambda: block(lambda n, x, f: (F.relu(x + f), f)), (2, 4, 8, 8), "its branch ends in `batch_norm`.*alone"),
+        (lambda: block(lambda n, x, f: (F.relu(x + f), f)), (2, 4, 8, 8), "its branch ends in `batch_norm`.*the only"),
         (shared_kernel, (2, 4, 8, 8), "its branch ends in `batch_norm` .None, 4, 8, 8., and that of a post-activation"),
     ],
 )
@@ -192,7 +192,7 @@ def test_blocks_of_another_form(build: Callable[[], nn.Module], shape: tuple[int
 
 def test_a_training_graph_and_a_cell_state() -> None:
     program = skiplab.capture(BasicBlock(inplace=False), (torch.randn(2, 4, 8, 8),), train=True)
-    with pytest.raises(UsageError, match="captured as training graph"):
+    with pytest.raises(UsageError, match="captured as a training graph"):
         to_pre_activation(program, skiplab.find(program))
     lstm = captured("lstm")
     with pytest.raises(UsageError, match="is a cell state inside the operator"):

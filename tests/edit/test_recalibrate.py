@@ -71,7 +71,7 @@ def test_buffers_that_the_network_writes_stay() -> None:
 
 
 def test_nothing_to_do_and_nothing_to_do_it_with() -> None:
-    with pytest.raises(UsageError, match="has no batch norm with statistics to estimate anew: use it as it is"):
+    with pytest.raises(UsageError, match="has no batch norm statistics to re-estimate: use it unchanged"):
         recalibrate(captured("pre_norm").program, [])
     program = skiplab.capture(conv(), (torch.randn(2, 4, 8, 8),))
     with pytest.raises(DataError, match="there is no batch to measure on"):

@@ -162,7 +162,7 @@ def test_average_of_a_concatenation_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({}, "nothing to scale by"), ({"branch": 1.0, "learn": "matrix"}, "learn='matrix': choose no, scalar or vector")],
+    [({}, "no factor to scale"), ({"branch": 1.0, "learn": "matrix"}, "learn='matrix': choose no, scalar or vector")],
 )
 def test_wrong_options(options: Any, says: str) -> None:
     program, skips = found(blocks("vector", 1), (3, 4))

@@ -323,7 +323,7 @@ def test_wrong_number_of_inputs() -> None:
 def test_data_dependent_control_flow_names_place_and_fix(capfd: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(linear(), DataDependent())
     with pytest.raises(
-        CaptureError, match=r"cannot capture Sequential, in `1` \(.*test_export\.py:\d+\): Could not guard"
+        CaptureError, match=r"cannot capture Sequential, in `1` \(.*test_capture\.py:\d+\): Could not guard"
     ) as e:
         skiplab.capture(model, (torch.randn(3, 8),))
     assert str(e.value).endswith("take that decision out of `forward`")

@@ -39,7 +39,7 @@ def test_a_fork_is_bit_identical_to_a_run_from_the_start(name: str) -> None:
     trunk = Execution(program, case.args, case.kwargs)
     for op in program.ops[1 :: max(1, len(program.ops) // 12)]:
         operand = program.ops[op.inputs[0]] if op.inputs else None
-        trunk.advance(until=op.name)
+        trunk.run_until(op.name)
         assert same(trunk.fork({}).finish(), whole)
         if operand is None or not isinstance(
             trunk.env.get(next(n for n in trunk.env if n.name == operand.name)), Tensor
@@ -60,7 +60,7 @@ def test_forks_of_a_training_graph_leave_the_statistics_alone() -> None:
     assert len(names) == 2
     before = {n: t.clone() for n, t in case.program.tensors.items()}
     for name in names:
-        trunk.advance(until=name)
+        trunk.run_until(name)
         trunk.fork({}).finish()
     trunk.finish()
     assert all(torch.equal(case.program.tensors[n], before[n]) for n in before)
@@ -78,7 +78,7 @@ def test_a_model_that_counts_counts_once_a_pass() -> None:
     expected = run(program, x)
     trunk = Execution(program, (x,))
     for op in program.ops[1:]:
-        trunk.advance(until=op.name)
+        trunk.run_until(op.name)
         assert torch.equal(trunk.fork({}).finish(), expected)
     assert torch.equal(trunk.finish(), expected)
     assert float(model.steps) == 0
@@ -93,7 +93,7 @@ def test_recording() -> None:
     x = torch.randn(3, 8)
     output = model(x)
     skip = skiplab.find(program)[0]
-    execution = Execution(program, (x,), record=[skip.fork, skip.merge, *skip.branch])
+    execution = Execution(program, (x,)).recording([skip.fork, skip.merge, *skip.branch])
     assert torch.equal(execution.finish(), output)
     assert set(execution.recorded) == {skip.fork, skip.merge, *skip.branch}
     assert torch.equal(execution.recorded[skip.fork], x)
@@ -105,7 +105,7 @@ def test_recording() -> None:
 def test_recorded_values_are_not_overwritten_later() -> None:
     case = captured("in_place")
     merge = case.skips[0].merge
-    execution = Execution(case.program, case.args, record=[merge])
+    execution = Execution(case.program, case.args).recording([merge])
     output = execution.finish()
     assert (execution.recorded[merge] < 0).any()  # the in-place ReLU after it did not touch it
     assert torch.equal(execution.recorded[merge].relu(), output)
@@ -131,7 +131,7 @@ def test_a_patch_of_the_output() -> None:
 def test_a_value_in_passing() -> None:
     case = captured("unet")
     for skip in case.skips:
-        execution = Execution(case.program, case.args, record=[skip.merge])
+        execution = Execution(case.program, case.args).recording([skip.merge])
         execution.finish()
         passing = Execution(case.program, case.args)
         assert torch.equal(passing.value(skip.merge), execution.recorded[skip.merge])
@@ -143,11 +143,11 @@ def test_advancing_is_in_steps_and_never_back() -> None:
     x = torch.randn(3, 8)
     execution = Execution(program, (x,))
     first, last = program.ops[1].name, program.ops[-1].name
-    execution.advance(until=last).advance(until=first)
+    execution.run_until(last).run_until(first)
     assert execution.position == execution.plan.index[last]
     assert torch.equal(execution.finish(), execution.finish())
     with pytest.raises(KeyError):
-        execution.advance(until="nothing")
+        execution.run_until("nothing")
 
 
 def test_values_are_dropped_after_their_last_reader() -> None:

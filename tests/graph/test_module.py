@@ -18,7 +18,7 @@ from networks import WIDTH, Block, Encoded, Net, conv, heavy, linear
 from oracles.edited import blocks, found
 from skiplab.edit import layer_scale, remove_branch, remove_shortcut, rezero, scale
 from skiplab.graph.interpreter import run
-from skiplab.graph.module import Network
+from skiplab.graph.module import ProgramModule
 from skiplab.models import SkipConnection, resnet
 
 
@@ -56,7 +56,7 @@ def test_dropout_and_norms_follow_the_mode(copied: str, captured_in_training: bo
     torch.manual_seed(0)
     model, x = Modes(), torch.randn(2, 3, 8, 8)
     module = COPIES[copied](skiplab.capture(model, (x,), train=captured_in_training).module())
-    assert isinstance(module, Network)
+    assert isinstance(module, ProgramModule)
     assert type(module).__name__ == "Modes"
     assert not module.training
     for training in (True, False, True):

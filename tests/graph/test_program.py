@@ -12,8 +12,9 @@ import skiplab
 from cases import captured
 from networks import Block, Net, heavy, linear
 from skiplab.errors import UsageError
-from skiplab.graph.ops import classify, is_concat, is_value_independent, operator_name
-from skiplab.graph.program import Program, _innermost
+from skiplab.graph.ops import classify, is_concat, op_info, operator_name
+from skiplab.graph.program import Program
+from skiplab.graph.source_map import innermost_source
 
 aten = torch.ops.aten
 
@@ -33,8 +34,8 @@ def test_operator_names_have_no_overload_and_no_underscore() -> None:
 def test_concatenations_and_value_independent_operators() -> None:
     assert is_concat("cat")
     assert not is_concat("add")
-    assert is_value_independent("new_zeros")
-    assert not is_value_independent("relu")
+    assert op_info("new_zeros").value_independent
+    assert not op_info("relu").value_independent
 
 
 @pytest.mark.parametrize(
@@ -249,8 +250,8 @@ def test_source_is_the_innermost_line_that_is_not_torchs_plumbing() -> None:
     folder = Path(torch.__file__).parent
     lines = ["/home/me/net.py", folder / "nn/modules/activation.py", folder / "nn/functional.py", folder / "_tensor.py"]
     trace = "\n".join(f'  File "{file}", line {10 + i}, in forward\n    code()' for i, file in enumerate(lines))
-    assert _innermost(trace) == f"{lines[1]}:11"
-    assert _innermost("no frames at all") is None
+    assert innermost_source(trace) == f"{lines[1]}:11"
+    assert innermost_source("no frames at all") is None
 
 
 def test_torchs_own_layers_count_as_code_but_not_its_plumbing() -> None:
@@ -261,3 +262,25 @@ def test_torchs_own_layers_count_as_code_but_not_its_plumbing() -> None:
     sources = {s.source for s in skiplab.find(skiplab.capture(layer, (torch.randn(2, 5, 8),), train=True))}
     assert all("nn/modules/transformer.py:" in str(source) for source in sources)
     assert len(sources) == 2
+
+
+def test_a_training_graph_is_refused_with_its_reason() -> None:
+    x = torch.randn(3, 8)
+    skiplab.capture(heavy(), (x,)).require_inference("whose batch norms cannot be folded")
+    with pytest.raises(
+        UsageError,
+        match=r"^Sequential was captured as a training graph, whose batch norms cannot be folded: "
+        r"capture it without train=True \(--train\)$",
+    ):
+        skiplab.capture(heavy(), (x,), train=True).require_inference("whose batch norms cannot be folded")
+
+
+def test_a_program_has_values_off_the_meta_device() -> None:
+    x = torch.randn(3, 8)
+    program = skiplab.capture(heavy(), (x,))
+    assert program.has_values
+    program.require_values("which a proof needs")
+    bare = skiplab.capture(heavy().to("meta"), (x.to("meta"),))
+    assert not bare.has_values
+    with pytest.raises(UsageError, match=r"^Sequential was captured without values, which a proof needs: .*--meta\)$"):
+        bare.require_values("which a proof needs")

@@ -9,7 +9,7 @@ from networks import Block, around
 from skiplab.errors import StaleSkip
 from skiplab.linter import Finding, Findings, findings_json, lint
 
-ONE = Finding("dead-branch", "a", "f.py:1", "what", "why", "mend", "reference")
+ONE = Finding(rule="dead-branch", path="a", source="f.py:1", what="what", why="why", fix="fix", reference="reference")
 TWO = dataclasses.replace(ONE, path="b")
 
 
@@ -38,7 +38,7 @@ def test_tables_have_a_row_a_finding() -> None:
 def test_json_has_a_version() -> None:
     value = json.loads(json.dumps(findings_json("net", Findings([ONE], ["a note."]))))
     assert value == {
-        "schema": "skiplab.lint/1",
+        "schema": "skiplab.lint/2",
         "model": "net",
         "findings": [dataclasses.asdict(ONE)],
         "notes": ["a note."],

@@ -42,7 +42,7 @@ def test_ours_declare_their_input() -> None:
 
 
 def test_ours_are_what_makes_a_model() -> None:
-    named = {"resnet": {"depth": 8}, "mlp": {"depth": 4, "in_features": 6}, "resmlp": {"image": 32}, "resnet20": {}}
+    named = {"resnet": {"depth": 8}, "mlp": {"depth": 4, "in_features": 6}, "resmlp": {"img_size": 32}, "resnet20": {}}
     for name, options in named.items():
         resolved = resolve(name, options=options)
         assert resolved.model(*resolved.args).ndim == 2

@@ -15,8 +15,10 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, run
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.accelerate import deviation, faster, native
+from skiplab.measure.accelerate import faster
 from skiplab.measure.estimate import estimate
+from skiplab.measure.lesion import deviation
+from skiplab.training.precision import has_bfloat16_units
 
 aten = torch.ops.aten
 
@@ -105,7 +107,7 @@ def test_batch_norm_is_folded_where_it_can_be(build: Callable[[], nn.Module], co
     assert folded(program) == []
     torch.testing.assert_close(outputs(fast, x), outputs(program, x), rtol=1e-10, atol=1e-10)
     names = [node for node in program.nodes if node.startswith("batch_norm")]
-    one, other = (Execution(each, (x,), record=names) for each in (program, fast))
+    one, other = (Execution(each, (x,)).recording(names) for each in (program, fast))
     with torch.no_grad():
         one.finish()
         other.finish()
@@ -143,7 +145,7 @@ def test_what_the_network_computes_in_single_precision_stays_so() -> None:
     program = skiplab.capture(Net(forward, a=nn.Linear(8, 8), b=nn.Linear(8, 8)), (torch.randn(3, 8),))
     fast = faster(program, torch.bfloat16)
     x = torch.randn(3, 8)
-    execution = Execution(fast, (x,), record=["linear", "rsqrt", "linear_1"])
+    execution = Execution(fast, (x,)).recording(["linear", "rsqrt", "linear_1"])
     with torch.no_grad():
         got = execution.finish()
     types = {name: value.dtype for name, value in execution.recorded.items()}
@@ -190,7 +192,7 @@ def test_measures_take_it_instead_of_the_program() -> None:
 
 
 def test_training_graphs_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"BasicBlock was captured as training graph, .* without train=True"):
+    with pytest.raises(UsageError, match=r"BasicBlock was captured as a training graph, .* without train=True"):
         faster(captured("in_place", train=True).program)
 
 
@@ -199,5 +201,5 @@ def test_the_hardware_decides(able: dict[str, bool], dtype: torch.dtype, monkeyp
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     program = skiplab.capture(nn.Linear(3, 3), (torch.randn(2, 3),))
     assert faster(program).tensors["p_weight"].dtype == dtype
-    assert native(torch.device("cpu")) == (dtype == torch.bfloat16)
-    assert not native(torch.device("meta"))
+    assert has_bfloat16_units(torch.device("cpu")) == (dtype == torch.bfloat16)
+    assert not has_bfloat16_units(torch.device("meta"))

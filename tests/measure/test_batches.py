@@ -5,11 +5,11 @@ from torch import Tensor, nn
 import skiplab
 from cases import captured
 from networks import around
-from skiplab.data.bound_batches import Given, checked
+from skiplab.data.bound_batches import BoundBatch, validate_batches
 from skiplab.errors import DataError
 from skiplab.graph.program import Program
 from skiplab.measure import contribution, lengths
-from skiplab.measure.batches import each, finite
+from skiplab.measure.batches import finite, map_batches
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def batches(*sizes: int) -> list[tuple[Tensor, Tensor]]:
 def needing(memory: int, seen: list[int]):
     """Work that runs out of memory above so many samples."""
 
-    def work(given: Given) -> int:
+    def work(given: BoundBatch) -> int:
         if given.size > memory:
             raise torch.OutOfMemoryError("CUDA out of memory")
         seen.append(given.size)
@@ -35,8 +35,8 @@ def needing(memory: int, seen: list[int]):
 
 def test_batches_that_fill_the_memory_are_halved_and_so_are_all_after_them(program: Program) -> None:
     seen: list[int] = []
-    with pytest.warns(UserWarning, match="does not fit into memory: going on with") as warned:
-        results = list(each(program, batches(9, 7), needing(2, seen)))
+    with pytest.warns(UserWarning, match="does not fit into memory: continuing with") as warned:
+        results = list(map_batches(program, batches(9, 7), needing(2, seen)))
     assert sum(seen) == 16
     assert max(seen) == 2
     assert [size for _, size in results] == seen
@@ -46,46 +46,46 @@ def test_batches_that_fill_the_memory_are_halved_and_so_are_all_after_them(progr
 
 def test_one_sample_that_does_not_fit(program: Program) -> None:
     with (
-        pytest.warns(UserWarning, match="going on with 1"),
+        pytest.warns(UserWarning, match="continuing with 1"),
         pytest.raises(DataError, match="one sample does not fit into memory"),
     ):
-        list(each(program, batches(2), needing(0, [])))
+        list(map_batches(program, batches(2), needing(0, [])))
 
 
 def test_what_torch_says_when_a_cpus_memory_ends(program: Program) -> None:
-    def work(given: Given) -> int:
+    def work(given: BoundBatch) -> int:
         if given.size > 1:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you …"
             )
         return given.size
 
-    with pytest.warns(UserWarning, match="a batch of 2 samples does not fit into memory: going on with 1"):
-        assert [size for _, size in each(program, batches(2), work)] == [1, 1]
+    with pytest.warns(UserWarning, match="a batch of 2 samples does not fit into memory: continuing with 1"):
+        assert [size for _, size in map_batches(program, batches(2), work)] == [1, 1]
 
 
 def test_other_errors_are_left_alone(program: Program) -> None:
-    def work(_: Given) -> int:
+    def work(_: BoundBatch) -> int:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        list(each(program, batches(2), work))
+        list(map_batches(program, batches(2), work))
 
 
 def test_largest(program: Program) -> None:
-    assert [g.size for g, _ in each(program, batches(5, 2), lambda g: g.size, largest=3)] == [3, 2, 2]
+    assert [g.size for g, _ in map_batches(program, batches(5, 2), lambda g: g.size, largest=3)] == [3, 2, 2]
 
 
 def test_inputs_by_keyword() -> None:
     case = captured("keywords")
     args, kwargs = case.program.example
     assert kwargs
-    (given,) = checked(case.program, [((*args, kwargs), None)])
+    (given,) = validate_batches(case.program, [((*args, kwargs), None)])
     assert len(given.args) == len(args) == 1
     assert given.kwargs.keys() == kwargs.keys()
     assert len(contribution(case.program, case.skips, [((*args, kwargs), None)])) == len(case.skips)
     program = skiplab.capture(Doubled(), (), {"x": torch.randn(2, 8)})
-    (given,) = checked(program, [({"x": torch.randn(3, 8)}, None)])
+    (given,) = validate_batches(program, [({"x": torch.randn(3, 8)}, None)])
     assert (given.args, given.size) == ((), 3)
 
 
@@ -107,7 +107,7 @@ def test_an_input_that_all_samples_share_is_not_cut() -> None:
     """Even where a batch happens to have as many samples as it has rows."""
     mask = torch.rand(6, 6)
     program = skiplab.capture(Masked(), (torch.randn(2, 6, 8), mask))
-    (given,) = checked(program, [((torch.randn(6, 6, 8), mask), None)])
+    (given,) = validate_batches(program, [((torch.randn(6, 6, 8), mask), None)])
     part = given.part(0, 3)
     assert [len(value) for value in part.args] == [3, 6]
     table = lengths(program, skiplab.find(program), [(given.inputs, None)], lambda o, _: o.square().mean())
@@ -116,12 +116,12 @@ def test_an_input_that_all_samples_share_is_not_cut() -> None:
 
 def test_sequences_first_are_told_by_their_targets(program: Program) -> None:
     with pytest.raises(DataError, match="batch 1 has 12 targets for 4 samples along the first dimension"):
-        list(checked(program, [(torch.randn(4, 8), torch.zeros(12))]))
+        list(validate_batches(program, [(torch.randn(4, 8), torch.zeros(12))]))
 
 
 def test_an_empty_batch(program: Program) -> None:
     with pytest.raises(DataError, match="batch 2 has no samples"):
-        list(checked(program, batches(3, 0)))
+        list(validate_batches(program, batches(3, 0)))
 
 
 def test_inputs_of_inference_mode_can_be_differentiated(program: Program) -> None:
@@ -133,7 +133,7 @@ def test_inputs_of_inference_mode_can_be_differentiated(program: Program) -> Non
 
 def test_only_what_has_one_entry_a_sample_is_cut() -> None:
     table = torch.randn(7, 2)
-    given = Given((torch.arange(4), table), {"scale": 2.0}, torch.arange(4), 4)
+    given = BoundBatch((torch.arange(4), table), {"scale": 2.0}, torch.arange(4), 4)
     part = given.part(1, 3)
     assert part.args[0].tolist() == part.target.tolist() == [1, 2]
     assert part.args[1] is table
@@ -153,7 +153,7 @@ def test_only_what_has_one_entry_a_sample_is_cut() -> None:
 )
 def test_what_the_program_cannot_take(program: Program, batch: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        list(checked(program, iter([batch])))  # type: ignore[list-item]
+        list(validate_batches(program, iter([batch])))  # type: ignore[list-item]
 
 
 class Layers(nn.Module):
@@ -172,7 +172,7 @@ class Layers(nn.Module):
 
 def blamed(function, x: Tensor) -> str:
     program = skiplab.capture(Layers(function), (torch.rand(2, 8),))
-    (given,) = checked(program, [(x, None)])
+    (given,) = validate_batches(program, [(x, None)])
     with pytest.raises(DataError) as caught:
         finite(program, given, torch.tensor(torch.nan), "the loss")
     return str(caught.value)
@@ -200,7 +200,7 @@ def test_data_and_weights_that_hold_nan() -> None:
     model = Layers(torch.tanh)
     model.second.weight.data[0, 0] = torch.inf
     program = skiplab.capture(model, (torch.rand(2, 8),))
-    (given,) = checked(program, [(torch.rand(2, 8), None)])
+    (given,) = validate_batches(program, [(torch.rand(2, 8), None)])
     with pytest.raises(DataError, match=r"the weight `second.weight` holds NaN or infinity"):
         finite(program, given, torch.tensor([1.0, torch.inf]), "the loss")
 

@@ -222,22 +222,22 @@ def test_losses_of_other_forms(tower: tuple) -> None:
     per_sample = gradient(program, skips, batches, lambda o, t: F.cross_entropy(o, t, reduction="none"))
     pd.testing.assert_frame_equal(per_sample, gradient(program, skips, batches, F.cross_entropy))
     with pytest.raises(UsageError, match="the data is read for 2 networks, and `batches` can be read once"):
-        gradient(program, skips, iter(batches), F.cross_entropy, networks=("as it is", "twin"))
+        gradient(program, skips, iter(batches), F.cross_entropy, networks=("original", "plain"))
 
 
-def test_the_twin_has_no_shortcut(tower: tuple) -> None:
+def test_the_plain_network_has_no_shortcut(tower: tuple) -> None:
     model, program, skips = tower
     ((x, target),) = samples(4)
-    table = gradient(program, skips, [(x, target)], F.cross_entropy, networks=("as it is", "twin"))
-    twin = table[table["network"] == "twin"]
-    assert (twin[twin["what"] == "skip"]["shortcut_norm"] == 0).all()
+    table = gradient(program, skips, [(x, target)], F.cross_entropy, networks=("original", "plain"))
+    plain = table[table["network"] == "plain"]
+    assert (plain[plain["what"] == "skip"]["shortcut_norm"] == 0).all()
     value = x
     for block in model.blocks:
         shortcut, branch = block.shortcut(value), block.branch(value)
         value = block.after(block.join(torch.zeros_like(shortcut), branch))
     model.zero_grad()
     F.cross_entropy(model.head(value), target).backward()
-    weights = twin[twin["what"] == "weight"].set_index("name")["gradient_norm"]
+    weights = plain[plain["what"] == "weight"].set_index("name")["gradient_norm"]
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             grad = module.weight.grad

@@ -101,5 +101,5 @@ def test_requests_that_make_no_sense() -> None:
     with pytest.raises(UsageError, match=r"no option \['kinds'\]: layers takes \['folder', 'memory'"):
         layers(program, images(4), F.cross_entropy, kinds=["mean"])  # type: ignore[call-arg]
     training = skiplab.capture(Tower(), (torch.randn(4, 6, dtype=torch.double),), train=True)
-    with pytest.raises(UsageError, match="captured as training graph"):
+    with pytest.raises(UsageError, match="captured as a training graph"):
         layers(training, samples(4), F.cross_entropy)

@@ -14,12 +14,12 @@ import skiplab
 from cases import captured
 from oracles.tower import Tower, samples
 from skiplab.analysis.edges import branch_edges
-from skiplab.data.bound_batches import Given
+from skiplab.data.bound_batches import BoundBatch
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.measure import lengths
-from skiplab.measure.input_leaves import replacing, starts
-from skiplab.measure.lengths import _coefficients, _path_counts, band
+from skiplab.measure.input_leaves import input_leaves, replace_values
+from skiplab.measure.lengths import _coefficients, _path_counts
 from skiplab.models import resnet
 
 
@@ -69,9 +69,9 @@ def both_gradients(name: str) -> tuple[Tensor, Tensor]:
     program, skips = case.program, case.skips.in_graph()
     args, kwargs = program.example
     marked = {edge for skip in skips for edge in branch_edges(program, skip)}
-    origin = starts(program)
+    origin = input_leaves(program)
     count = len(_path_counts(program, marked, origin))
-    found = _coefficients(program, Given(args, kwargs, None, 1), squares, marked, origin, count)
+    found = _coefficients(program, BoundBatch(args, kwargs, None, 1), squares, marked, origin, count)
 
     leaves: list[Tensor] = []
 
@@ -81,7 +81,9 @@ def both_gradients(name: str) -> tuple[Tensor, Tensor]:
 
     frozen = {n: t.detach() for n, t in program.tensors.items()}
     with torch.enable_grad():
-        output = Execution(program, args, kwargs, patches=replacing(program, origin, leaf), tensors=frozen).finish()
+        output = Execution(
+            program, args, kwargs, patches=replace_values(program, origin, leaf), tensors=frozen
+        ).finish()
         grads = torch.autograd.grad(squares(output, None), leaves, allow_unused=True, materialize_grads=True)
     return found.reshape(count, -1), torch.cat([grad.flatten() for grad in grads])
 
@@ -152,13 +154,6 @@ def test_how_samples_are_batched_does_not_matter(tower: tuple) -> None:
     whole = lengths(program, skips, [(x, target)], F.cross_entropy)
     parts = lengths(program, skips, [(x[:4], target[:4]), (x[4:], target[4:])], F.cross_entropy)
     pd.testing.assert_frame_equal(whole, parts, rtol=1e-9)
-
-
-def test_band() -> None:
-    table = pd.DataFrame({"length": range(6), "weight": [0.02, 0.03, 0.45, 0.45, 0.03, 0.02]})
-    assert band(table) == (1, 4)
-    assert band(table, level=0.5) == (2, 3)
-    assert band(table.assign(weight=[0, 0, 1, 0, 0, 0])) == (2, 2)
 
 
 def test_the_model_is_left_alone(tower: tuple) -> None:

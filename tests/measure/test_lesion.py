@@ -315,13 +315,13 @@ def test_batches_that_can_be_read_once(tower: Captured, options: Any) -> None:
 
 
 def test_a_single_sample_has_no_other_to_trade_branches_with(tower: Captured) -> None:
-    with pytest.raises(DataError, match="sample 4 is a batch of its own, and `shuffle` needs another one's branch"):
+    with pytest.raises(DataError, match="sample 4 is alone in its batch, and `shuffle` needs another"):
         lesion(tower[1], tower[2], samples(4, 1), F.cross_entropy, kinds=["shuffle"])
 
 
 def test_a_training_graph() -> None:
     program = skiplab.capture(Tower(), (torch.randn(4, 6, dtype=torch.double),), train=True)
-    with pytest.raises(UsageError, match="Tower was captured as training graph: capture it without train=True"):
+    with pytest.raises(UsageError, match=r"Tower was captured as a training graph, .*: capture it without train=True"):
         lesion(program, skiplab.find(program), samples(4), F.cross_entropy)
 
 

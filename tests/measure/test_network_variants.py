@@ -10,16 +10,16 @@ from skiplab.measure.network_variants import variants
 from skiplab.models import resnet
 
 
-def test_a_residual_networks_twin_is_the_plain_network() -> None:
+def test_a_residual_network_without_shortcuts_is_the_plain_network() -> None:
     """Zeros at the merges give what the network without shortcuts gives, with the same weights."""
     torch.manual_seed(0)
     residual, plain = resnet(20, width=4).eval(), resnet(20, width=4, skip=None).eval()
     plain.load_state_dict(residual.state_dict())
     x = torch.randn(2, 3, 16, 16)
     program = skiplab.capture(residual, (x,))
-    (twin,) = variants(program, skiplab.find(program), ["twin"])
+    (variant,) = variants(program, skiplab.find(program), ["plain"])
     with torch.no_grad():
-        found = Execution(program, (x,), patches=twin.edges, tensors=twin.tensors).finish()
+        found = Execution(program, (x,), patches=variant.edges, tensors=variant.tensors).finish()
         torch.testing.assert_close(found, plain(x))
 
 
@@ -32,7 +32,7 @@ def test_fresh_weights() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x = torch.randn(2, 3, 8, 8)
     program = skiplab.capture(model, (x,))
-    one, again = (variants(program, skiplab.find(program), ["reinitialised"], seed=3)[0] for _ in range(2))
+    one, again = (variants(program, skiplab.find(program), ["reinitialized"], seed=3)[0] for _ in range(2))
     by_name = {program.parameters.get(node, node): tensor for node, tensor in one.tensors.items()}
     assert float(by_name["0.weight"].std()) == pytest.approx((2 / 27) ** 0.5, rel=0.05)
     assert float(by_name["4.weight"].std()) == pytest.approx((2 / (256 * 36)) ** 0.5, rel=0.05)
@@ -48,7 +48,7 @@ def test_fresh_weights() -> None:
 def test_every_matrix_of_every_network_is_drawn_afresh(name: str) -> None:
     case = captured(name)
     program = case.program
-    (fresh,) = variants(program, case.skips.in_graph(), ["reinitialised"])
+    (fresh,) = variants(program, case.skips.in_graph(), ["reinitialized"])
     matrices = {w for op in program.ops if op.kind in ("weight", "recurrent") for w in op.weights}
     drawn = {program.parameters[node] for node in fresh.tensors if node in program.parameters}
     large = {n for n in matrices if program.tensors[{f: p for p, f in program.parameters.items()}[n]].ndim > 1}
@@ -61,9 +61,9 @@ def test_every_matrix_of_every_network_is_drawn_afresh(name: str) -> None:
 
 def test_names() -> None:
     case = captured("block")
-    with pytest.raises(UsageError, match="network 'plain': choose of as it is, twin"):
-        variants(case.program, case.skips, ["plain"])
-    assert [v.name for v in variants(case.program, case.skips, ["reinitialised twin", "as it is"])] == [
-        "reinitialised twin",
-        "as it is",
+    with pytest.raises(UsageError, match="network 'twin': choose of original, plain"):
+        variants(case.program, case.skips, ["twin"])
+    assert [v.name for v in variants(case.program, case.skips, ["reinitialized plain", "original"])] == [
+        "reinitialized plain",
+        "original",
     ]

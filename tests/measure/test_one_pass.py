@@ -40,7 +40,7 @@ def test_without_the_gradient_no_loss_is_needed(tower: tuple) -> None:
     program, skips = tower
     tables = together(program, skips, [(x, None) for x, _ in samples(3)], what=("clipping", "contribution"))
     assert list(tables) == ["clipping", "contribution"]
-    with pytest.raises(UsageError, match="the gradient is that of a loss"):
+    with pytest.raises(UsageError, match="gradient: give a loss to differentiate"):
         together(program, skips, samples(3))
-    with pytest.raises(UsageError, match="'lesion' cannot be measured in one pass"):
+    with pytest.raises(UsageError, match="'lesion' cannot share a pass"):
         together(program, skips, samples(3), F.cross_entropy, what=("lesion",))

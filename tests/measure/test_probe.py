@@ -6,6 +6,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import skiplab
+from case import timm
 from cases import captured
 from networks import Net, conv, linear
 from oracles.drawn import drawn
@@ -136,9 +137,19 @@ def test_what_it_refuses(tower: tuple) -> None:
             probe(program, skips, good, [(x, target)])
     with pytest.raises(UsageError, match="ridge must be above 0, got 0"):
         probe(program, skips, good, good, ridge=0.0)
-    with pytest.raises(UsageError, match="a generator is used up after once"):
+    with pytest.raises(UsageError, match="a generator can be read once"):
         probe(program, skips, iter(good), good)
     with pytest.raises(DataError, match="there is no batch"):
         probe(program, skips, good, [])
     with pytest.raises(StaleSkip):
         probe(program, captured("block").skips, good, good)
+
+
+def test_features_of_images_with_channels_last_are_their_channels() -> None:
+    """Swin-T: 2, 2, 6 and 2 blocks of 96 · 2ᵏ channels, each with two merges, on 16 × 16 to 2 × 2 positions."""
+    program = skiplab.capture(timm("swin_tiny_patch4_window7_224", img_size=64)().eval(), (torch.randn(2, 3, 64, 64),))
+    skips = skiplab.find(program).expect(24)
+    batch = (torch.randn(3, 3, 64, 64), torch.tensor([0, 1, 1]))
+    table = probe(program, skips, [batch], [batch])
+    blocks = table[table["id"].isin([skip.id for skip in skips])]
+    assert blocks["features"].tolist() == [96] * 4 + [192] * 4 + [384] * 12 + [768] * 4

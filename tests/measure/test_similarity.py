@@ -125,7 +125,7 @@ def test_networks(name: str) -> None:
 
 def test_what_it_refuses(tower: tuple) -> None:
     _, program, skips = tower
-    with pytest.raises(DataError, match="a batch of 3 samples: CKA without bias needs at least 4"):
+    with pytest.raises(DataError, match="a batch of 3 samples: unbiased CKA needs at least 4"):
         similarity(program, skips, samples(5, 3))
     with pytest.raises(StaleSkip):
         similarity(program, captured("block").skips, samples(4))

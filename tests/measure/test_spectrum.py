@@ -52,18 +52,18 @@ def test_against_whole_jacobians_of_the_modules(tower: tuple) -> None:
         functions.append(lambda v, j=join, s=shortcut, b=branch: j(s(v), b(v)))
         functions.append(lambda v, j=join, s=shortcut, b=branch: j(torch.zeros_like(s(v)), b(v)))
 
-    def twin(v: Tensor) -> Tensor:
+    def plain(v: Tensor) -> Tensor:
         for block in model.blocks:
             assert isinstance(block, Block)
             v = block.after(block.join(torch.zeros_like(v), block.branch(v)))
         return model.head(v)
 
     at = [p for p in points[:4] for _ in range(2)] + [points[0]] * 2
-    for row, function, where in zip(table.itertuples(), [*functions, model, twin], at, strict=True):
+    for row, function, where in zip(table.itertuples(), [*functions, model, plain], at, strict=True):
         expected = by_hand(function, [point.detach() for point in where])
         assert [getattr(row, c) for c in [*COLUMNS, "condition"]] == pytest.approx(expected, rel=1e-8), row.id
     assert table["id"].tolist() == [i for skip in skips for i in (skip.id,) * 2] + ["network"] * 2
-    assert table["network"].tolist() == ["as it is", "twin"] * 5
+    assert table["network"].tolist() == ["original", "plain"] * 5
     assert list(table) == ["id", "network", "order", "samples", *COLUMNS, "condition", "exact"]
     assert table["exact"].all()
     assert set(table["samples"]) == {3}
@@ -103,8 +103,8 @@ def test_closed_form_of_a_linear_block(built: bool, monkeypatch: pytest.MonkeyPa
         [4, 0.25, 16], rel=1e-6 if built else 2e-3
     )
     assert row["mean_square"] == pytest.approx(float(singular.square().mean()), rel=1e-6 if built else 0.1)
-    twin = torch.linalg.svdvals(whole - torch.eye(40))
-    assert table["largest"][1] == pytest.approx(float(twin[0]), rel=1e-6 if built else 2e-3)
+    plain = torch.linalg.svdvals(whole - torch.eye(40))
+    assert table["largest"][1] == pytest.approx(float(plain[0]), rel=1e-6 if built else 2e-3)
 
 
 def test_a_singular_jacobian_met_by_products_has_no_smallest_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_other_samples_of_a_training_graphs_batch_stay() -> None:
 
 
 def test_an_output_that_no_longer_depends_on_the_input() -> None:
-    """With its only way, the shortcut, cut off, the twin's Jacobian is zero."""
+    """With its only way, the shortcut, cut off, the plain network's Jacobian is zero."""
     model = Net(lambda net, x: x + net.f(x), f=heavy().double())
     with torch.no_grad():
         model.f[2].weight.zero_()  # type: ignore[operator]

@@ -71,7 +71,7 @@ def abs_max(x: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"image": 20}, "multiple of patch=16"), ({"image": 8}, "multiple"), ({"depth": 0}, "depth=0")],
+    [({"img_size": 20}, "multiple of patch=16"), ({"img_size": 8}, "multiple"), ({"depth": 0}, "depth=0")],
 )
 def test_requests_that_make_no_sense(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import skiplab
 from skiplab.analysis.skips import Skips
-from skiplab.graph.module import Network
+from skiplab.graph.module import ProgramModule
 from skiplab.graph.program import Program
 from skiplab.models import SkipConnection
 
@@ -60,7 +60,7 @@ def written(form: str, join: Join, count: int = 3, **shapes: tuple[int, ...]) ->
     return nn.Sequential(*(Joined(branch(form), join, **each) for each in parameters))
 
 
-def assert_same_network(module: Network, wanted: nn.Module, x: Tensor) -> None:
+def assert_same_network(module: ProgramModule, wanted: nn.Module, x: Tensor) -> None:
     """With the weights of the one the other has its output and its gradients, and no other names."""
     module.load_state_dict(wanted.state_dict())
     assert set(module.state_dict()) == set(wanted.state_dict())

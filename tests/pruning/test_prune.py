@@ -125,6 +125,17 @@ def test_a_limit_on_the_change_chooses_the_last_network_within_it(small: tuple[P
     assert len(found.frontier) == (len(changes) if over is None else over + 1)
 
 
+def test_answer_and_chart_of_a_notebook(small: tuple[Program, Skips]) -> None:
+    found = pruned(small, by="last", keep=0.5)
+    before, after = (found.frontier["metric"].iloc[row] for row in (0, 3))
+    sentences = found.answer()
+    assert sentences[0] == "3 of 6 blocks (50%) are removed, in this order: layer3.1, layer3.0, layer2.1."
+    assert f"The metric goes from {before:.4g} to {after:.4g} without training" in sentences[2]
+    assert f"The error goes from {before:.1%} to {after:.1%} without training" in found.answer("error")[2]
+    chart = str(found.plot().to_dict())
+    assert [name in chart for name in ("layer2.1", "layer1.1")] == [True, False]
+
+
 def test_a_row_says_what_the_network_is(small: tuple[Program, Skips]) -> None:
     torch.manual_seed(0)
     found = pruned(small, by="last", keep=0.9)
@@ -151,13 +162,13 @@ def test_latency_is_that_of_the_smaller_network_over_that_of_the_whole(
     counts = [sum(1 for _ in each.module().parameters()) for each in (program, smaller)]
     times = {counts[0]: iter([9, 9, 4.0, 2.0, 8.0]), counts[1]: iter([9, 9, 1.0, 1.0, 6.0])}
     monkeypatch.setattr(evaluation, "_timed", lambda module, _: next(times[sum(1 for _ in module.parameters())]))
-    given = next(evaluation.checked(program, samples(1)))
+    given = next(evaluation.validate_batches(program, samples(1)))
     assert evaluation.latency(program, smaller, given, rounds=3) == (0.5, 1 / 2)  # of 1/4, 1/2, 3/4; of 1 and 2
 
 
 def test_changes_are_paired_by_sample(small: tuple[Program, Skips]) -> None:
     program, _ = small
-    same = pruning.Judge(program, samples(3), F.cross_entropy, None, 0).row(program)
+    same = pruning.Evaluator(program, samples(3), F.cross_entropy, None, 0).row(program)
     assert [same[f"loss_change{end}"] for end in ("", "_low", "_high")] == [0.0, 0.0, 0.0]
     assert same["loss_low"] < same["loss"] < same["loss_high"]
 

@@ -38,13 +38,15 @@ How to read it.
 def test_the_text_of_a_page() -> None:
     table = pd.DataFrame({"name": ["a|b\nc", "d"], "test_error": [0.12345, float("nan")], "seeds": [1000, 2]})
     sections = [
-        Section("Text", "", "As **it** was."),
-        Section("Folded", "Left out.", "text", folded=True),
-        Section("Table", "How to read it.", table),
-        Section("Long", "Left out.", pd.DataFrame({"row": range(61)})),
-        Section("Chart", "", alt.Chart(table).mark_point(), "curve"),
+        Section(heading="Text", how="", content="As **it** was."),
+        Section(heading="Folded", how="Left out.", content="text", folded=True),
+        Section(heading="Table", how="How to read it.", content=table),
+        Section(heading="Long", how="Left out.", content=pd.DataFrame({"row": range(61)})),
+        Section(heading="Chart", how="", content=alt.Chart(table).mark_point(), name="curve"),
     ]
-    verdicts = ("plain is worse & `deeper`", "so there")
+    sentences = ("plain is worse & `deeper`", "so there")
     facts = {"seeds": [0, 1], "versions": {"torch": 2, "none": None}}
-    assert markdown(Page("Does <it> train?", "lead", verdicts, sections, facts), "figures") == TEXT
-    assert markdown(Page("Nothing", "lead", (), ()), "figures").split() == "# Nothing ## How this was made".split()
+    page = Page(title="Does <it> train?", lead="lead", sentences=sentences, sections=sections, facts=facts)
+    assert markdown(page, "figures") == TEXT
+    nothing = Page(title="Nothing", lead="lead", sentences=(), sections=())
+    assert markdown(nothing, "figures").split() == "# Nothing ## How this was made".split()

@@ -7,11 +7,14 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, sem, t
 
+from skiplab.errors import UsageError
+from skiplab.measure.registry import NAMES, load
 from skiplab.report import measure_page, png, svg
+from skiplab.report.charts.measures import CHARTS, measure_chart
 from skiplab.report.json_data import cell
-from skiplab.report.pages.measure import _PARTS
+from skiplab.report.pages.measure import MeasureSection
 
 
 def tables(blocks: int = 6) -> dict[str, pd.DataFrame]:
@@ -20,10 +23,10 @@ def tables(blocks: int = 6) -> dict[str, pd.DataFrame]:
     ids = [f"layer{i // 3}.{i % 3}" for i in range(blocks)]
     base = pd.DataFrame({"id": ids, "order": [9 * i + 4 for i in range(blocks)], "samples": 64})
     size = rng.uniform(0.2, 1.5, blocks)
-    halves = base.assign(network="as it is")
+    halves = base.assign(network="original")
     length = np.arange(blocks + 1)
-    weights = [("weight", f"conv{i}", "as it is", i, 0.1 * (i + 1), 0.01, 1.0, None, None) for i in range(2 * blocks)]
-    skips = [("skip", id, "as it is", 9 * i + 4, size[i], 0.1, 1.0, 0.7, 0.3) for i, id in enumerate(ids)]
+    weights = [("weight", f"conv{i}", "original", i, 0.1 * (i + 1), 0.01, 1.0, None, None) for i in range(2 * blocks)]
+    skips = [("skip", id, "original", 9 * i + 4, size[i], 0.1, 1.0, 0.7, 0.3) for i, id in enumerate(ids)]
     columns = "what name network order gradient_norm gradient_norm_std relative shortcut_norm branch_norm".split()
     lesions = [
         base.assign(kind=kind, batchnorm="as trained", loss_change=size - 0.4, loss=size) for kind in ("branch", "mean")
@@ -44,7 +47,7 @@ def tables(blocks: int = 6) -> dict[str, pd.DataFrame]:
             {"length": length, "weight": binom.pmf(length, blocks, 0.2), "path_share": binom.pmf(length, blocks, 0.5)}
         ),
         "shattering": pd.DataFrame(
-            [(net, d, 64, 1 - d, 0.1) for net in ("as it is", "twin") for d in (0.01, 0.1)],
+            [(net, d, 64, 1 - d, 0.1) for net in ("original", "plain") for d in (0.01, 0.1)],
             columns=["network", "distance", "samples", "correlation", "correlation_std"],
         ),
         "similarity": pd.DataFrame(pairs, columns=["id", "other", "order", "other_order", "cka", "samples"]),
@@ -64,22 +67,26 @@ def spoilt(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def test_every_measure_has_a_sample_here() -> None:
-    assert set(tables()) == set(_PARTS)
+CHART = {name: load(name).chart or "" for name in NAMES}
 
 
-@pytest.mark.parametrize("name", list(_PARTS))
+def test_every_measure_and_chart_has_a_sample_here() -> None:
+    assert set(tables()) == set(NAMES)
+    assert set(CHART.values()) == set(CHARTS) - {"bars"}
+
+
+@pytest.mark.parametrize("name", list(tables()))
 def test_png_and_svg_with_gaps_and_with_one_row(name: str) -> None:
     whole = tables()[name]
-    assert png(_PARTS[name].chart(whole)).startswith(b"\x89PNG")
+    assert png(measure_chart(CHART[name], whole)).startswith(b"\x89PNG")
     for table in (spoilt(whole), spoilt(whole).iloc[:1]):
-        chart = _PARTS[name].chart(table)
+        chart = measure_chart(CHART[name], table)
         assert svg(chart).startswith("<svg")
         assert not re.search(r"\bNaN\b|Infinity", json.dumps(chart.to_dict()))
 
 
 def drawn(name: str, table: pd.DataFrame, role: str) -> list[str]:
-    text = svg(_PARTS[name].chart(table))
+    text = svg(measure_chart(CHART[name], table))
     found = re.findall(rf'aria-label="([^"]*)"[^>]*aria-roledescription="{role}"', text)
     return [label.replace("−", "-") for label in found]
 
@@ -93,7 +100,7 @@ def test_bars_are_the_tables_numbers() -> None:
         assert any(f"id: {id}" in label and f"‖F(x)‖ / ‖x‖: {cell(ratio)}" in label for label in labels)
 
 
-def test_a_lesion_has_the_colour_of_where_its_interval_lies() -> None:
+def test_a_lesion_has_the_color_of_where_its_interval_lies() -> None:
     sample = tables(3)["lesion"].iloc[:3]
     sample = sample.assign(
         loss_change=[0.5, 0.0, -0.5], loss_change_low=[0.4, -0.1, -0.6], loss_change_high=[0.6, 0.1, -0.4]
@@ -103,15 +110,27 @@ def test_a_lesion_has_the_colour_of_where_its_interval_lies() -> None:
         assert any(f"id: {id}" in label and f"sign: {sign}" in label for label in labels)
 
 
+@pytest.mark.parametrize("samples", [2, 5, 64])
+def test_the_band_of_shattering_is_students_interval(samples: int) -> None:
+    """Against scipy's interval of drawn samples; 1.96 standard errors are far from it for few of them."""
+    values = np.random.default_rng(samples).normal(0.5, 0.1, samples)
+    row = {"network": "original", "distance": 0.01, "samples": samples}
+    table = pd.DataFrame([{**row, "correlation": values.mean(), "correlation_std": values.std(ddof=1)}])
+    (data,) = measure_chart("shattering", table).to_dict()["datasets"].values()
+    (drawn,) = json.loads(data)
+    ends = t.interval(0.95, samples - 1, values.mean(), sem(values))
+    assert (drawn["low"], drawn["high"]) == pytest.approx(ends, rel=1e-3)
+
+
 def test_what_is_not_finite_is_a_cross() -> None:
-    assert svg(_PARTS["lesion"].chart(tables()["lesion"])).count("✕") == 0
-    assert svg(_PARTS["lesion"].chart(spoilt(tables()["lesion"]))).count("✕") == 2
+    assert svg(measure_chart(CHART["lesion"], tables()["lesion"])).count("✕") == 0
+    assert svg(measure_chart(CHART["lesion"], spoilt(tables()["lesion"]))).count("✕") == 2
 
 
 def test_bands_of_lengths_leave_five_per_cent_out() -> None:
     """Against scipy's quantiles of the same binomials."""
     sample = tables(30)["lengths"]
-    labels = re.findall('aria-label="([^"]*)"', svg(_PARTS["lengths"].chart(sample)))
+    labels = re.findall('aria-label="([^"]*)"', svg(measure_chart(CHART["lengths"], sample)))
     for what, share in (("gradient", 0.2), ("paths", 0.5)):
         low, high = binom.ppf([0.025, 0.975], 30, share)
         assert any(
@@ -120,18 +139,37 @@ def test_bands_of_lengths_leave_five_per_cent_out() -> None:
 
 
 def test_sixty_blocks_have_fewer_labels_and_fit() -> None:
-    text = svg(_PARTS["contribution"].chart(tables(60)["contribution"]))
+    text = svg(measure_chart(CHART["contribution"], tables(60)["contribution"]))
     assert 20 <= len(re.findall(r">layer\d+\.\d<", text)) <= 60
     width = float(re.search(r'width="([\d.]+)"', text)[1])  # type: ignore[index]
     assert width < 1000
 
 
+def section(name: str, table: pd.DataFrame) -> MeasureSection:
+    return MeasureSection(name=name, heading=name, reading="", chart=CHART[name], table=table)
+
+
+def test_bars_show_every_quantity_of_a_table() -> None:
+    labels = re.findall('aria-label="([^"]*)"[^>]*aria-roledescription="bar"', svg(measure_chart("bars", toy())))
+    for id, growth, loss in zip(toy()["id"], toy()["growth"], toy()["loss"], strict=True):
+        for quantity, value in (("growth", growth), ("loss", loss)):
+            assert any(f"id: {id}" in label and f"{quantity}: {cell(value)}" in label for label in labels)
+    with pytest.raises(UsageError, match="no chart is called 'pie': choose of bars, clipping"):
+        measure_chart("pie", toy())
+
+
+def toy() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"id": ["a", "b"], "order": [1, 2], "growth": [0.5, 2.5], "growth_std": 0.1, "loss": [3.5, 4.5]}
+    )
+
+
 def test_the_page_has_a_chart_and_a_table_for_each_measure() -> None:
     sample = tables()
-    page = measure_page("What do they do?", ["a < b"], sample, {"model": "net"})
+    page = measure_page("What do they do?", ["a < b"], [section(*each) for each in sample.items()], {"model": "net"})
     assert list(page.charts()) == list(sample)
     html = page.html()
     assert html.count("<details>") == len(sample)
     assert "a &lt; b" in html
-    empty = {"contribution": sample["contribution"].iloc[:0]}
-    assert measure_page("nothing", [], empty, {}).charts() == {}
+    empty = section("contribution", sample["contribution"].iloc[:0])
+    assert measure_page("nothing", [], [empty], {}).charts() == {}

@@ -64,7 +64,7 @@ def study_html() -> str:
         report_sample.study(),
         tuple(FIGURES),
         method="Compared:\n\n- `plain`: no <b>skip</b> & no sum.",
-        verdicts=("plain is <worse> & deeper", "of `<net>` and `b`"),
+        sentences=("plain is <worse> & deeper", "of `<net>` and `b`"),
     )
     return study_page(answer, {"seeds": [0, 1]}).html()
 
@@ -84,8 +84,8 @@ def test_every_chart_has_marks_and_the_text_is_escaped(study: Opened) -> None:
     counts = study.tab.locator(".chart").evaluate_all("charts => charts.map(c => c.querySelectorAll('path').length)")
     assert len(counts) == 5
     assert min(counts) > 10
-    assert "plain is <worse> & deeper" in study.tab.inner_text(".verdicts")
-    assert study.tab.locator(".verdicts li code").all_inner_texts() == ["<net>", "b"]
+    assert "plain is <worse> & deeper" in study.tab.inner_text(".sentences")
+    assert study.tab.locator(".sentences li code").all_inner_texts() == ["<net>", "b"]
     assert study.tab.inner_text("section:first-of-type li") == "plain: no <b>skip</b> & no sum."
     assert study.tab.inner_text("section:first-of-type li code") == "plain"
 
@@ -168,7 +168,7 @@ def _model_tables(sample: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {
         "spine": sample["spine"],
         "skips": skips.assign(remarks="long"),
-        "apart": apart,
+        "non_skips": apart,
         "histogram": histogram,
         "witness": witness,
     }

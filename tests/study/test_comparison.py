@@ -15,7 +15,7 @@ from skiplab.data import DataSet, Split
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.capture import capture
 from skiplab.models import mlp
-from skiplab.study.comparison import _about, _kept, _read
+from skiplab.study.comparison import _identity, _read_data, _write_data
 from skiplab.study.result import Result
 from skiplab.training.recipe import Recipe
 
@@ -62,8 +62,8 @@ def test_functions_that_no_other_process_knows(tmp_path: Path) -> None:
     assert compare(8).tables["runs"].equals(first.tables["runs"])  # seconds too: nothing was trained again
     compare(9)  # another network under the same name
     assert len(list(tmp_path.glob("*/done.json"))) == 4 + 2
-    assert any("narrow reaches" in sentence and "other reaches" in sentence for sentence in first.verdicts)
-    assert any("do not have equally many parameters" in sentence for sentence in first.verdicts)
+    assert any(" in narrow, " in sentence and " in other; " in sentence for sentence in first.sentences)
+    assert any("differ in their number of parameters" in sentence for sentence in first.sentences)
 
 
 def test_one_network_has_nothing_to_be_compared_with() -> None:
@@ -101,7 +101,7 @@ def test_a_result_says_what_was_compared(tmp_path: Path) -> None:
     told = {"name": "sums", "train": 80, "test": 40, "classes": None, "fingerprint": values.fingerprint()}
     assert found.config["data"] == told
     assert "unexplained variance of the test part %" in found.overview().columns
-    assert "unexplained variance of the test part where" in found.verdicts[0]
+    assert found.sentences[0].startswith("Unexplained variance of the test part: ")
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "why"), [(6, 1, "2 classes need"), (5, 2, "cannot take an example")])
@@ -141,11 +141,13 @@ def test_options_of_networks_and_of_the_training_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = [*"study compare wide=mlp deep=mlp --data digits --seeds 1 --samples 60 --batch 30 --workers 1".split()]
+    command = [
+        *"study compare wide=mlp deep=mlp --data digits --seeds 1 --samples 60 --batch-size 30 --workers 1".split()
+    ]
     shared = '{"depth": 4, "width": 8, "in_features": 64, "out_features": 10}'
     command += ["--kwargs", 'deep={"depth": 6}', "--kwargs", shared]
-    command += "--epochs 1 --optimizer adamw --clip 0.5 --momentum 0.8 --precision fast --judged 30".split()
-    command += "--augment crop --padding 1 --runs runs --report page.html --json".split()
+    command += "--epochs 1 --optimizer adamw --clip-grad 0.5 --momentum 0.8 --precision fast --eval-samples 30".split()
+    command += "--augment crop --crop-padding 1 --runs runs --report page.html --json".split()
     done = CliRunner().invoke(cli.app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -203,7 +205,7 @@ class Scaled(nn.Module):
 def test_what_no_state_dict_holds_makes_another_run(changed: dict[str, Any]) -> None:
     settings = {"variant": "a", "seed": 0}
     before, again, after = (
-        _about({"a": lambda options=options: Scaled(**options)}, points(), settings) for options in ({}, {}, changed)
+        _identity({"a": lambda options=options: Scaled(**options)}, points(), settings) for options in ({}, {}, changed)
     )
     assert before == again != after
 
@@ -250,7 +252,7 @@ def test_parts_that_share_memory(overlap: str, tmp_path: Path) -> None:
     if overlap == "targets":  # values that are the inputs themselves
         whole = Split(whole.x, whole.x)
     test = whole if overlap == "same" else Split(whole.x[10:40], whole.y[10:40])
-    read = _read(_kept(DataSet("d", whole, test, None if overlap == "targets" else 2), tmp_path))
+    read = _read_data(_write_data(DataSet("d", whole, test, None if overlap == "targets" else 2), tmp_path))
     for got, want in ((read.train, whole), (read.test, test)):
         assert torch.equal(got.x, want.x)
         assert torch.equal(got.y, want.y)
@@ -266,4 +268,4 @@ def test_values_that_are_to_be_come_near_to(tmp_path: Path) -> None:
     assert lesion["error_change"].to_numpy() == pytest.approx(lesion["loss_change"].to_numpy() / variance)
     train, test = (Split(part.x.reshape(-1, 2, 3), part.y) for part in (values.train, values.test))
     folded = DataSet("v", train, test, None)
-    assert _read(_kept(folded, tmp_path)).train.x.shape == (80, 2, 3)  # the same bytes in another form
+    assert _read_data(_write_data(folded, tmp_path)).train.x.shape == (80, 2, 3)  # the same bytes in another form

@@ -19,13 +19,13 @@ from skiplab.study.questions.ensemble import (
     VARIANTS,
     claims,
     crossing,
-    damage,
-    groups,
+    deletion_groups,
+    lesion_tables,
     outcomes,
-    verdicts,
+    sentences,
     work,
 )
-from skiplab.study.run_cell import load, wrong
+from skiplab.study.run_cell import error_rate, load_tables
 from skiplab.training.fit import Recipe, fit
 
 WAVE = (1, 1, -1, -1)  # noise over seeds that cancels
@@ -73,7 +73,7 @@ def synthetic(layer: float, block: float, seeds: int = 4, lost: int = 0) -> dict
 
 
 def said(tables: dict[str, pd.DataFrame], *words: str) -> list[str]:
-    return [line for line in verdicts(tables) if all(word in line for word in words)]
+    return [line for line in sentences(tables) if all(word in line for word in words)]
 
 
 def agreed(tables: dict[str, pd.DataFrame]) -> dict[str, set[str]]:
@@ -85,46 +85,48 @@ def agreed(tables: dict[str, pd.DataFrame]) -> dict[str, set[str]]:
 
 def test_of_a_network_that_never_finished_nothing_is_said() -> None:
     lines = said(synthetic(0.9, 0.01, lost=4), "plain-20")
-    assert lines[0] == "No run of plain-20 finished, so none was damaged."
+    assert lines[0] == "No run of plain-20 finished, so nothing was deleted."
     assert not any("nan" in line for line in lines)
 
 
 def test_a_network_no_better_than_chance_has_nothing_to_lose() -> None:
     tables = synthetic(0.9, 0.01)
     tables["lesions"].loc[tables["lesions"]["variant"] == PLAIN, "lost"] = np.nan
-    assert "has nothing to lose" in said(tables, "Deleting one layer of plain-20")[0]
+    assert "no margin" in said(tables, "Deleting one layer of plain-20")[0]
 
 
 def test_an_ensemble_and_a_chain_are_told_apart() -> None:
     tables = synthetic(layer=1.0, block=0.05)
-    assert len(said(tables, "one layer of plain-20 against one block", "a difference of +95.0 points")) == 2
-    assert "100.0 % ± 0.2 of what there is to lose" in said(tables, "Deleting one layer of plain-20")[0]
+    assert len(said(tables, "one layer of plain-20 minus one block", ": difference +95.0 points")) == 2
+    assert "100.0 % ± 0.2 of the margin" in said(tables, "Deleting one layer of plain-20")[0]
     assert set().union(*agreed(tables).values()) == {"yes"}
 
 
 def test_half_is_where_it_was_planted() -> None:
     tables = synthetic(layer=1.0, block=0.1)
-    for line in said(tables, "Half of what"):
-        assert "is gone when 5 ± 0.0" in line
+    lines = said(tables, "loses half of its margin")
+    assert len(lines) == len(RESIDUAL)
+    for line in lines:
+        assert "when 5 ± 0.0" in line
         assert f"of its {BLOCKS} blocks" in line
-        assert "error and number deleted is 1 ± 0" in line
+        assert "error and number of deletions 1 ± 0" in line
 
 
 def test_a_residual_network_that_is_a_chain_too_denies_the_paper() -> None:
     tables = synthetic(layer=1.0, block=1.0)
-    assert len(said(tables, "against one block", "no difference")) == 2
+    assert len(said(tables, "minus one block", "no ")) == 2
     assert agreed(tables)["Deleting one block"] == {"no"}
 
 
 def test_no_effect_is_not_claimed() -> None:
     tables = synthetic(layer=0.0, block=0.0)
-    assert len(said(tables, "is not shown to change its error")) == 1 + len(RESIDUAL)
+    assert len(said(tables, "Deleting one", "(no clear change)")) == 1 + len(RESIDUAL)
     assert agreed(tables)["Deleting any one layer"] == {"no"}
 
 
 def test_short_paths_are_told_with_their_number() -> None:
     line = said(synthetic(1.0, 0.05), "post-activation", "branches on average")[0]
-    assert "by paths through 0 to 2, which 10 % of all paths are" in line
+    assert "by paths through 0 to 2, which are 10 % of all paths" in line
 
 
 def test_one_seed_claims_nothing() -> None:
@@ -135,10 +137,10 @@ def test_one_seed_claims_nothing() -> None:
 
 def test_runs_that_diverged_are_left_out() -> None:
     some = synthetic(layer=1.0, block=0.05, lost=2)
-    assert len(said(some, "against one block", "paired over 2 seeds")) == 2
+    assert len(said(some, "minus one block", "paired over 2 seeds")) == 2
     none = synthetic(layer=1.0, block=0.05, lost=4)
     assert len(said(none, "no difference can be computed")) == 2
-    assert not list(verdicts({"runs": none["runs"]}))
+    assert not list(sentences({"runs": none["runs"]}))
 
 
 @pytest.mark.parametrize(
@@ -151,9 +153,9 @@ def test_crossing_is_interpolated(values: tuple[float, ...], place: float) -> No
 
 def test_groups_are_drawn_once_and_of_every_size_up_to_all() -> None:
     ids = [f"block{i}" for i in range(12)]
-    drawn = groups(ids, seed=3)
-    assert drawn == groups(ids, seed=3)
-    assert drawn != groups(ids, seed=4)
+    drawn = deletion_groups(ids, seed=3)
+    assert drawn == deletion_groups(ids, seed=3)
+    assert drawn != deletion_groups(ids, seed=4)
     assert len({tuple(group) for group in drawn}) == len(drawn)
     assert all(len(set(group)) == len(group) for group in drawn)
     assert {len(group) for group in drawn} == {2, 3, 4, 6, 8, 11, 12}
@@ -182,17 +184,17 @@ def test_damage_is_what_deleting_by_hand_gives() -> None:
     torch.manual_seed(0)
     model = resnet(20, width=4, in_channels=1)
     data = digits()
-    untrained = damage(model.eval(), data, seed=0)["lesions"]
+    untrained = lesion_tables(model.eval(), data, seed=0)["lesions"]
     assert untrained["lost"].iloc[2:].isna().all()  # nothing to lose
     model = fit(model, data, Recipe(epochs=2, learning_rate=0.1), device="cpu").model
-    table = damage(model, data, seed=0)["lesions"]
+    table = lesion_tables(model, data, seed=0)["lesions"]
     deleted = table[(table["what"] == "deletion") & (table["batchnorm"] == "as trained")]
     assert set(deleted["k"]) == {0, 1, 2, 3, 4, 6, 8, 9}
     for row in deleted.groupby("k").head(2).to_dict("records"):
         gone = row["id"].split(" + ") if row["id"] else []
         with torch.no_grad():
             output = Without(model, gone)(data.test.x)
-        assert row["error"] == pytest.approx(float(wrong(output, data.test.y)), abs=0.003)
+        assert row["error"] == pytest.approx(float(error_rate(output, data.test.y)), abs=0.003)
         assert len(gone) == row["k"]
     single = deleted[deleted["k"] == 1]
     assert single["position"].tolist() == pytest.approx(np.arange(1, 10) / 9)
@@ -206,7 +208,7 @@ def test_a_run(variant: str, tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=512, learning_rate=0.1)
     settings: dict[str, Any] = {"variant": variant, "depth": 8, "seed": 0, "recipe": vars(recipe), "device": "cpu"}
     work(settings, tmp_path, lambda *_: None)
-    tables = load(tmp_path)
+    tables = load_tables(tmp_path)
     row = tables["runs"].iloc[0]
     assert row["status"] == "ok"
     one = tables["lesions"].query("what == 'deletion' and k == 1 and batchnorm == 'as trained'")

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from skiplab.data import batches, digits
 from skiplab.errors import UsageError
 from skiplab.study.networks import RESIDUAL
-from skiplab.study.questions.gradient import STUDY, VARIANTS, build, claims, fits, verdicts, work
-from skiplab.study.run_cell import load
+from skiplab.study.questions.gradient import STUDY, VARIANTS, build, claims, is_valid, sentences, work
+from skiplab.study.run_cell import load_tables
 
 
 def synthetic(first: dict[str, float], seeds: int = 4, lost: int = 0) -> dict[str, pd.DataFrame]:
@@ -48,8 +48,8 @@ def agreed(tables: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def test_explosion_is_said_and_levelness_too() -> None:
-    answer = next(iter(verdicts(synthetic({"plain": 1000.0}))))
-    larger, _, level = answer.partition("; not shown to differ in ")
+    answer = next(iter(sentences(synthetic({"plain": 1000.0}))))
+    larger, _, level = answer.partition("; no clear difference in ")
     assert "larger in plain (" in larger
     assert "post-activation (" in level
     assert "pre-activation (" in level
@@ -58,7 +58,7 @@ def test_explosion_is_said_and_levelness_too() -> None:
 
 def test_vanishing_is_said_and_denies_the_paper() -> None:
     tables = synthetic({"plain": 1e-3})
-    assert "smaller in plain (" in next(iter(verdicts(tables)))
+    assert "smaller in plain (" in next(iter(sentences(tables)))
     found = agreed(tables)
     assert [agrees for place, agrees in found.items() if place.startswith("He")] == ["no"]
     assert [agrees for place, agrees in found.items() if place.startswith("Yang")] == ["no"]
@@ -75,29 +75,31 @@ def test_claims_that_the_numbers_bear_out() -> None:
 def test_no_effect_is_not_claimed() -> None:
     tables = synthetic({})
     tables["runs"]["correlation"] = [0.5 + 0.1 * (-1) ** (i // 2) * (i // 8 - 1) for i in range(len(tables["runs"]))]
-    said = " ".join(verdicts(tables))
+    said = " ".join(sentences(tables))
     assert "larger in" not in said
     assert "smaller in" not in said
-    assert "are not shown to differ in that" in said
+    assert ": no clear difference (" in said
+    assert ": higher (" not in said
+    assert ": lower (" not in said
     assert not {"no", "yes"} & {agrees for place, agrees in agreed(tables).items() if not place.startswith("Veit")}
 
 
 def test_one_seed_claims_nothing() -> None:
     tables = synthetic({"plain": 1000.0}, seeds=1)
-    assert not any("95 % interval" in sentence for sentence in verdicts(tables))
+    assert not any("95 % interval" in sentence for sentence in sentences(tables))
     assert set(agreed(tables).values()) == {"not shown"}
 
 
 def test_runs_without_a_gradient_are_left_out() -> None:
     tables = synthetic({"plain": 1000.0}, lost=4)
-    assert "plain (fewer than two seeds to compare)" in next(iter(verdicts(tables)))
+    assert "plain (fewer than two seeds to compare)" in next(iter(sentences(tables)))
 
 
 def test_what_no_network_has_is_refused() -> None:
     with pytest.raises(UsageError, match="norm 'layer'"):
-        fits({"depth": 8, "norm": "layer"})
+        is_valid({"depth": 8, "norm": "layer"})
     with pytest.raises(UsageError, match="6n \\+ 2"):
-        fits({"depth": 9, "norm": "batch"})
+        is_valid({"depth": 9, "norm": "batch"})
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
@@ -105,7 +107,7 @@ def test_what_no_network_has_is_refused() -> None:
 def test_a_run_gives_the_gradient_that_autograd_gives(variant: str, norm: str, tmp_path: Path) -> None:
     settings = {"variant": variant, "depth": 8, "norm": norm, "seed": 1}
     work(settings, tmp_path, lambda *_: None)
-    tables = load(tmp_path)
+    tables = load_tables(tmp_path)
     runs = tables["runs"].iloc[0]
     torch.manual_seed(1)
     model: Any = build(settings).train()

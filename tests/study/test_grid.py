@@ -1,5 +1,6 @@
 """The grid runs each cell once, survives being stopped and killed, and passes errors on."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -47,7 +48,7 @@ def test_another_config_or_code_is_another_cell(monkeypatch: pytest.MonkeyPatch)
     key = Cell("a", {"x": 1}).key
     assert key == Cell("b", {"x": 1}).key
     assert key != Cell("a", {"x": 2}).key
-    monkeypatch.setattr("skiplab.study.grid.code_of", lambda study: "other code")
+    monkeypatch.setattr("skiplab.study.grid.code_hash", lambda study: "other code")
     assert key != Cell("a", {"x": 1}).key
 
 
@@ -132,12 +133,13 @@ def test_a_cell_is_taken_over_from_a_killed_command(other: subprocess.Popen, tmp
 
 
 def test_a_cell_that_another_command_finishes_is_not_run_again(tmp_path: Path) -> None:
-    folder = tmp_path / cells(1)[0].key
+    (cell,) = cells(1)
+    folder = tmp_path / cell.key
     folder.mkdir()
     lock = FileLock(folder / "lock")
 
     def finish() -> None:
-        (folder / "done.json").write_text("{}")
+        (folder / "done.json").write_text(json.dumps(cell.config))
         lock.release()
 
     with lock:

@@ -17,12 +17,12 @@ from skiplab.study.questions.noise import (
     build,
     claims,
     convolutions_of,
-    numbered,
-    reset,
-    verdicts,
+    reset_table,
+    sentences,
+    with_block_number,
     work,
 )
-from skiplab.study.run_cell import load, seeded
+from skiplab.study.run_cell import build_with_seed, load_tables
 from skiplab.training.fit import Recipe
 
 DEPTHS = (8, 20)
@@ -59,57 +59,57 @@ def synthetic(
 
 
 def said(tables: dict[str, pd.DataFrame], *words: str) -> list[str]:
-    return [line for line in verdicts(tables) if all(word in line for word in words)]
+    return [line for line in sentences(tables) if all(word in line for word in words)]
 
 
 def stated(line: str) -> float:
-    found = re.search(r"difference of ([+-][\d.]+) points", line)
+    found = re.search(r"difference ([+-][\d.]+) points", line)
     assert found is not None, line
     return float(found[1])
 
 
 def test_known_effects_are_stated() -> None:
     tables = synthetic()
-    first, second, *_ = verdicts(tables)
-    assert "what the deeper half of the blocks learns counts" in first
+    first, second, *_ = sentences(tables)
+    assert "training the deeper half of the blocks helps" in first
     assert stated(first) == pytest.approx(8, abs=0.3)
-    assert "even random branches are useful" in second
+    assert "even random branches (`frozen`) are better than none" in second
     assert stated(second) == pytest.approx(-30, abs=0.3)
     (shuffled,) = said(tables, "trained-20, deeper half", "another sample's branch is worse than none")
     assert stated(shuffled) == pytest.approx(25, abs=0.3)
-    (gained,) = said(tables, "trained-20: the deeper half of the blocks parts the classes further")
+    (gained,) = said(tables, "trained-20: the deeper half of the blocks separates the classes further")
     assert stated(gained) == pytest.approx(15, abs=0.5)
 
 
 def test_the_opposite_is_stated_too() -> None:
     errors = {"trained": 0.10, "deep-frozen": 0.02, "frozen": 0.60, "empty": 0.50}
     tables = synthetic(errors, {"branch": 0.30, "mean": 0.04, "noise": 0.10, "shuffle": 0.05})
-    first, second, *_ = verdicts(tables)
-    assert "better left at random weights" in first
+    first, second, *_ = sentences(tables)
+    assert "is better with random weights than trained" in first
     assert "are worse than none" in second
     assert said(tables, "trained-20", "another sample's branch is better than none")
-    assert said(tables, "trained-20", "noise of a branch's own mean and variance is better than no branch")
+    assert said(tables, "trained-20", "noise with a branch's mean and variance is better than no branch")
 
 
-def test_no_effect_says_that_the_interval_includes_zero() -> None:
+def test_no_effect_is_not_claimed() -> None:
     tables = synthetic(dict.fromkeys(VARIANTS, 0.1), dict.fromkeys(REPLACED, 0.1))
-    first, second, third, *_ = verdicts(tables)
+    first, second, third, *_ = sentences(tables)
     for line in (first, second, third):
-        assert "not shown" in line
-        assert "includes zero" in line
+        assert "no clear" in line
+        assert "95 % interval -" in line
 
 
 def test_one_seed_claims_nothing() -> None:
     tables = synthetic(seeds=1)
-    for line in verdicts(tables):
+    for line in sentences(tables):
         assert "95 %" not in line
-        assert not any(word in line for word in ("learns counts", "even random", "is worse than none"))
+        assert not any(word in line for word in ("blocks helps", "even random", "is worse than none"))
     assert {claim.agrees for claim in claims(tables)} == {"not shown"}
 
 
 def test_diverged_runs_are_left_out() -> None:
-    assert "paired over 2 seeds" in next(iter(verdicts(synthetic(lost=2))))
-    assert "no seed gave both" in next(iter(verdicts(synthetic(lost=4))))
+    assert "paired over 2 seeds" in next(iter(sentences(synthetic(lost=2))))
+    assert "no seed has both" in next(iter(sentences(synthetic(lost=4))))
 
 
 def test_claims_follow_the_numbers() -> None:
@@ -122,7 +122,7 @@ def test_claims_follow_the_numbers() -> None:
 def test_a_narrowed_grid_says_what_it_can() -> None:
     tables = {name: table[table["variant"] == "frozen"] for name, table in synthetic().items()}
     tables.pop("reset")  # which only `trained` has
-    assert all("trained-20" not in line for line in verdicts(tables))
+    assert all("trained-20" not in line for line in sentences(tables))
     assert list(claims(tables))
 
 
@@ -138,7 +138,7 @@ def test_what_learns(variant: str, frozen: int) -> None:
 
 
 def test_initial_weights_are_the_same_in_all_variants() -> None:
-    first, *others = [seeded(lambda v=v: build(v, 8), 3) for v in VARIANTS if v != "empty"]
+    first, *others = [build_with_seed(lambda v=v: build(v, 8), 3) for v in VARIANTS if v != "empty"]
     for other in others:
         for mine, its in zip(first.parameters(), other.parameters(), strict=True):
             assert torch.equal(mine, its)
@@ -148,7 +148,7 @@ def ran(variant: str, folder: Path) -> dict[str, pd.DataFrame]:
     recipe = asdict(Recipe(epochs=1, batch_size=256))
     settings = {"variant": variant, "depth": 8, "seed": 0, "recipe": recipe, "device": "cpu"}
     work(settings, folder, lambda share, text: None)
-    return load(folder)
+    return load_tables(folder)
 
 
 def test_empty_branches_are_not_missed_whatever_stands_for_them(tmp_path: Path) -> None:
@@ -165,18 +165,18 @@ def test_a_trained_run_has_every_table(tmp_path: Path) -> None:
     assert list(tables["probe"]["block"]) == [1, 2, 3]
     assert set(tables["lesion"]["replaced_by"]) == set(REPLACED.values())
     assert list(tables["reset"].groupby("reset_to")["first_of_stage"].sum()) == [3, 3]  # one block a stage
-    own = reset(build("trained", 8), build("trained", 8), digits(), "other")
+    own = reset_table(build("trained", 8), build("trained", 8), digits(), "other")
     assert len(own) == 3
 
 
 def test_a_block_reset_to_its_own_weights_changes_nothing() -> None:
     model = build("trained", 8)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert (reset(model, model, digits(), "itself")["error_change"] == 0).all()
+    assert (reset_table(model, model, digits(), "itself")["error_change"] == 0).all()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_blocks_are_numbered_by_their_order() -> None:
-    found = numbered(pd.DataFrame({"order": [9, 40, 23, 9, 40, 23]}))
+    found = with_block_number(pd.DataFrame({"order": [9, 40, 23, 9, 40, 23]}))
     assert list(found["block"]) == [1, 3, 2, 1, 3, 2]
     assert list(found["half"]) == ["shallower", "deeper", "deeper"] * 2

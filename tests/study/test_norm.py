@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from skiplab.data import DataSet, Split, batches, digits
 from skiplab.errors import UsageError
 from skiplab.study.questions import norm
-from skiplab.study.questions.norm import STUDY, build, claims, finish, fits, verdicts, work
-from skiplab.study.run_cell import SAMPLES, load, seeded
-from skiplab.study.sentences import chosen
+from skiplab.study.questions.norm import STUDY, build, claims, is_valid, postprocess, sentences, work
+from skiplab.study.run_cell import SAMPLES, build_with_seed, load_tables
+from skiplab.study.sentences import select_rows
 
 DEEP, SHALLOW = 12, 2
 WAVE = (1, 1, -1, -1)
@@ -49,19 +49,19 @@ def synthetic(
                     name = f"encoder.layers.encoder_layer_{layer}.mlp.3"
                     row = {"what": "weight", "name": name, "order": order, "gradient_norm": last if order else 0.5}
                     for rate in (0.001, 0.01):  # as every run measures it again
-                        gradient.append({**at, "learning_rate": rate, "warmup": False, "when": "initialisation", **row})
+                        gradient.append({**at, "learning_rate": rate, "warmup": False, "when": "initialization", **row})
     curves = pd.DataFrame([[0.01, 12, 0.005]], columns=["learning_rate", "depth", "learning_rate"])  # axis, and log
-    return finish({"runs": pd.DataFrame(runs), "gradient": pd.DataFrame(gradient), "curves": curves})
+    return postprocess({"runs": pd.DataFrame(runs), "gradient": pd.DataFrame(gradient), "curves": curves})
 
 
 def said(tables: dict[str, pd.DataFrame], start: str) -> str:
-    (line,) = (line for line in verdicts(tables) if line.startswith(start))
+    (line,) = (line for line in sentences(tables) if line.startswith(start))
     return line
 
 
 def counts(tables: dict[str, pd.DataFrame], where: dict[str, Any]) -> tuple[int, ...]:
     """Of those runs, how many trained, were stuck, and diverged."""
-    (row,) = chosen(tables["trained"], where)[["trains", "stuck", "diverged"]].to_numpy().tolist()
+    (row,) = select_rows(tables["trained"], where)[["trains", "stuck", "diverged"]].to_numpy().tolist()
     return tuple(row)
 
 
@@ -75,7 +75,7 @@ def test_what_trains_is_counted() -> None:
     deep = said(tables, f"Largest learning rate at which every run trains, {DEEP} layers")
     assert "pre 0.01 without (4 of 4 runs), 0.01 with warm-up (4 of 4 runs)" in deep
     assert "post 0.001 without (4 of 4 runs), 0.001 with warm-up (4 of 4 runs)" in deep
-    first = next(iter(verdicts(tables)))
+    first = next(iter(sentences(tables)))
     assert "post in 0 of 4 runs without warm-up and 3 of 4 runs with warm-up" in first
     where = {"variant": "post", "depth": DEEP, "learning_rate": 0.01}
     assert counts(tables, {**where, "warmup": False}) == (0, 4, 0)
@@ -94,21 +94,21 @@ def test_no_rate_at_which_every_run_trains() -> None:
 
 def test_a_planted_difference_is_said() -> None:
     tables = synthetic({("post", False): 4})
-    beside = said(tables, f"Test error of post beside pre, {DEEP} layers")
-    higher, _, same = beside.partition("not shown to differ")
+    line = said(tables, f"Test error of post compared with pre, {DEEP} layers")
+    higher, _, same = line.partition("no clear difference")
     assert "higher at 0.01 without warm-up (90.0 % ± 1.8 against 10.0 % ± 1.8)" in higher
     assert "0.001" not in higher
     assert "at 0.01 with warm-up" in same
-    assert "a difference of +80.0 points" in said(tables, f"post, {DEEP} layers at 0.01")
-    assert "no difference is shown" in said(tables, f"pre, {DEEP} layers at 0.01")
+    assert "; difference +80.0 points" in said(tables, f"Training error of post, {DEEP} layers at 0.01")
+    assert "no clear difference" in said(tables, f"Training error of pre, {DEEP} layers at 0.01")
     assert agreed(tables, "post-LN trains much worse") == "yes"
     assert agreed(tables, "pre-LN trains as well") == "yes"
 
 
 def test_no_difference_is_not_claimed() -> None:
     tables = synthetic({}, ratio=1.0, falls=1.0)
-    lines = list(verdicts(tables))
-    assert not any("higher" in line or "lower at" in line or "a difference of" in line for line in lines)
+    lines = list(sentences(tables))
+    assert not any("higher" in line or "lower at" in line or "; difference" in line for line in lines)
     assert agreed(tables, "post-LN trains much worse") == "not shown"
     assert agreed(tables, "much smaller in pre-LN") == "not shown"
     assert agreed(tables, "does not depend on the depth") == "yes"
@@ -117,7 +117,7 @@ def test_no_difference_is_not_claimed() -> None:
 
 def test_gradients_near_the_output() -> None:
     tables = synthetic({})
-    post = said(tables, f"At initialisation, the last MLP's gradient in post of {DEEP} layers")
+    post = said(tables, f"At initialization, {DEEP} layers, the last MLP's gradient in post")
     assert "8 times larger" in post
     assert agreed(tables, "much smaller in pre-LN") == "yes"
     assert agreed(tables, "falls as one over the root") == "yes"
@@ -127,7 +127,7 @@ def test_gradients_near_the_output() -> None:
 
 def test_one_seed_claims_nothing() -> None:
     tables = synthetic({("post", False): 1}, seeds=1)
-    assert not any("95 %" in line for line in verdicts(tables))
+    assert not any("95 %" in line for line in sentences(tables))
     assert {claim.agrees for claim in claims(tables)} == {"not shown"}
 
 
@@ -138,16 +138,16 @@ def test_diverged_runs_do_not_train_and_have_no_error(lost: int) -> None:
     assert trained["diverged"].max() == lost
     assert trained["stuck"].max() == 0
     assert "post 0.001 without" in said(tables, f"Largest learning rate at which every run trains, {DEEP} layers")
-    warmed = [line for line in verdicts(tables) if line.startswith(f"post, {DEEP} layers at 0.01")]
+    warmed = [line for line in sentences(tables) if line.startswith(f"Training error of post, {DEEP} layers at 0.01")]
     assert len(warmed) == (lost < 4)
     assert list(claims(tables))
 
 
 def test_settings_that_no_network_has() -> None:
-    assert fits({"depth": 2, "learning_rate": 0.1})
+    assert is_valid({"depth": 2, "learning_rate": 0.1})
     for settings in ({"depth": 0, "learning_rate": 0.1}, {"depth": 2, "learning_rate": 0.0}):
         with pytest.raises(UsageError, match="give a depth of at least 1"):
-            fits(settings)
+            is_valid(settings)
 
 
 def test_a_run_of_a_small_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,15 +158,15 @@ def test_a_run_of_a_small_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (cell,) = STUDY.cells(replace(grid, variants=("post",), device="cpu"))
     cell.config["recipe"] |= {"epochs": 5}
     work(cell.config, tmp_path, lambda _share, _text: None)
-    tables = load(tmp_path)
+    tables = load_tables(tmp_path)
     row = tables["runs"].iloc[0]
     assert bool(row["trains"]) == (row["train_error"] < 0.45)
     # the rate climbs over the first epoch: 64 examples are one step
     assert tables["curves"]["learning_rate"].iloc[:2].tolist() == [0.0005, 0.001]
-    table = finish({name: frame.assign(**_place(cell.config)) for name, frame in tables.items()})["gradient"]
+    table = postprocess({name: frame.assign(**_place(cell.config)) for name, frame in tables.items()})["gradient"]
     assert len(table) == 1 + 4 + 1  # patches, one layer's four, head
     # the head's, computed directly
-    model = seeded(lambda: build("post", 1), 0)
+    model = build_with_seed(lambda: build("post", 1), 0)
     x, y = next(batches(few.train, SAMPLES))
     F.cross_entropy(model(x), y).backward()
     weight = model.get_parameter("heads.head.weight").grad

@@ -14,12 +14,12 @@ import study_work
 from skiplab.errors import UsageError
 from skiplab.report import svg
 from skiplab.report.figure_spec import Axis
-from skiplab.report.pages.study import drawn
+from skiplab.report.pages.study import draw
 from skiplab.study import QUESTIONS
 from skiplab.study.grid import Silent
-from skiplab.study.question import Grid, Study, label, named
+from skiplab.study.question import Grid, Study, load_study, network_name
 from skiplab.study.result import Result
-from skiplab.study.run import intervals, run
+from skiplab.study.run import interval_table, run_study
 from study_work import STUDY, value
 
 GRID = STUDY.grids["default"]
@@ -27,7 +27,7 @@ GRID = STUDY.grids["default"]
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return run(STUDY, GRID, tmp_path_factory.mktemp("runs"), 0, Silent())
+    return run_study(STUDY, GRID, tmp_path_factory.mktemp("runs"), 0, Silent())
 
 
 def test_every_run_is_there_once_with_what_says_which_it_is(result: Result) -> None:
@@ -65,7 +65,7 @@ def test_logarithms_are_averaged_as_such(result: Result) -> None:
 
 
 def test_sentences_of_any_study(result: Result) -> None:
-    diverged, own, parameters = result.verdicts
+    diverged, own, parameters = result.sentences
     assert diverged.startswith("b-10 diverged in 1 of 3 runs")
     assert own == "12 runs."
     assert "10 % more (b 110, a 100)" in parameters
@@ -81,7 +81,7 @@ def test_the_overview_is_for_people(result: Result) -> None:
 @pytest.mark.parametrize("number", range(len(STUDY.figures)))
 def test_its_figures_are_drawn(result: Result, number: int) -> None:
     figure = STUDY.figures[number]
-    chart = drawn(figure, result.tables)
+    chart = draw(figure, result.tables)
     assert not isinstance(chart, pd.DataFrame)
     picture = svg(chart)
     assert all(axis.title in picture for axis in (figure.x, *figure.y) if axis is not None)
@@ -90,14 +90,17 @@ def test_its_figures_are_drawn(result: Result, number: int) -> None:
 
 
 def test_runs_that_make_no_sense_are_left_out() -> None:
-    sizes = [cell.config["size"] for cell in STUDY.cells(Grid({"size": (7, 8)}, seeds=1))]
+    sizes = [cell.config["size"] for cell in STUDY.cells(Grid(axes={"size": (7, 8)}, seeds=1))]
     assert sizes == [8, 8]
     with pytest.raises(UsageError, match="no run of sizes is left"):
-        STUDY.cells(Grid({"size": (7,)}))
+        STUDY.cells(Grid(axes={"size": (7,)}))
 
 
 def test_what_is_named_twice_is_run_once() -> None:
-    once, twice = Grid({"size": (1, 10)}, variants=("a", "b")), Grid({"size": (1, 10, 1)}, variants=("a", "b", "a"))
+    once, twice = (
+        Grid(axes={"size": (1, 10)}, variants=("a", "b")),
+        Grid(axes={"size": (1, 10, 1)}, variants=("a", "b", "a")),
+    )
     assert STUDY.cells(twice) == STUDY.cells(once)
 
 
@@ -108,13 +111,13 @@ def test_variants_are_chosen_by_name() -> None:
 
 
 def test_what_a_run_is_about_makes_it_another_run() -> None:
-    keys = [replace(STUDY, about=lambda _, data=data: {"data": data}).cells(GRID)[0].key for data in ("x", "x", "y")]
+    keys = [replace(STUDY, identity=lambda _, data=data: {"data": data}).cells(GRID)[0].key for data in ("x", "x", "y")]
     assert keys[0] == keys[1] != keys[2]
 
 
 @pytest.mark.parametrize("axes", [{}, {"depth": 8}, {"depth": 8, "learning_rate": 0.1}])
 def test_labels(axes: dict[str, float]) -> None:
-    told = label({"variant": "plain", **axes}, axes)
+    told = network_name({"variant": "plain", **axes}, axes)
     assert told == ["plain", "plain-8", "plain (depth 8, learning rate 0.1)"][len(axes)]
 
 
@@ -127,7 +130,7 @@ def test_a_grid_without_seeds_or_values_is_none() -> None:
 @given(st.lists(st.lists(st.floats(0.1, 100), min_size=1, max_size=4), min_size=1, max_size=5))
 def test_a_seed_counts_once_however_many_rows_it_has(seeds: list[list[float]]) -> None:
     rows = pd.DataFrame([{"variant": "a", "seed": i, "y": y} for i, values in enumerate(seeds) for y in values])
-    found = intervals(rows, ["variant"], [Axis("y", "y")]).iloc[0]
+    found = interval_table(rows, ["variant"], [Axis("y", "y")]).iloc[0]
     means = [float(np.mean(values)) for values in seeds]
     assert found["y"] == pytest.approx(np.mean(means))
     if len(seeds) == 1:
@@ -139,7 +142,7 @@ def test_a_seed_counts_once_however_many_rows_it_has(seeds: list[list[float]]) -
 
 def test_every_study_of_ours_says_what_it_is() -> None:
     for name, question in QUESTIONS.items():
-        study: Study = named(name)
+        study: Study = load_study(name)
         assert study.name == name
         assert question.endswith("?")
         assert (study.text or "").startswith(question)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skiplab.data import Split, canvases, distances
-from skiplab.study.segmentation_errors import balanced, by_zone, overlap
+from skiplab.study.segmentation_errors import balanced_errors, errors_by_zone, intersection_over_union
 
 
 def as_scores(answer: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def drawn() -> tuple[Tensor, Tensor]:
 def test_the_mean_over_canvases_is_the_share_of_all_pixels_of_each_class(edge: bool) -> None:
     y, answer = drawn()
     split = Split(torch.zeros(len(y), 1), y)
-    error = balanced(split).edge if edge else balanced(split).inside
+    error = balanced_errors(split).edge if edge else balanced_errors(split).inside
     shares = []
     for label in (0, 1):
         hits = [
@@ -43,13 +43,13 @@ def test_the_mean_over_canvases_is_the_share_of_all_pixels_of_each_class(edge: b
 @pytest.mark.parametrize("same", [0, 1])
 def test_whatever_says_the_same_everywhere_is_wrong_on_half(same: int) -> None:
     y, _ = drawn()
-    for error in balanced(Split(torch.zeros(len(y), 1), y)):
+    for error in balanced_errors(Split(torch.zeros(len(y), 1), y)):
         assert float(error(as_scores(torch.full_like(y, same)), y).mean()) == pytest.approx(0.5)
 
 
 def test_zones_together_are_all_pixels_and_all_that_is_wrong() -> None:
     y, answer = drawn()
-    table = by_zone(answer, y)
+    table = errors_by_zone(answer, y)
     assert table["pixels"].sum() == y.numel()
     wrong = (table["pixels"] * table["wrong"].fillna(0)).sum()
     assert wrong == pytest.approx(int((answer != y).sum()))
@@ -61,6 +61,6 @@ def test_zones_together_are_all_pixels_and_all_that_is_wrong() -> None:
 def test_overlap_by_hand() -> None:
     y = torch.tensor([[[0, 1, 1], [0, 1, 0]]])
     answer = torch.tensor([[[1, 1, 0], [0, 1, 0]]])
-    assert overlap(answer, y) == pytest.approx(2 / 4)
-    assert overlap(y, y) == 1
-    assert math.isnan(overlap(torch.zeros_like(y), torch.zeros_like(y)))
+    assert intersection_over_union(answer, y) == pytest.approx(2 / 4)
+    assert intersection_over_union(y, y) == 1
+    assert math.isnan(intersection_over_union(torch.zeros_like(y), torch.zeros_like(y)))

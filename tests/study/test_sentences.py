@@ -7,9 +7,18 @@ import pandas as pd
 import pytest
 
 from skiplab.stats.intervals import Interval, student
-from skiplab.study.claims import alike
-from skiplab.study.questions.depth import verdicts
-from skiplab.study.sentences import difference, diverged, lesioned, parameters, percent, points, times, unlearned
+from skiplab.study.claims import equivalence
+from skiplab.study.questions.depth import sentences
+from skiplab.study.sentences import (
+    diverged_sentences,
+    format_difference,
+    format_percent,
+    format_points,
+    format_ratio,
+    lesion_sentences,
+    parameter_sentences,
+    unlearned_sentences,
+)
 
 VARIANTS = ("plain", "post-activation", "pre-activation")
 
@@ -35,7 +44,7 @@ def synthetic(plain_error: float, other_error: float, seeds: int = 4, diverged: 
                         "train_error": np.nan if lost else error + noise,
                     }
                 )
-                for when in ("initialisation", "trained"):
+                for when in ("initialization", "trained"):
                     norm = (8.0 if variant == "plain" else 1.0) * rng.uniform(0.99, 1.01)
                     row = {"variant": variant, "depth": depth, "seed": seed, "when": when}
                     gradients.append({**row, "order": 1, "gradient_norm": norm})
@@ -44,42 +53,43 @@ def synthetic(plain_error: float, other_error: float, seeds: int = 4, diverged: 
 
 
 def said(tables: dict[str, pd.DataFrame], *words: str) -> list[str]:
-    return [line for line in verdicts(tables) if all(word in line for word in words)]
+    return [line for line in sentences(tables) if all(word in line for word in words)]
 
 
 def test_a_known_effect_is_stated_with_its_interval() -> None:
-    lines = said(synthetic(0.6, 0.02), "test error", "post-activation-50")
+    lines = said(synthetic(0.6, 0.02), "Test error", "post-activation-50")
     assert len(lines) == 1
-    stated = re.search(r"a difference of \+([\d.]+) points", lines[0])
+    stated = re.search(r"difference \+([\d.]+) points", lines[0])
     assert stated is not None
     assert float(stated[1]) == pytest.approx(58, abs=1)
-    assert "includes zero" not in lines[0]
+    assert lines[0].startswith("Test error: ")
+    assert "no clear" not in lines[0]
 
 
-def test_no_effect_says_that_the_interval_includes_zero() -> None:
-    lines = said(synthetic(0.02, 0.02), "test error", "-50 reaches")
+def test_no_effect_is_no_clear_difference() -> None:
+    lines = said(synthetic(0.02, 0.02), "Test error", "in plain-50")
     assert len(lines) == 2
-    assert all("no difference is shown" in line and "includes zero" in line for line in lines)
+    assert all("no clear difference" in line and "95 % interval -" in line for line in lines)
 
 
 def test_gradient_ratio_is_the_planted_one() -> None:
-    lines = said(synthetic(0.6, 0.02), "At initialisation", "pre-activation-50")
+    lines = said(synthetic(0.6, 0.02), "At initialization", "pre-activation-50")
     assert "8 times larger" in lines[0]
 
 
 def test_one_seed_claims_nothing() -> None:
-    for line in verdicts(synthetic(0.6, 0.02, seeds=1)):
+    for line in sentences(synthetic(0.6, 0.02, seeds=1)):
         assert "95 %" not in line
 
 
 def test_diverged_runs_are_named_and_left_out() -> None:
-    lines = list(diverged(synthetic(0.6, 0.02, diverged=2)["runs"], ["depth"]))
+    lines = list(diverged_sentences(synthetic(0.6, 0.02, diverged=2)["runs"], ["depth"]))
     assert [line.partition(" runs")[0] for line in lines] == ["plain-50 diverged in 2 of 4"]
-    assert "paired over 2 seeds" in said(synthetic(0.6, 0.02, diverged=2), "post-activation-50", "test error")[0]
+    assert "paired over 2 seeds" in said(synthetic(0.6, 0.02, diverged=2), "post-activation-50", "Test error")[0]
 
 
 def test_all_diverged_gives_no_difference() -> None:
-    assert "no difference can be computed" in said(synthetic(0.6, 0.02, diverged=4), "test error")[0]
+    assert "no difference can be computed" in said(synthetic(0.6, 0.02, diverged=4), "Test error")[0]
 
 
 @pytest.mark.parametrize(
@@ -91,17 +101,17 @@ def test_all_diverged_gives_no_difference() -> None:
         (Interval(0.5, 0.4, 0.6, 3), "2 times smaller (95 % interval 1.7 to 2.5) than"),
         (
             Interval(2.0, 0.5, 8.0, 3),
-            "not shown to differ (2 times larger; 95 % interval 0.5 to 8, includes 1) from",
+            "not clearly different (2 times larger; 95 % interval 0.5 to 8) from",
         ),
     ],
 )
 def test_times(ratio: Interval, words: str) -> None:
-    assert times(ratio) == words
+    assert format_ratio(ratio) == words
 
 
 def test_percent_and_exact_equality() -> None:
-    assert percent(Interval(0.412, 0.352, 0.472, 3)) == "41.2 % ± 6.0"
-    assert difference(Interval(0, 0, 0, 3)) == "no difference in any of 3 seeds."
+    assert format_percent(Interval(0.412, 0.352, 0.472, 3)) == "41.2 % ± 6.0"
+    assert format_difference(Interval(0, 0, 0, 3)) == "no difference in any of 3 seeds."
 
 
 @pytest.mark.parametrize(
@@ -116,16 +126,20 @@ def test_percent_and_exact_equality() -> None:
     ],
 )
 def test_alike_needs_a_narrow_interval(found: Interval, agrees: str) -> None:
-    assert alike(found, within=0.05) == agrees
+    assert equivalence(found, within=0.05) == agrees
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(100, "equally many"), (107, "at most 7 % more"), (1800, "at most 18 times as many (b 1,800, a 100)")],
+    [
+        (100, "the same number of parameters"),
+        (107, "at most 7 % more"),
+        (1800, "at most 18 times as many (b 1,800, a 100)"),
+    ],
 )
 def test_parameters_are_compared_between_variants(more: int, words: str) -> None:
     runs = pd.DataFrame({"variant": ["a", "b"], "depth": 8, "parameters": [100, more]})
-    sentence = next(iter(parameters(runs, ["depth"])))
+    sentence = next(iter(parameter_sentences(runs, ["depth"])))
     assert words in sentence
 
 
@@ -133,7 +147,7 @@ def test_networks_that_differ_in_size_are_named_by_what_changes_their_size() -> 
     places = [(v, d, w) for v in "ab" for d in (2, 4) for w in (False, True)]
     runs = pd.DataFrame(places, columns=["variant", "depth", "warmup"])
     runs["parameters"] = 100 * runs["depth"] + (runs["variant"] == "b") * 10
-    (sentence,) = parameters(runs, ["depth", "warmup"])
+    (sentence,) = parameter_sentences(runs, ["depth", "warmup"])
     assert sentence.endswith("at most 5 % more (b-2 210, a-2 200).")
 
 
@@ -142,23 +156,23 @@ def test_networks_that_have_not_learned_are_named() -> None:
         [(variant, seed, error) for variant, error in (("a", 0.02), ("b", 0.7), ("c", np.nan)) for seed in range(3)],
         columns=["variant", "seed", "train_error"],
     )
-    (sentence,) = unlearned(runs, [])
-    assert sentence.startswith("Not learned, with a training error above 50 %: b (70.0 % ± 0.0). What")
-    assert not list(unlearned(runs[runs["variant"] != "b"], []))
-    assert not list(unlearned(runs.drop(columns="train_error"), []))
+    (sentence,) = unlearned_sentences(runs, [])
+    assert sentence.startswith("Not trained (training error above 50 %): b (70.0 % ± 0.0). Measurements")
+    assert not list(unlearned_sentences(runs[runs["variant"] != "b"], []))
+    assert not list(unlearned_sentences(runs.drop(columns="train_error"), []))
     many = pd.DataFrame({"variant": [f"v{i}" for i in range(9)], "seed": 0, "train_error": 0.9})
-    assert "v5 (90.0 %) and 3 more. What" in next(unlearned(many, []))
+    assert "v5 (90.0 %) and 3 more. Measurements" in next(unlearned_sentences(many, []))
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_lesions_of_one_block_are_not_averaged(blocks: int) -> None:
     rows = [(f"block{i}", seed, 0.02 * i + 0.001 * seed) for i in range(1, blocks + 1) for seed in range(3)]
     lesion = pd.DataFrame(rows, columns=["id", "seed", "error_change"]).assign(variant="a")
-    (sentence,) = lesioned({"lesion": lesion}, {"variant": "a"})
-    where = "at `block1`, its only one." if blocks == 1 else "on average over its 2 blocks, most at `block2` (+4.1)."
+    (sentence,) = lesion_sentences({"lesion": lesion}, {"variant": "a"})
+    where = "only block: `block1` (+2.1)." if blocks == 1 else "mean over 2 blocks; largest at `block2` (+4.1)."
     assert sentence.endswith(where)
 
 
 def test_points_of_few_runs_or_none() -> None:
-    assert points(student([0.01])) == "+1.0 points on a single seed"
-    assert points(student([])) == "no number"
+    assert format_points(student([0.01])) == "+1.0 points on a single seed"
+    assert format_points(student([])) == "no value"

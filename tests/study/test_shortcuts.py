@@ -10,9 +10,9 @@ from torch import Tensor
 
 from skiplab.errors import UsageError
 from skiplab.models.resnet import resnet
-from skiplab.study.question import Study, named
+from skiplab.study.question import Study, load_study
 from skiplab.study.questions import placement, shortcuts
-from skiplab.study.run_cell import load
+from skiplab.study.run_cell import load_tables
 
 MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # Table 1, with gates whose weights are 0
     "identity": lambda x, f: x + f,
@@ -40,7 +40,7 @@ def test_a_block_joins_its_ways_as_the_table_says(variant: str) -> None:
 
 @pytest.mark.parametrize("name", ["depth", "shortcuts", "placement", "gradient", "sum", "ensemble", "noise"])
 def test_depths_that_no_such_network_has_are_refused(name: str) -> None:
-    study = named(name)
+    study = load_study(name)
     with pytest.raises(UsageError, match="6n \\+ 2"):
         study.cells(replace(study.grids["quick"], axes={**study.grids["quick"].axes, "depth": (9,)}))
 
@@ -54,7 +54,7 @@ def test_a_run_leaves_its_tables(name: str, tmp_path: Path) -> None:
         replace(grid, axes={"depth": (8,)}, seeds=1, recipe=replace(grid.recipe, epochs=1), device="cpu")
     )[-1]
     study.work(cell.config, tmp_path, lambda _share, _text: None)
-    tables = load(tmp_path)
+    tables = load_tables(tmp_path)
     row = tables["runs"].iloc[0]
     assert row["status"] == "ok"
     assert 0 <= row["test_error"] <= 1

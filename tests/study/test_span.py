@@ -15,8 +15,8 @@ from skiplab.edit import fold
 from skiplab.errors import UsageError
 from skiplab.models.resnet import resnet
 from skiplab.study.question import Grid
-from skiplab.study.questions.span import LINEAR, PLAIN, STUDY, VARIANTS, claims, fits, verdicts, work
-from skiplab.study.run_cell import found, load, seeded
+from skiplab.study.questions.span import LINEAR, PLAIN, STUDY, VARIANTS, claims, is_valid, sentences, work
+from skiplab.study.run_cell import build_with_seed, capture_and_find, load_tables
 from skiplab.training.fit import Recipe
 
 BEST_TWO = {"plain": 0.4, **{f"span{n}-{p}": e for p in ("post", "pre") for n, e in ((1, 0.3), (2, 0.1), (3, 0.2))}}
@@ -43,49 +43,51 @@ def synthetic(errors: Mapping[str, float] = BEST_TWO, seeds: int = 4, lost: int 
 
 
 def said(tables: dict[str, pd.DataFrame], *words: str) -> list[str]:
-    return [line for line in verdicts(tables) if all(word in line for word in words)]
+    return [line for line in sentences(tables) if all(word in line for word in words)]
 
 
 def test_known_effects_are_stated() -> None:
     tables = synthetic()
-    assert "The span of post-activation skips at 38 layers matters" in next(iter(verdicts(tables)))
-    (line,) = said(tables, "span 1 against span 2 (post-activation, 38 layers) is worse")
+    assert "Post-activation, 38 layers: the span matters" in next(iter(sentences(tables)))
+    (line,) = said(tables, "Post-activation, 38 layers, span 1 against span 2: worse")
     assert "+20.0 points" in line or "+19.9" in line or "+20.1" in line
-    assert said(tables, "span 2 against span 3 (pre-activation, 38 layers) is better")
-    assert said(tables, "span2-pre-38 against plain-38", ": better")
+    assert said(tables, "Pre-activation, 38 layers, span 2 against span 3: better")
+    assert said(tables, "Test error", "in span2-pre-38", "in plain-38; difference -")
     assert said(tables, "gradient in plain-38 is 5 times larger", "that in span3-post")
 
 
 def test_the_special_case_says_what_it_shows() -> None:
     (finding,) = said(synthetic(), "has 0 skip connections: its 36 sums are linear")
-    assert "lightest path has 37 nonlinearities, plain-38's 37" in finding
-    assert len(said(synthetic(), "Yet it trains better than plain")) == 2
-    assert len(said(synthetic({**BEST_TWO, LINEAR: 0.5}), "Yet it trains worse than plain")) == 2
-    neither = said(synthetic(dict.fromkeys(VARIANTS, 0.2)), "Nor is it shown to train otherwise than plain")
+    assert "most linear path has 37 nonlinearities, that of plain-38 37" in finding
+    assert len(said(synthetic(), "span1-post trains better than plain")) == 2
+    assert len(said(synthetic({**BEST_TWO, LINEAR: 0.5}), "span1-post trains worse than plain")) == 2
+    neither = said(synthetic(dict.fromkeys(VARIANTS, 0.2)), "span1-post and plain show no clear difference")
     assert len(neither) == 2
-    assert all("includes zero" in line for line in neither)
+    assert all("(95 % interval" in line for line in neither)
 
 
-def test_no_effect_says_that_the_interval_includes_zero() -> None:
+def test_no_effect_is_not_claimed() -> None:
     tables = synthetic(dict.fromkeys(VARIANTS, 0.2))
-    lines = said(tables, "is not shown to differ")
+    lines = said(tables, "against span", "no clear difference")
     assert len(lines) == 6
-    assert any("includes zero" in line for line in lines)
-    assert len(said(tables, "not shown to matter")) == sum(
-        all("not shown" in line for line in said(tables, "against span", where)) for where in ("post-", "pre-")
+    assert any("95 % interval -" in line for line in lines)
+    assert len(said(tables, "no clear effect of the span")) == sum(
+        all("no clear" in line for line in said(tables, "against span", where)) for where in ("Post-", "Pre-")
     )
 
 
 def test_one_seed_claims_nothing() -> None:
-    for line in verdicts(synthetic(seeds=1)):
+    for line in sentences(synthetic(seeds=1)):
         assert "95 %" not in line
-        assert not any(word in line for word in ("matters for", "is worse", "is better", "Yet it"))
+        assert not any(
+            word in line for word in ("span matters", ": worse", ": better", "trains worse", "trains better")
+        )
     assert {claim.agrees for claim in claims(synthetic(seeds=1))} == {"not shown"}
 
 
 def test_diverged_runs_are_left_out() -> None:
-    assert "paired over 2 seeds" in said(synthetic(lost=2), "span2-pre-38 against plain-38")[0]
-    assert "no seed gave both" in said(synthetic(lost=4), "span2-pre-38 against plain-38")[0]
+    assert "paired over 2 seeds" in said(synthetic(lost=2), "in span2-pre-38", "in plain-38")[0]
+    assert "no seed has both" in said(synthetic(lost=4), "in span2-pre-38", "in plain-38")[0]
 
 
 @pytest.mark.parametrize(("linear", "agrees"), [(0.3, "no"), (0.5, "yes")])
@@ -97,11 +99,11 @@ def test_claims_follow_the_numbers(linear: float, agrees: str) -> None:
 
 
 def test_depths_that_have_no_whole_blocks_leave_a_span_out() -> None:
-    shown = {cell.config["variant"] for cell in STUDY.cells(Grid({"depth": (8,)}, seeds=1))}
+    shown = {cell.config["variant"] for cell in STUDY.cells(Grid(axes={"depth": (8,)}, seeds=1))}
     assert shown == {name for name in VARIANTS if "span3" not in name}
-    assert all(fits({"depth": 20, "variant": name}) for name in VARIANTS)
+    assert all(is_valid({"depth": 20, "variant": name}) for name in VARIANTS)
     with pytest.raises(UsageError, match="6n \\+ 2"):
-        fits({"depth": 21, "variant": PLAIN})
+        is_valid({"depth": 21, "variant": PLAIN})
 
 
 def convolutions(model: nn.Module) -> list[torch.Tensor]:
@@ -109,19 +111,21 @@ def convolutions(model: nn.Module) -> list[torch.Tensor]:
 
 
 def test_all_variants_begin_with_the_same_weights() -> None:
-    plain, *others = [seeded(lambda o=o: resnet(20, width=2, in_channels=1, **o), 0) for o in VARIANTS.values()]
+    plain, *others = [
+        build_with_seed(lambda o=o: resnet(20, width=2, in_channels=1, **o), 0) for o in VARIANTS.values()
+    ]
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(convolutions(plain), convolutions(other), strict=True))
 
 
 def test_a_span_of_one_folds_into_the_plain_network() -> None:
     """All its sums but the two where the shape changes, whose shortcut is no convolution, become a convolution."""
-    model = seeded(lambda: resnet(20, width=2, in_channels=1, **VARIANTS[LINEAR]), 0)
+    model = build_with_seed(lambda: resnet(20, width=2, in_channels=1, **VARIANTS[LINEAR]), 0)
     for name, buffer in model.named_buffers():  # as after training, where a norm is not the identity
         if "running" in name:
             buffer.uniform_(0.5, 1.5)
-    program, skips = found(model.eval(), digits())
-    assert [apart.reason for apart in skips.apart] == ["foldable"] * 18
+    program, skips = capture_and_find(model.eval(), digits())
+    assert [apart.reason for apart in skips.non_skips] == ["foldable"] * 18
     folded = fold(program)
     x = digits().test.x[:4]
     assert torch.allclose(folded.module()(x), model(x), rtol=1e-3, atol=1e-4)
@@ -133,9 +137,9 @@ def test_a_run_has_its_tables(variant: str, skips: int, foldable: int, tmp_path:
     recipe = asdict(Recipe(epochs=1, batch_size=256))
     settings = {"variant": variant, "depth": 8, "seed": 0, "recipe": recipe, "device": "cpu"}
     work(settings, tmp_path, lambda share, text: None)
-    tables = load(tmp_path)
+    tables = load_tables(tmp_path)
     row = tables["census"].iloc[0]
     assert (row["skips"], row["foldable"]) == (skips, foldable)
     assert row["fewest"] == (1 if variant == "span2-pre" else 7)  # of 8 weight layers all but the last have a ReLU
-    assert set(tables["gradient"]["when"]) == {"initialisation"}
+    assert set(tables["gradient"]["when"]) == {"initialization"}
     assert tables["runs"]["status"].item() == "ok"

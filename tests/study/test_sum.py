@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from skiplab.stats.intervals import student
-from skiplab.study.questions.sum import PRE, STUDY, VARIANTS, claims, verdicts, visited, work
-from skiplab.study.run_cell import load
-from skiplab.study.sentences import number
+from skiplab.study.questions.sum import PRE, STUDY, VARIANTS, claims, measured_epochs, sentences, work
+from skiplab.study.run_cell import load_tables
+from skiplab.study.sentences import format_number
 from skiplab.training.fit import Recipe
 
 WAVE = (1, -1, 1, -1)  # over seeds: noise that cancels
@@ -22,7 +22,7 @@ def synthetic(after: dict[str, float], seeds: int = 4) -> pd.DataFrame:
     at_start = {"ratio": 1.0, "cosine": 0.0, "kept": 0.7, "spread": 1.0, "loss_change": 0.5, "error_change": 0.0}
     rows = []
     for variant in VARIANTS:
-        for epoch, moment in ((0, "initialisation"), (1, "on the way"), (2, "trained")):
+        for epoch, moment in ((0, "initialization"), (1, "on the way"), (2, "trained")):
             for seed in range(seeds):
                 wave = 0.01 * (WAVE if epoch else OTHER)[seed] * (-1 if variant == PRE else 1)
                 values = at_start | (after if epoch == 2 else {})
@@ -35,33 +35,32 @@ def synthetic(after: dict[str, float], seeds: int = 4) -> pd.DataFrame:
 
 
 def said(table: pd.DataFrame, *words: str) -> list[str]:
-    return [line for line in verdicts({"blocks": table}) if all(word in line for word in words)]
+    return [line for line in sentences({"blocks": table}) if all(word in line for word in words)]
 
 
 def test_a_known_effect_is_stated() -> None:
     table = synthetic({"ratio": 0.5, "cosine": 0.2, "kept": 0.9, "spread": 3.0, "error_change": 0.1})
-    assert all(
-        "0.5 ± 0.018 times as large" in line and "(along it)" in line for line in said(table, "what a branch adds")
-    )
+    assert len(said(table, "0.5 ± 0.018 times as large as the shortcut", "(along the shortcut)")) == 2
     assert len(said(table, "2 times smaller")) == 2
-    assert len(said(table, "trained against untrained", "a difference of +0.2, 95 %")) == 4
-    assert len(said(table, "changes its test error: +10.0 points")) == 2
+    assert len(said(table, "trained and at initialization", "; difference +0.2 (95 %")) == 4
+    assert len(said(table, "changes its test error by +10.0 points", "interval")) == 2
+    assert not said(table, "no clear change")
     assert len(said(table, "after training 3 times (95 % interval 3 to 3)")) == 2
     assert {claim.agrees for claim in claims({"blocks": table}) if "Greff" in claim.source} == {"yes"}
 
 
 def test_no_effect_is_not_claimed() -> None:
     table = synthetic({})
-    assert len(said(table, "not shown to point along or against it")) == 2
-    assert len(said(table, "not shown to differ")) == 2
-    assert len(said(table, "no difference is shown")) == 4 + 4
-    assert len(said(table, "is not shown to change its test error")) == 2
+    assert len(said(table, "no clear direction")) == 2
+    assert len(said(table, "not clearly different")) == 2
+    assert len(said(table, "no clear difference")) == 4 + 4
+    assert len(said(table, "Deleting one branch", "no clear change")) == 2
     assert {claim.agrees for claim in claims({"blocks": table})} == {"not shown"}
 
 
 def test_a_branch_that_takes_away_is_said_to() -> None:
     table = synthetic({"cosine": -0.3, "kept": 0.3})
-    assert len(said(table, "(against it)")) == 2
+    assert len(said(table, "(against the shortcut)")) == 2
     assert {claim.agrees for claim in claims({"blocks": table}) if "Greff" in claim.source} == {"no"}
 
 
@@ -81,14 +80,14 @@ def test_one_seed_claims_nothing() -> None:
 def test_runs_that_diverged_count_for_nothing() -> None:
     table = synthetic({"ratio": 0.5})
     table = table[(table["seed"] < 3) | (table["epoch"] < 2)]  # one was lost before its end
-    assert said(table, f"{number(student([0.51, 0.49, 0.51]))} times as large")
-    assert list(verdicts({"blocks": table[table["moment"] != "trained"]}))
+    assert said(table, f"{format_number(student([0.51, 0.49, 0.51]))} times as large")
+    assert list(sentences({"blocks": table[table["moment"] != "trained"]}))
 
 
 def test_more_is_seen_early() -> None:
-    assert visited(6) == {0, 1, 2, 4, 6}
-    assert visited(1) == {0, 1}
-    assert visited(40) == {0, 1, 2, 4, 8, 16, 32, 40}
+    assert measured_epochs(6) == {0, 1, 2, 4, 6}
+    assert measured_epochs(1) == {0, 1}
+    assert measured_epochs(40) == {0, 1, 2, 4, 8, 16, 32, 40}
 
 
 def settings(seed: int = 0) -> dict[str, Any]:
@@ -107,12 +106,12 @@ def test_a_run_that_was_stopped_measures_the_same(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         work(settings(), parts, stopping)
     work(settings(), parts, lambda *_: None)
-    tables, again = load(whole), load(parts)
+    tables, again = load_tables(whole), load_tables(parts)
     pd.testing.assert_frame_equal(tables["blocks"], again["blocks"])
 
     table = tables["blocks"]
     assert table.groupby("epoch")["block"].apply(list).to_dict() == {epoch: [1, 2, 3] for epoch in (0, 1, 2)}
-    assert list(dict.fromkeys(table["moment"])) == ["initialisation", "on the way", "trained"]
+    assert list(dict.fromkeys(table["moment"])) == ["initialization", "on the way", "trained"]
     assert list(table["dimensions"][:3]) == [8 * 8 * 8, 16 * 4 * 4, 32 * 2 * 2]
     # ‖x + F‖² = ‖x‖² + 2⟨x, F⟩ + ‖F‖², so a mean cosine that is kept lies within what the means of its parts allow
     assert table["kept"].between(-1, 1).all()

@@ -211,7 +211,7 @@ def test_fast_is_bfloat16_where_there_are_units_and_leaves_no_trace_on_the_model
     net, data = convolutions(), pictures()
     runs = {name: fit(net, data, replace(RECIPE, precision=name), device="cpu") for name in ("32-true", "bf16-mixed")}
     for units, same in ((True, "bf16-mixed"), (False, "32-true")):
-        monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device, units=units: units)
+        monkeypatch.setattr(precision, "has_bfloat16_units", lambda device, units=units: units)
         run = fit(net, data, replace(RECIPE, precision="fast"), device="cpu")
         for name, tensor in run.model.state_dict().items():
             assert tensor.dtype == net.state_dict()[name].dtype
@@ -225,9 +225,9 @@ def test_a_fast_run_is_taken_up_only_where_fast_means_the_same(tmp_path: Path, m
     from skiplab.training import precision
 
     recipe = replace(RECIPE, precision="fast")
-    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda device: True)
     fit(network(), points(), recipe, tmp_path, device="cpu")
-    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(precision, "has_bfloat16_units", lambda device: False)
     with pytest.raises(DataError, match=r"fast was bf16-mixed channels-last, now 32-true channels-last; .*--fresh"):
         fit(network(), points(), recipe, tmp_path, device="cpu")
 
@@ -305,7 +305,7 @@ def test_rates_climb_to_the_full_rate_and_then_never_rise(epochs: int, steps: in
         {"clip": 0.0},
         {"augment": "flip"},
         {"padding": 0},
-        {"judged": -1},
+        {"eval_samples": -1},
     ],
 )
 def test_recipes_that_make_no_sense(wrong: dict[str, Any]) -> None:
@@ -319,7 +319,7 @@ def test_recipes_that_make_no_sense(wrong: dict[str, Any]) -> None:
 def test_the_folder_holds_the_finished_run(tmp_path: Path) -> None:
     run = fit(network(), points(), RECIPE, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"run.json", "log.jsonl", "model.safetensors", "history.csv"}
+    assert names == {"identity.json", "run.json", "log.jsonl", "model.safetensors", "history.csv"}
     fresh = network()
     fresh.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     assert same_tensors(fresh, run.model)
@@ -379,9 +379,9 @@ def test_other_recipes_go_on_as_if_they_had_never_stopped(name: str, tmp_path: P
 
 
 def test_a_run_kept_before_recipes_had_more_fields_is_the_same_run(tmp_path: Path) -> None:
-    """Its run.json has the nine fields of then."""
+    """Its identity.json has the nine fields of then."""
     run = fit(network(), points(), RECIPE, tmp_path)
-    kept = json.loads((tmp_path / "run.json").read_text())["recipe"]
+    kept = json.loads((tmp_path / "identity.json").read_text())["recipe"]
     first = "epochs batch_size learning_rate momentum weight_decay schedule warmup_epochs seed precision".split()
     assert list(kept) == first
     assert Recipe(**kept) == RECIPE
@@ -433,14 +433,14 @@ def test_a_run_killed_at_any_of_its_writes_goes_on(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, time, torch
 torch.set_num_threads(int(sys.argv[2]))
-from test_train import RECIPE, fit, network, points, replace
+from test_fit import RECIPE, fit, network, points, replace
 recipe = replace(RECIPE, epochs=40)
 fit(network(), points(), recipe, sys.argv[1], on_epoch=lambda row: time.sleep(0.02))
 """
 
 
 def test_a_run_killed_by_the_system_goes_on(tmp_path: Path) -> None:
-    paths = os.pathsep.join(path for path in sys.path if path)
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": paths}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, tmp_path / "a", str(torch.get_num_threads())], env=environment
@@ -476,12 +476,12 @@ def test_another_run_in_the_folder_is_left_alone(tmp_path: Path, finished: bool)
     else:
         stopped(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    mend = "another folder, or start over.*--fresh"
-    with pytest.raises(DataError, match=rf"recipe\.learning_rate was 0\.05, now 0\.1; .*{mend}"):
+    fix = "choose another folder, or start over with --fresh"
+    with pytest.raises(DataError, match=rf"recipe\.learning_rate was 0\.05, now 0\.1; {fix}"):
         fit(network(), points(), replace(RECIPE, learning_rate=0.1), tmp_path)
-    with pytest.raises(DataError, match=rf"data\.crc32 was .*{mend}"):
+    with pytest.raises(DataError, match=rf"data\.crc32 was .*{fix}"):
         fit(network(), points(shift=1.0), RECIPE, tmp_path)
-    with pytest.raises(DataError, match=rf"0\.weight was \(8, 6\), now \(9, 6\) \(7 such .*{mend}"):
+    with pytest.raises(DataError, match=rf"weights\.0\.weight was \[8, 6\], now \[9, 6\]; .* and \d+ more; .*{fix}"):
         fit(network(width=9), points(), RECIPE, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -498,13 +498,15 @@ def test_a_new_start_where_another_run_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("run.json", b"{", "cannot read .*run.json"),
-        ("run.json", b"[]", "cannot read .*run.json"),
-        ("run.json", b'{"format": 1}', "cannot read .*run.json"),
-        ("run.json", b'{"format": 2}', "format 2, and this version reads 1"),
-        ("checkpoint-1.safetensors", b"x" * 100, "cannot read the checkpoint"),
-        ("log.jsonl", b"", r"lost its end: 0 of \d+ bytes"),
-        ("log.jsonl", b"x" * 9999, "cannot read .*log.jsonl"),
+        ("run.json", b"{", "run.json is damaged"),
+        ("run.json", b"[]", "run.json is damaged"),
+        ("run.json", b'{"status": "running"}', "run.json is damaged .*epoch"),
+        ("identity.json", b"{", "identity.json is damaged"),
+        ("identity.json", b"[]", r"holds other results: the identity was \[\]"),
+        ("identity.json", b'{"format": 2}', "format was 2, now 1"),
+        ("checkpoint-1.safetensors", b"x" * 100, "checkpoint-1.safetensors is damaged"),
+        ("log.jsonl", b"", r"log.jsonl is damaged .*0 of \d+ bytes are left"),
+        ("log.jsonl", b"x" * 9999, "log.jsonl is damaged"),
     ],
 )
 def test_damaged_folders(tmp_path: Path, file: str, content: bytes, message: str) -> None:
@@ -516,7 +518,7 @@ def test_damaged_folders(tmp_path: Path, file: str, content: bytes, message: str
 
 def test_a_log_that_is_no_runs_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("mine")
-    with pytest.raises(DataError, match=r"no run\.json"):
+    with pytest.raises(DataError, match=r"holds other results: log\.jsonl without identity\.json"):
         fit(network(), points(), RECIPE, tmp_path)
     assert (tmp_path / "log.jsonl").read_text() == "mine"
 

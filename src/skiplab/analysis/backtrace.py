@@ -1,32 +1,31 @@
-"""The light way back from an operand of a merge: over operators that leave the signal what it is (DESIGN §2).
+"""Tracing back from an operand of a merge to the values that it carries.
 
-The walk crosses views, resampling, batch norm, at most one weight layer, and products with a gate. An activation,
-a norm, a merge or any other product of data ends it.
+`trace_shortcut` follows the definition of a shortcut (DESIGN §2): views, resampling, batch norm, at most one weight
+layer, and products with a gate. An activation, a norm, a merge or any other product of data ends the trace.
+
+`trace_chain` is for lint rules, which look for shortcuts that something spoils: it crosses the same operators except
+gates, and the kinds of op that a rule adds.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from skiplab.analysis.skips import Shortcut
-from skiplab.graph.ops import TRANSPARENT
+from skiplab.graph.ops import TRANSPARENT, Kind, op_info
 from skiplab.graph.program import Op, Program
 from skiplab.graph.slices import Position, are_two_signals, position
 
-# Activations between bounds, with which one signal weights another; `exp` is the decay of a scan.
-_GATES = frozenset("sigmoid hardsigmoid softmax _softmax _safe_softmax exp relu6 hardtanh clamp".split())
-_PRODUCTS = ("mul", "multiply")
-_RECIPROCALS = ("reciprocal", "div", "divide", "true_divide")
-
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A value on a walk.
+class ShortcutStep:
+    """A value on the trace of a shortcut: the fork, if the shortcut starts here.
 
     Attributes:
         value: index of the op.
-        weights: weight layers crossed since the operand, 0 or 1.
-        shortcut: what the way since then is.
-        gates: indices of the values that multiply the signal on it.
-        positions: the single positions (steps of a sequence) that it takes out of larger values.
+        weights: weight layers between this value and the operand, 0 or 1.
+        shortcut: kind of the shortcut from this value to the operand.
+        gates: indices of the values that multiply the signal on the shortcut.
+        positions: the single positions (steps of a sequence) that the shortcut takes out of larger values.
     """
 
     value: int
@@ -36,53 +35,61 @@ class Step:
     positions: tuple[Position, ...] = ()
 
 
-def walk(program: Program, operand: int) -> tuple[Step, ...]:
-    """The values from a merge's operand back along its light way, itself first."""
-    steps = [Step(operand, 0, "identity")]
-    while (before := _before(program, steps[-1])) is not None:
+def trace_shortcut(program: Program, operand: int) -> tuple[ShortcutStep, ...]:
+    """The values that a shortcut ending in this operand may start from; the operand itself comes first."""
+    steps = [ShortcutStep(operand, 0, "identity")]
+    while (before := _step_before(program, steps[-1])) is not None:
         steps.append(before)
     return tuple(steps)
 
 
-def route(program: Program, operand: int, fork: int) -> tuple[Op, ...]:
-    """The ops on the light way from a fork to a merge's operand, the last first and without the fork."""
+def shortcut_ops(program: Program, operand: int, fork: int) -> tuple[Op, ...]:
+    """The ops on the shortcut from a fork to a merge's operand, in reverse order, without the fork.
+
+    Raises:
+        ValueError: no shortcut leads from the fork to the operand.
+    """
     ops = []
-    for step in walk(program, operand):
+    for step in trace_shortcut(program, operand):
         if step.value == fork:
             return tuple(ops)
         ops.append(program.ops[step.value])
-    raise ValueError(f"no light way leads from {program.ops[fork].name} to {program.ops[operand].name}")
+    raise ValueError(f"no shortcut leads from {program.ops[fork].name} to {program.ops[operand].name}")
 
 
-def gate(program: Program, op: Op) -> int | None:
-    """Of a product of two values, the one that is a gate; None where neither is, or where that is undecided."""
-    if op.kind != "product" or op.target not in _PRODUCTS or len(set(op.inputs)) != 2:
+def gate_of(program: Program, op: Op) -> int | None:
+    """The gate among the two factors of a product; None where neither is one, or where that is undecided."""
+    if op.kind != "product" or not op_info(op.target).multiplication or len(set(op.inputs)) != 2:
         return None
-    for among in (_GATES, {"tanh"}):
-        gates = [operand for operand in op.inputs if _bounds(program, operand) in among]
+    for likelihood in ("usual", "possible"):
+        gates = [operand for operand in op.inputs if op_info(_bounding_activation(program, operand)).gate == likelihood]
         if gates:
-            # A product of one signal with a function of itself is an activation: x · sigmoid(x).
+            # A product of a signal with a function of itself is an activation: x · sigmoid(x).
             return gates[0] if len(gates) == 1 and are_two_signals(program, *op.inputs) else None
     return None
 
 
-def _bounds(program: Program, index: int) -> str:
-    """The activation that made a value, leaving out what only moves, scales or shifts it, such as 1 − g.
+def _bounding_activation(program: Program, index: int) -> str:
+    """The activation that makes a value, before operators that only move, scale or shift it, such as 1 − g.
 
-    A reciprocal is what it is taken of: 1 / (1 + exp(−x)) is a sigmoid in other words.
+    A reciprocal counts as its operand: 1 / (1 + exp(−x)) is a sigmoid.
     """
     op = program.ops[index]
-    while len(op.inputs) == 1 and (op.kind in ("view", "resample", "expand") or op.target in _RECIPROCALS):
+    while len(op.inputs) == 1 and (op.kind in ("view", "resample", "expand") or _is_reciprocal(op)):
         op = program.ops[op.inputs[0]]
     return op.target
 
 
-def _before(program: Program, step: Step) -> Step | None:
+def _is_reciprocal(op: Op) -> bool:
+    return op.target == "reciprocal" or op_info(op.target).division
+
+
+def _step_before(program: Program, step: ShortcutStep) -> ShortcutStep | None:
     op = program.ops[step.value]
-    by = gate(program, op)
-    if by is not None:
-        value = next(operand for operand in op.inputs if operand != by)
-        return replace(step, value=value, shortcut="gated", gates=(*step.gates, by))
+    gate = gate_of(program, op)
+    if gate is not None:
+        value = next(operand for operand in op.inputs if operand != gate)
+        return replace(step, value=value, shortcut="gated", gates=(*step.gates, gate))
     if len(op.inputs) != 1 or not (op.kind in TRANSPARENT or (op.kind == "weight" and not step.weights)):
         return None
     shortcut = step.shortcut
@@ -92,4 +99,33 @@ def _before(program: Program, step: Step) -> Step | None:
         shortcut = "resample"
     taken = position(program, op)
     positions = step.positions if taken is None else (*step.positions, taken)
-    return Step(op.inputs[0], step.weights + (op.kind == "weight"), shortcut, step.gates, positions)
+    return ShortcutStep(op.inputs[0], step.weights + (op.kind == "weight"), shortcut, step.gates, positions)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStep:
+    """A value on a chain of ops with one data operand each.
+
+    Attributes:
+        value: index of the op.
+        weights: weight layers between this value and the operand, 0 or 1.
+        crossed: indices of the additional ops between this value and the operand, in reverse order. Ops before the
+            weight layer belong to that layer, as in pre-activation, and are left out.
+    """
+
+    value: int
+    weights: int
+    crossed: tuple[int, ...]
+
+
+def trace_chain(program: Program, operand: int, additional: tuple[Kind, ...] = ()) -> Iterator[ChainStep]:
+    """Traces back from a merge's operand, itself first, over transparent ops, one weight layer and additional kinds."""
+    step = ChainStep(operand, 0, ())
+    while True:
+        yield step
+        op = program.ops[step.value]
+        is_light = op.kind in TRANSPARENT or (op.kind == "weight" and not step.weights)
+        if len(op.inputs) != 1 or not (is_light or op.kind in additional):
+            return
+        crossed = step.crossed if is_light or step.weights else (*step.crossed, op.index)
+        step = ChainStep(op.inputs[0], step.weights + (op.kind == "weight"), crossed)

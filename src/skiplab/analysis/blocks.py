@@ -1,4 +1,4 @@
-"""Blocks, which lie between fork and merge, and which of them are so alike that they may trade places."""
+"""Blocks, the ops between fork and merge, and which of them are equal in form and so can be exchanged."""
 
 import itertools
 
@@ -10,11 +10,11 @@ from skiplab.analysis.skips import Skip, Skips
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.program import Program
 
-Reads = tuple[Edge, ...]  # where a block reads its weights and buffers, in order
+Reads = tuple[Edge, ...]  # the edges on which a block reads its weights and buffers, in order
 
 
 def like(program: Program, skips: Skips) -> list[tuple[Skip, Skip]]:
-    """All pairs of skips whose blocks may trade places: alike, and without a weight in common."""
+    """All pairs of skips whose blocks can be exchanged: they are equal in form and share no weight."""
     forms = {skip.id: _form(program, skip) for skip in skips}
     weights = {skip.id: {weight for _, weight in weights_read(program, skip)} for skip in skips}
     return [
@@ -25,7 +25,7 @@ def like(program: Program, skips: Skips) -> list[tuple[Skip, Skip]]:
 
 
 def weights_read(program: Program, skip: Skip) -> Reads:
-    """The edges on which a block reads parameters and buffers, also those that are computed on before it uses them."""
+    """The edges on which a block reads parameters and buffers, directly or through ops that carry no data."""
     reads: dict[Edge, None] = {}
     pending = [program.nodes[program.ops[index].name] for index in reversed(_block(program, skip))]
     while pending:
@@ -45,13 +45,13 @@ def _block(program: Program, skip: Skip) -> list[int]:
 
 
 def _form(program: Program, skip: Skip) -> tuple:
-    """What two blocks must share: each op's operator, constants, shape and operands, and the weights' shapes."""
+    """What equal blocks share: each op's operator, constants, shape and operands, and the weights' shapes."""
     block = _block(program, skip)
     place = {index: i for i, index in enumerate(block)}
     ops = []
     for op in (program.ops[index] for index in block):
         node = program.nodes[op.name]
-        constants = str(torch.fx.map_arg((node.args, node.kwargs), lambda _: None))  # operands are told by place
+        constants = str(torch.fx.map_arg((node.args, node.kwargs), lambda _: None))  # operands are compared by place
         ops.append((op.target, constants, op.shape, tuple(place.get(operand, -1) for operand in op.inputs)))
     weights = [program.tensors[weight] for _, weight in weights_read(program, skip)]
     return tuple(ops), tuple((weight.shape, weight.dtype) for weight in weights)

@@ -1,4 +1,4 @@
-"""What changed between the skip connections of two networks, or of one network at two times."""
+"""The differences between the skip connections of two networks, or of two versions of one."""
 
 import difflib
 from collections import Counter
@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 from skiplab.analysis.skips import Skip, Skips
 
-# What a record says of the architecture, and not of the graph in which it was found.
+# The fields of a record that describe the architecture rather than the graph.
 FIELDS = (
     "combine",
     "shortcut",
@@ -21,13 +21,13 @@ FIELDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A skip that is in both networks, and not the same.
+    """A skip of both networks whose records differ.
 
     Attributes:
         before, after: its two records.
-        fields: names of the attributes that differ; "branches" and "gates" when there are more or fewer of them.
+        fields: names of the attributes that differ; "branches" and "gates" where their number differs.
     """
 
     before: Skip
@@ -35,30 +35,31 @@ class Change:
     fields: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What one network has and the other has not; true when there is anything.
+    """The differences between two networks; false where there are none.
 
     Attributes:
-        added, removed: skips of the second network alone, and of the first.
-        changed: skips of both that differ.
-        apart: (path, reason) -> how many more the second network lists apart there; negative for fewer.
+        added: skips of the second network only.
+        removed: skips of the first network only.
+        changed: skips of both whose records differ.
+        non_skips: (path, reason) -> how many more non-skips the second network has there; negative for fewer.
     """
 
     added: tuple[Skip, ...]
     removed: tuple[Skip, ...]
     changed: tuple[Change, ...]
-    apart: dict[tuple[str, str], int]
+    non_skips: dict[tuple[str, str], int]
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed or self.apart)
+        return bool(self.added or self.removed or self.changed or self.non_skips)
 
 
 def diff(before: Skips, after: Skips) -> Difference:
     """Compares two networks' skips.
 
-    Skips correspond when they stand in the same module; where a module holds several, they are aligned in order
-    of execution. Names of nodes and lines of source do not count.
+    Skips correspond if their merges are in the same module; several in one module are aligned in order of execution.
+    Names of nodes and lines of source are not compared.
     """
     added: list[Skip] = []
     removed: list[Skip] = []
@@ -73,12 +74,17 @@ def diff(before: Skips, after: Skips) -> Difference:
                 elif other is None:
                     removed.append(one)
                 else:
-                    changed.append(Change(one, other, _differing(one, other)))
-    return Difference(tuple(added), tuple(removed), tuple(changed), _apart(before, after))
+                    changed.append(Change(before=one, after=other, fields=_differing(one, other)))
+    return Difference(
+        added=tuple(added),
+        removed=tuple(removed),
+        changed=tuple(changed),
+        non_skips=_more_non_skips(before, after),
+    )
 
 
 def trait(skip: Skip, name: str) -> object:
-    """A record's attribute; the number of branches or gates, whose names are those of a graph's nodes."""
+    """An attribute of a record; of branches and gates, whose names belong to the graph, their number."""
     return (
         len(skip.branch if name == "branches" else skip.gates) if name in ("branches", "gates") else getattr(skip, name)
     )
@@ -92,7 +98,7 @@ def _differing(one: Skip, other: Skip) -> tuple[str, ...]:
     return tuple(name for name in (*FIELDS, "branches", "gates") if trait(one, name) != trait(other, name))
 
 
-def _apart(before: Skips, after: Skips) -> dict[tuple[str, str], int]:
-    counts = Counter((each.path, each.reason) for each in after.apart)
-    counts.subtract((each.path, each.reason) for each in before.apart)
+def _more_non_skips(before: Skips, after: Skips) -> dict[tuple[str, str], int]:
+    counts = Counter((each.path, each.reason) for each in after.non_skips)
+    counts.subtract((each.path, each.reason) for each in before.non_skips)
     return {place: count for place, count in sorted(counts.items()) if count}

@@ -1,6 +1,5 @@
-"""The merges of a program: additions and concatenations of data, chains of additions taken as one."""
+"""The merges of a program: additions and concatenations of data. A chain of additions is one merge."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skiplab.graph.ops import is_concat
@@ -9,11 +8,11 @@ from skiplab.graph.program import Op, Program
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """An n-ary merge: a chain of additions counts as one.
+    """An n-ary merge; a chain of additions counts as one.
 
     Attributes:
         op: the last addition of the chain, whose value is the sum.
-        operands: indices of the ops that are joined.
+        operands: indices of the joined ops.
         readers: for each operand, the op of the chain that reads it.
     """
 
@@ -22,8 +21,12 @@ class Merge:
     readers: tuple[int, ...]
 
     def takes_whole(self, program: Program, operand: int) -> bool:
-        """Whether each entry of an operand is met once: one that is broadcast into a sum carries nothing past."""
+        """Whether the merge reads each entry of an operand once; false for an operand that a sum broadcasts."""
         return is_concat(self.op.target) or program.ops[operand].shape == self.op.shape
+
+    def other_operands(self, position: int) -> list[int]:
+        """The operands except the one at `position`, wherever that value occurs."""
+        return [operand for operand in self.operands if operand != self.operands[position]]
 
 
 def merge_at(program: Program, name: str) -> Merge:
@@ -31,18 +34,21 @@ def merge_at(program: Program, name: str) -> Merge:
     return _flattened(program, program.by_name[name])
 
 
-def merges(program: Program) -> Iterator[Merge]:
+def merges(program: Program) -> tuple[Merge, ...]:
+    """All merges in order of execution, except sums of attention scores with a mask or a position bias."""
     inner: set[int] = set()
+    found = []
     for op in reversed(program.ops):
         if op.kind == "merge" and op.index not in inner:
             merge = _flattened(program, op)
             inner.update(merge.readers)
             if not _is_attention_score(program, merge):
-                yield merge
+                found.append(merge)
+    return tuple(reversed(found))
 
 
 def _flattened(program: Program, op: Op) -> Merge:
-    """Unfolds additions that nothing but the next addition reads."""
+    """Unfolds additions that only the next addition reads."""
     operands: list[int] = []
     readers: list[int] = []
     stack = [(operand, op.index) for operand in reversed(op.inputs)]
@@ -64,7 +70,7 @@ def _flattened(program: Program, op: Op) -> Merge:
 
 
 def _is_attention_score(program: Program, merge: Merge) -> bool:
-    """A product of queries and keys with a mask or a position bias added, on its way to a softmax."""
+    """Whether a merge adds a mask or a position bias to a product of queries and keys before a softmax."""
     users = program.users[merge.op.index]
     while len(users) == 1 and program.ops[users[0]].kind == "view":
         users = program.users[users[0]]

@@ -1,42 +1,43 @@
-"""Which skip lies on the branch of which: one sweep over the merges, with the skips in hand that span the place."""
+"""Which skip lies on the branch of which: one sweep over the merges, with the skips at hand that span the place."""
 
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skiplab.analysis.reachability import Reach
+from skiplab.analysis.reachability import MergeReachability
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Span:
     """A skip as a region of the graph.
 
     Attributes:
         fork, merge: indices of its ops.
-        at: the sum at which its shortcut arrives, where the merge is a chain of sums; else the merge.
+        arrival: index of the addition that reads the shortcut, where the merge is a chain of additions; else the merge.
         position: which of the merge's operands ends its shortcut.
-        reach: the ways to the merge's operands.
-        comes: for each op, the forks of this merge's skips from which it comes, as bits.
-        bit: which of these bits stands for this fork.
+        reachability: the paths to the merge's operands.
+        fork_bits: for each op, bits of the forks of this merge's skips that it depends on.
+        bit: which of these bits is this fork's.
     """
 
     fork: int
     merge: int
-    at: int
+    arrival: int
     position: int
-    reach: Reach
-    comes: dict[int, int]
+    reachability: MergeReachability
+    fork_bits: dict[int, int]
     bit: int
 
     def holds(self, index: int) -> bool:
         """Whether an op lies on the branch."""
-        return bool(self.comes.get(index, 0) >> self.bit & 1) and self.reach.leads_past(index, self.position)
+        depends_on_fork = bool(self.fork_bits.get(index, 0) >> self.bit & 1)
+        return depends_on_fork and self.reachability.reaches_other_operand(index, self.position)
 
 
 def parents(spans: Sequence[Span]) -> list[int | None]:
-    """For each skip, given in order of the merges, the innermost one on whose branch both its ends lie.
+    """For each skip, the innermost skip whose branch holds both its fork and its merge.
 
-    The fork may also be the outer one's own.
+    The two skips may share a fork. `spans` are in order of their merges; the result has places in `spans`.
     """
     starts = sorted(range(len(spans)), key=lambda number: spans[number].fork)
     active: list[int] = []  # begun and not yet ended, in order of the merges
@@ -57,7 +58,7 @@ def _innermost(spans: Sequence[Span], active: list[int], span: Span) -> int | No
     for number in active:
         outer = spans[number]
         if least is not None and outer.merge - span.fork >= least:
-            break  # whatever comes later ends later, and begins no later than this fork
+            break  # all further ones end later, and begin no later than this fork
         size = outer.merge - outer.fork
         if outer.fork <= span.fork and (least is None or size < least) and _is_around(outer, span):
             best, least = number, size
@@ -66,5 +67,5 @@ def _innermost(spans: Sequence[Span], active: list[int], span: Span) -> int | No
 
 def _is_around(outer: Span, span: Span) -> bool:
     if outer.merge == span.merge:
-        return outer.at > span.at and outer.holds(span.fork)
+        return outer.arrival > span.arrival and outer.holds(span.fork)
     return outer.holds(span.merge) and (outer.fork == span.fork or outer.holds(span.fork))

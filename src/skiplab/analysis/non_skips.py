@@ -1,74 +1,108 @@
-"""What is no skip connection, listed apart with its reason: gates, fusion, foldable sums, and the unknown."""
+"""Places where paths of the signal meet without a skip connection, each with its reason.
 
-from collections.abc import Iterator
+The reasons are gates, fusion, foldable sums, and the unknown.
+"""
+
+from collections.abc import Iterator, Sequence
 
 from torch.fx import Node
 
-from skiplab.analysis.backtrace import gate, walk
+from skiplab.analysis.backtrace import gate_of, trace_shortcut
 from skiplab.analysis.merges import Merge
-from skiplab.analysis.reachability import Reach
-from skiplab.analysis.skips import Apart, Reason
-from skiplab.graph.ops import LINEAR, is_concat
+from skiplab.analysis.reachability import MergeReachability, between
+from skiplab.analysis.shortcut_match import ShortcutMatch
+from skiplab.analysis.skips import NonSkip, Reason
+from skiplab.graph.ops import LINEAR, is_concat, op_info
 from skiplab.graph.origins import ways
 from skiplab.graph.program import Op, Program
 from skiplab.graph.slices import are_two_signals
 
-_MATRIX_PRODUCTS = frozenset("matmul mm bmm einsum".split())
+
+def separate_non_skips(
+    program: Program, merges: Sequence[Merge], matches: Sequence[Sequence[ShortcutMatch]]
+) -> tuple[list[list[ShortcutMatch]], list[NonSkip]]:
+    """The matches that are skips, merge by merge, and all non-skips of a program in order of execution."""
+    accepted: list[list[ShortcutMatch]] = []
+    found: list[NonSkip] = []
+    products: set[int] = set()
+    for merge, candidates in zip(merges, matches, strict=True):
+        reasons = {match: _rejection(program, match) for match in candidates}
+        accepted.append([match for match, reason in reasons.items() if reason is None])
+        if any(match.step.gates for match in accepted[-1]):
+            products |= _products_of_gated_sum(program, merge)
+        if not accepted[-1]:
+            rejection = [reason for reason in reasons.values() if reason is not None][-1:]
+            found += rejection or _merge_without_shortcut(program, merge)
+    found += [*_gates(program, products), *_other_joints(program)]
+    return accepted, sorted(found, key=lambda each: program.by_name[each.op].index)
 
 
-def gates(program: Program, used: set[int]) -> Iterator[Apart]:
-    """Products in which one signal weights another: squeeze-excite, GLU, an LSTM's output gate.
+def _rejection(program: Program, match: ShortcutMatch) -> NonSkip | None:
+    """Why a matched shortcut makes no skip; None where it makes one."""
+    mixing = next((op for op in match.shortcut_ops if _mixes_lanes(program, op)), None)
+    if mixing is not None:
+        return _non_skip(match.merge.op, "unknown", f"`{mixing.name}` mixes several lanes into its shortcut")
+    if is_concat(match.merge.op.target) or match.step.gates:
+        return None
+    others = [operand for i, operand in enumerate(match.merge.operands) if i != match.position]
+    is_linear = all(program.ops[i].kind in LINEAR for i in between(program, match.step.value, others))
+    return _foldable(match.merge) if is_linear else None
 
-    Factors made of one and the same value are a function of it, as x · Φ(x) is.
+
+def _products_of_gated_sum(program: Program, merge: Merge) -> set[int]:
+    """The products at the ends of a gated sum: they are part of the skip, and no gates of their own."""
+    steps = (step for operand in merge.operands for step in trace_shortcut(program, operand))
+    ends = (step.value for step in steps if not (step.gates or step.weights))
+    return {index for index in ends if program.ops[index].kind == "product"}
+
+
+def _gates(program: Program, products: set[int]) -> Iterator[NonSkip]:
+    """Products in which one signal weights another (squeeze-excite, GLU, an LSTM's output gate).
+
+    Two factors computed from one value make a function of it, as in x · Φ(x), and no gate.
 
     Args:
-        program: where they stand.
-        used: products that belong to a gated skip.
+        program: the program of the products.
+        products: those that belong to a gated skip.
     """
     for op in program.ops:
-        if op.kind != "product" or op.index in used:
+        if op.kind != "product" or op.index in products:
             continue
         if op.target == "glu":
-            yield _apart(op, "gate", "one half of the channels weights the other")
-        elif op.target in ("mul", "multiply") and len(op.inputs) == 2 and are_two_signals(program, *op.inputs):
-            by = gate(program, op)
-            weight = "another signal" if by is None else f"`{program.ops[by].module or program.ops[by].name}`"
-            yield _apart(op, "gate", f"weighted by {weight}")
+            yield _non_skip(op, "gate", "one half of the channels weights the other")
+        elif op_info(op.target).multiplication and len(op.inputs) == 2 and are_two_signals(program, *op.inputs):
+            gate = gate_of(program, op)
+            weight = "another signal" if gate is None else f"`{program.ops[gate].module or program.ops[gate].name}`"
+            yield _non_skip(op, "gate", f"weighted by {weight}")
 
 
-def joints(program: Program) -> Iterator[Apart]:
-    """Where ways meet in an operator that is neither sum nor product, such as a maximum or a choice by the data."""
+def _other_joints(program: Program) -> Iterator[NonSkip]:
+    """Operators other than sums and products at which paths meet, such as a maximum or a choice by the data."""
     for op in program.ops:
         if op.kind in ("activation", "other", "max_pool", "norm") and len(ways(program.anchors, op.inputs)) > 1:
             reason = "unknown" if op.kind == "other" else "fusion"
-            yield _apart(op, reason, f"ways meet in `{op.target}`, which carries neither of them on as it is")
+            yield _non_skip(op, reason, f"paths meet in `{op.target}`, which carries neither on unchanged")
 
 
-def merge_apart(program: Program, merge: Merge) -> Apart | None:
-    """Why a merge without a skip is none; None where no ways meet at it."""
-    if is_foldable(program, merge):
-        return folded(merge)
+def _merge_without_shortcut(program: Program, merge: Merge) -> list[NonSkip]:
+    """Why a merge without a matched shortcut is no skip; empty where no paths meet at it."""
+    if _is_foldable(program, merge):
+        return [_foldable(merge)]
     met = ways(program.anchors, merge.operands)
     if len(met) < 2:
-        return None
-    through = _unnamed(program, merge)
-    if through is not None:
-        return _apart(merge.op, "unknown", through)
-    return _apart(merge.op, "fusion", f"{len(met)} ways meet, and none of them is light")
+        return []
+    obstacle = _obstacle(program, merge)
+    if obstacle is not None:
+        return [_non_skip(merge.op, "unknown", obstacle)]
+    return [_non_skip(merge.op, "fusion", f"{len(met)} paths meet, and none of them is a shortcut")]
 
 
-def folded(merge: Merge) -> Apart:
-    """The entry of a sum whose ways are all linear."""
-    return _apart(merge.op, "foldable", "nothing nonlinear lies on its ways: one linear layer in disguise")
+def _foldable(merge: Merge) -> NonSkip:
+    return _non_skip(merge.op, "foldable", "all of its paths are linear: one linear layer could replace them")
 
 
-def mixed(merge: Merge, by: Op) -> Apart:
-    """The entry of a merge whose shortcut is mixed from several lanes."""
-    return _apart(merge.op, "unknown", f"its shortcut is mixed from several lanes by `{by.name}`")
-
-
-def is_foldable(program: Program, merge: Merge) -> bool:
-    """Whether a sum joins only linear ways from one common value (RepVGG; Ding et al. 2021, §3.3)."""
+def _is_foldable(program: Program, merge: Merge) -> bool:
+    """Whether a sum joins only linear paths from one common value (RepVGG; Ding et al. 2021, §3.3)."""
     if is_concat(merge.op.target) or len(set(merge.operands)) < 2:
         return False
     front = set(merge.operands)
@@ -78,22 +112,12 @@ def is_foldable(program: Program, merge: Merge) -> bool:
             return False
         front.remove(op.index)
         front.update(op.inputs)
-    return any(program.ops[i].kind == "weight" for i in _down_to(program, merge, front.pop()))
+    return any(program.ops[i].kind == "weight" for i in between(program, front.pop(), merge.operands))
 
 
-def _down_to(program: Program, merge: Merge, fork: int) -> set[int]:
-    inside, rest = set(), [operand for operand in merge.operands if operand != fork]
-    while rest:
-        index = rest.pop()
-        if index not in inside:
-            inside.add(index)
-            rest += [i for i in program.ops[index].inputs if i != fork]
-    return inside
-
-
-def mixes_lanes(program: Program, op: Op) -> bool:
-    """Whether a weight layer multiplies from the left, and so mixes what stands side by side, not channels."""
-    if op.kind != "weight" or op.target not in _MATRIX_PRODUCTS:
+def _mixes_lanes(program: Program, op: Op) -> bool:
+    """Whether a weight layer multiplies from the left, and so mixes lanes or positions instead of channels."""
+    if op.kind != "weight" or not op_info(op.target).matrix_product:
         return False
     node = program.nodes[op.name]
     data = program.ops[op.inputs[0]].name
@@ -103,7 +127,7 @@ def mixes_lanes(program: Program, op: Op) -> bool:
 
 
 def _contracts_another(node: Node, data: str) -> bool:
-    """Whether an einsum sums over another dimension of the data than its channels: the last, or an image's second."""
+    """Whether an einsum sums over a dimension of the data other than channels: the last, or an image's second."""
     equation, operands = node.args[0], node.args[1]
     assert isinstance(equation, str)
     terms, _, result = equation.replace(" ", "").partition("->")
@@ -116,37 +140,38 @@ def _contracts_another(node: Node, data: str) -> bool:
     return any(letter not in result and letter not in channels for letter in letters)
 
 
-def _unnamed(program: Program, merge: Merge) -> str | None:
-    """What carries the signal past a branch, where that is nothing that the definition names."""
+def _obstacle(program: Program, merge: Merge) -> str | None:
+    """The op on an operand's trace but for which the merge would be a skip, where the definition has no name for it."""
     for position, operand in enumerate(merge.operands):
-        last = walk(program, operand)[-1]
-        what = _crossing(program.ops[last.value])
-        if what is None or last.gates or not merge.takes_whole(program, operand):
+        last = trace_shortcut(program, operand)[-1]
+        description = _description(program.ops[last.value])
+        if description is None or last.gates or not merge.takes_whole(program, operand):
             continue
-        behind = [
+        forks = [
             (step.value, last.weights + step.weights)
             for source in program.ops[last.value].inputs
-            for step in walk(program, source)
+            for step in trace_shortcut(program, source)
             if len(program.users[step.value]) > 1 and last.weights + step.weights < 2
         ]
-        least = min([last.value, *(value for value, _ in behind)])
-        reach, inner = Reach(program, merge.operands, least), Reach(program, (last.value,), least)
-        if reach.leads_past(last.value, position):
-            continue  # it is not on the way of this operand alone
-        if any(inner.heaviest(v) <= w < reach.heaviest(v, position) for v, w in behind):
-            return what
+        least = min([last.value, *(fork for fork, _ in forks)])
+        to_merge = MergeReachability(program, merge.operands, least)
+        to_op = MergeReachability(program, (last.value,), least)
+        if to_merge.reaches_other_operand(last.value, position):
+            continue  # the op is not on this operand's path alone
+        if any(to_op.most_weights(fork) <= light < to_merge.most_weights(fork, position) for fork, light in forks):
+            return description
     return None
 
 
-def _crossing(op: Op) -> str | None:
+def _description(op: Op) -> str | None:
     if op.kind == "other":
         return f"the operator `{op.target}` on its shortcut is not known"
     if op.kind == "merge" and not is_concat(op.target):
         return f"its shortcut is itself a sum, `{op.name}`"
-    if op.kind == "product" and op.target in _MATRIX_PRODUCTS:
+    if op.kind == "product" and op_info(op.target).matrix_product:
         return f"its shortcut is mixed by a matrix that depends on the data, in `{op.name}`"
     return None
 
 
-def _apart(op: Op, reason: Reason, detail: str) -> Apart:
-    return Apart(op.name, op.module, reason, detail, op.source)
+def _non_skip(op: Op, reason: Reason, detail: str) -> NonSkip:
+    return NonSkip(op=op.name, path=op.module, reason=reason, detail=detail, source=op.source)

@@ -1,14 +1,13 @@
-"""Count the paths from a network's inputs to its output exactly, by what lies on them.
+"""Count the paths from a network's inputs to its output exactly, by the ops on them.
 
-A path is a choice of operand at every merge that it passes. Where a product joins several ways from one value
-(query, key and value; a gate and what it gates), these are one path, and the way with the fewest nonlinearities
-stands for it; ways from different values (a decoder's state and the encoder's output) are different paths.
-The same holds of additions inside one function of one value, such as a rotary embedding or GELU's cubic: if
-between the operands and their common origin there is no weight layer and no merge, no ways meet there.
+A path is a choice of one operand at every merge on it. Where a product joins several routes from one value (query, key
+and value; a gate and the gated signal), these are one path, counted by the route with the fewest nonlinearities; routes
+from different values (a decoder's state and the encoder's output) are different paths. The same holds of additions
+inside one function of one value, such as a rotary embedding or GELU's cubic: without a weight layer or a merge between
+the operands and their common origin, no paths meet.
 
-Numbers of paths outgrow every machine word (2⁶⁰⁰ for a network of 1,202 layers), so a distribution is one big
-integer whose k-th group of bits holds the number of paths with k nonlinearities: to step over a nonlinearity
-is a shift, to merge is an addition.
+Numbers of paths exceed every machine word (2⁶⁰⁰ for a network of 1,202 layers), so a distribution is one big integer
+whose k-th group of bits holds the number of paths with k nonlinearities: a nonlinearity shifts it, a merge adds.
 """
 
 import operator
@@ -26,7 +25,7 @@ COUNTED: tuple[Kind, ...] = (*NONLINEAR, "norm")
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Fewest and most of something on a path."""
+    """The smallest and the largest number on a path."""
 
     min: int
     max: int
@@ -34,7 +33,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Nonlinearities:
-    """Fewest and most nonlinearities on a path, together and for each kind by itself."""
+    """The smallest and the largest number of nonlinearities on a path, in total and by kind."""
 
     min: int
     max: int
@@ -42,8 +41,8 @@ class Nonlinearities:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """An op on the witness path."""
+class PathStep:
+    """An op on a path."""
 
     name: str
     target: str
@@ -52,27 +51,27 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
-    """The path with the fewest nonlinearities (among equals, with the fewest weight layers)."""
+class MostLinearPath:
+    """A path with the fewest nonlinearities; among equals, one with the fewest weight layers."""
 
     nonlinearities: int
     weight_layers: int
-    steps: tuple[Step, ...]
+    steps: tuple[PathStep, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
     """The paths of a network.
 
     Attributes:
-        paths: how many there are.
-        nonlinearities: per path; of the kinds in `counted`, and for each kind by itself.
-        weight_layers: per path.
+        paths: the number of paths.
+        nonlinearities: on a path, in total over the kinds in `counted`, and by kind.
+        weight_layers: on a path.
         histogram: number of nonlinearities -> number of paths.
         weight_histogram: number of weight layers -> number of paths.
-        counted: the kinds counted as nonlinear. Batch norm is affine in eval mode; "norm" (LayerNorm and its
-            kin) is counted by kind but not in the total, unless asked for.
-        fewest: the witness path.
+        counted: the kinds counted as nonlinear. Batch norm is affine in eval mode; "norm" (LayerNorm, RMSNorm and
+            GroupNorm) is part of the total only on request.
+        most_linear: one most linear path.
     """
 
     paths: int
@@ -81,12 +80,12 @@ class Census:
     histogram: dict[int, int]
     weight_histogram: dict[int, int]
     counted: tuple[str, ...]
-    fewest: Witness
+    most_linear: MostLinearPath
 
     @property
-    def witness(self) -> tuple[Step, ...]:
-        """The ops on the lightest path, from an input to the output."""
-        return self.fewest.steps
+    def witness(self) -> tuple[PathStep, ...]:
+        """The ops on the most linear path, from an input to the output."""
+        return self.most_linear.steps
 
 
 def census(program: Program, *, count: Iterable[Kind] = NONLINEAR, output: int = 0) -> Census:
@@ -95,13 +94,24 @@ def census(program: Program, *, count: Iterable[Kind] = NONLINEAR, output: int =
     Args:
         program: the captured network.
         count: kinds of op that count as nonlinear; add "norm" to count LayerNorm, RMSNorm and GroupNorm.
-        output: which of the network's outputs the paths lead to.
+        output: index of the output at which the paths end.
+
+    Raises:
+        UsageError: there is no such output.
     """
     if not program.outputs:
         # no output depends on the inputs
         nothing = Range(0, 0)
         none = Nonlinearities(0, 0, dict.fromkeys(COUNTED, nothing))
-        return Census(0, none, nothing, {}, {}, tuple(count), Witness(0, 0, ()))
+        return Census(
+            paths=0,
+            nonlinearities=none,
+            weight_layers=nothing,
+            histogram={},
+            weight_histogram={},
+            counted=tuple(count),
+            most_linear=MostLinearPath(0, 0, ()),
+        )
     if not 0 <= output < len(program.outputs):
         raise UsageError(f"output={output}: {program.name} has {len(program.outputs)} outputs that carry data")
     counted = frozenset(count)
@@ -118,7 +128,7 @@ def census(program: Program, *, count: Iterable[Kind] = NONLINEAR, output: int =
         histogram=total,
         weight_histogram=weights,
         counted=tuple(sorted(counted)),
-        fewest=_witness(program, end, counted),
+        most_linear=_most_linear(program, end, counted),
     )
 
 
@@ -127,13 +137,13 @@ def _range(histogram: dict[int, int]) -> Range:
 
 
 def _ways(program: Program) -> dict[int, list[list[int]]]:
-    """For each merge at which ways meet, its operands grouped into ways."""
+    """For each merge at which paths meet, its operands grouped by origin."""
     groups = {op.index: ways(program.anchors, op.inputs) for op in program.ops if op.kind == "merge"}
     return {index: group for index, group in groups.items() if len(group) > 1}
 
 
 def _distribution(sources: "Sources", end: int, place: int) -> dict[int, int]:
-    """Number of paths by how much of the group of kinds at `place` lies on them."""
+    """Number of paths by the number of their ops in the group of kinds at `place`."""
     counts = _fold(sources, end, lambda below, _: sum(below), place)
     bits = counts.bit_length() + 1
     packed = _fold(
@@ -153,12 +163,12 @@ def _distribution(sources: "Sources", end: int, place: int) -> dict[int, int]:
     return histogram
 
 
-Counts = tuple[int, ...]  # ops of each group of kinds on a way; compared in order, so the first group decides
+Counts = tuple[int, ...]  # ops of each group of kinds on a route; compared in order, so the first group decides
 Sources = dict[int, list[tuple[int, Counts]]]
 
 
 def _sources(program: Program, end: int, groups: list[frozenset[Kind]]) -> Sources:
-    """The graph of merges alone: node -> (merge or input before it, what lies in between on the lightest way)."""
+    """The graph of merges: node -> (merge or input before it, ops on the lightest route between them)."""
     joined = _ways(program)
     steps = {kind: tuple(int(kind in group) for group in groups) for kind in {op.kind for op in program.ops}}
     reach: list[dict[int, Counts]] = []
@@ -204,7 +214,7 @@ def _fold(sources: Sources, end: int, combine: Callable[[list[int], list[int]], 
     return values[end]
 
 
-def _witness(program: Program, end: int, counted: frozenset[Kind]) -> Witness:
+def _most_linear(program: Program, end: int, counted: frozenset[Kind]) -> MostLinearPath:
     best: list[tuple[int, int]] = []
     before: list[int | None] = []
     for op in program.ops[: end + 1]:
@@ -212,10 +222,10 @@ def _witness(program: Program, end: int, counted: frozenset[Kind]) -> Witness:
         nonlinear, weights = (0, 0) if start is None else best[start]
         best.append((nonlinear + (op.kind in counted), weights + (op.kind in WEIGHT_LAYERS)))
         before.append(start)
-    steps: list[Step] = []
+    steps: list[PathStep] = []
     index: int | None = end
     while index is not None:
         op = program.ops[index]
-        steps.append(Step(op.name, op.target, op.kind, op.module))
+        steps.append(PathStep(op.name, op.target, op.kind, op.module))
         index = before[index]
-    return Witness(*best[end], tuple(reversed(steps)))
+    return MostLinearPath(*best[end], tuple(reversed(steps)))

@@ -1,43 +1,43 @@
-"""What leads to the operands of one merge, and through how many weight layers: one pass back, one forth.
+"""Which operands of a merge a value reaches, and through how many weight layers: one backward and one forward pass.
 
-Operands are bits of an integer, and so are forks: what takes a set for each op takes one machine operation, and
-a merge of a hundred operands (a dense block's) costs no more passes than one of two.
+Sets of operands and of forks are bits of an integer, so that a set for each op costs one machine operation, and a merge
+of a hundred operands (a dense block's) costs as many passes as one of two.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from skiplab.analysis.backtrace import gate
+from skiplab.analysis.backtrace import gate_of
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Program
 
 
 @dataclass(slots=True)
-class _Ways:
-    """From one op to the operands of a merge.
+class PathSummary:
+    """The paths from one op to the operands of a merge.
 
     Attributes:
-        through: at k, the operands that are reached through at least k weight layers, as bits; k = 0, 1, 2.
-        most: the most weight layers on a way to any operand; -1 where there is none.
-        by: one operand that is reached through that many.
-        second: the most on a way to any other operand.
+        through: at k, bits of the operands that are reached through at least k weight layers; k = 0, 1, 2.
+        most: the most weight layers on a path to any operand; -1 where there is no path.
+        heaviest_operand: position of one operand that is reached through that many.
+        second: the most weight layers on a path to any other operand; -1 where there is none.
     """
 
     through: tuple[int, int, int]
     most: int
-    by: int
+    heaviest_operand: int
     second: int
 
 
-class Reach:
-    """The ways to the operands of one merge.
+class MergeReachability:
+    """The paths from each op to the operands of one merge.
 
     Args:
-        program: where they lie.
-        operands: the op at the end of each.
-        least: index of the op behind which nothing is asked.
-        gates: whether a way may lead through a gate, or only through what gates let pass.
-        without: ops through which no way leads.
+        program: the program of the merge.
+        operands: index of the op at the end of each operand.
+        least: lowest index of an op whose paths are needed.
+        gates: whether a path may enter a product as its gate.
+        without: ops that no path crosses.
     """
 
     def __init__(
@@ -50,76 +50,90 @@ class Reach:
         without: frozenset[int] = frozenset(),
     ) -> None:
         self.program = program
-        ways: dict[int, _Ways] = {}
-        for bit, index in enumerate(operands):
-            _join(ways, index, _Ways((1 << bit, 0, 0), 0, bit, -1))
+        paths: dict[int, PathSummary] = {}
+        for position, index in enumerate(operands):
+            _join(paths, index, PathSummary((1 << position, 0, 0), 0, position, -1))
         for index in range(max(operands, default=-1), least, -1):
-            if index in ways and index not in without:
+            if index in paths and index not in without:
                 op = program.ops[index]
-                after = _weighted(ways[index]) if op.kind in WEIGHT_LAYERS else ways[index]
-                by = None if gates else gate(program, op)
-                for operand in set(op.inputs) - {by}:
-                    _join(ways, operand, after)
-        self.ways = ways
+                after = _with_weight_layer(paths[index]) if op.kind in WEIGHT_LAYERS else paths[index]
+                skipped = None if gates else gate_of(program, op)
+                for operand in set(op.inputs) - {skipped}:
+                    _join(paths, operand, after)
+        self.paths = paths
 
-    def heaviest(self, index: int, without: int | None = None) -> int:
-        """Most weight layers on a way from an op to any operand (but one); -1 when there is none."""
-        ways = self.ways.get(index)
-        if ways is None:
+    def most_weights(self, index: int, excluding: int | None = None) -> int:
+        """Most weight layers on a path from an op to any operand but the excluded one; -1 where there is none."""
+        paths = self.paths.get(index)
+        if paths is None:
             return -1
-        return ways.second if ways.by == without else ways.most
+        return paths.second if paths.heaviest_operand == excluding else paths.most
 
-    def heavier(self, index: int, than: int, without: int) -> list[int]:
-        """The operands, but one, that are reached from an op through more than `than` weight layers (0 or 1)."""
-        bits = self.ways[index].through[than + 1] & ~(1 << without)
-        return [bit for bit in range(bits.bit_length()) if bits >> bit & 1]
+    def operands_beyond(self, index: int, weights: int, excluding: int) -> tuple[int, ...]:
+        """Positions, but the excluded one, that an op reaches through more than `weights` (0 or 1) weight layers."""
+        bits = self.paths[index].through[weights + 1] & ~(1 << excluding)
+        return tuple(position for position in range(bits.bit_length()) if bits >> position & 1)
 
-    def leads_past(self, index: int, without: int) -> bool:
-        """Whether an op leads to any operand but one."""
-        ways = self.ways.get(index)
-        return ways is not None and bool(ways.through[0] & ~(1 << without))
+    def reaches_other_operand(self, index: int, position: int) -> bool:
+        """Whether a path leads from an op to any operand but the one at `position`."""
+        paths = self.paths.get(index)
+        return paths is not None and bool(paths.through[0] & ~(1 << position))
 
-    def descent(self, forks: Sequence[int]) -> dict[int, int]:
-        """For each op on a way from any of the forks to the merge: the forks from which it comes, as bits."""
-        bits = {fork: 1 << place for place, fork in enumerate(forks)}
-        comes: dict[int, int] = {}
-        for index in sorted(i for i in self.ways if i >= min(forks)):
-            above = 0
+    def fork_bitmask(self, forks: Sequence[int]) -> dict[int, int]:
+        """For each op between the forks and the merge, bits of the forks that it depends on."""
+        own = {fork: 1 << place for place, fork in enumerate(forks)}
+        fork_bits: dict[int, int] = {}
+        for index in sorted(i for i in self.paths if i >= min(forks)):
+            bits = 0
             for operand in self.program.ops[index].inputs:
-                above |= comes.get(operand, 0) | bits.get(operand, 0)
-            if above:
-                comes[index] = above
-        return comes
+                bits |= fork_bits.get(operand, 0) | own.get(operand, 0)
+            if bits:
+                fork_bits[index] = bits
+        return fork_bits
 
 
-def _weighted(ways: _Ways) -> _Ways:
-    any_way, one, _ = ways.through
-    return _Ways((any_way, any_way, one), ways.most + 1, ways.by, ways.second + 1 if ways.second >= 0 else -1)
+def _with_weight_layer(paths: PathSummary) -> PathSummary:
+    any_path, one, _ = paths.through
+    second = paths.second + 1 if paths.second >= 0 else -1
+    return PathSummary((any_path, any_path, one), paths.most + 1, paths.heaviest_operand, second)
 
 
-def _join(ways: dict[int, _Ways], index: int, new: _Ways) -> None:
-    old = ways.get(index)
+def _join(paths: dict[int, PathSummary], index: int, new: PathSummary) -> None:
+    old = paths.get(index)
     if old is None:
-        ways[index] = new
+        paths[index] = new
         return
     through = (old.through[0] | new.through[0], old.through[1] | new.through[1], old.through[2] | new.through[2])
     best, other = (old, new) if old.most >= new.most else (new, old)
-    # what is second in one is another operand than its first, and never more than that
-    rest = max(best.second, other.second if other.by == best.by else other.most)
-    ways[index] = _Ways(through, best.most, best.by, rest)
+    # The second of either one belongs to another operand than its first, and is never larger.
+    rest = max(best.second, other.second if other.heaviest_operand == best.heaviest_operand else other.most)
+    paths[index] = PathSummary(through, best.most, best.heaviest_operand, rest)
 
 
-def between(program: Program, fork: int, ends: Iterable[int]) -> set[int]:
-    """The ops on ways from a fork to the ends, without the fork."""
+def between(program: Program, fork: int, ends: Iterable[int], without: Collection[int] = ()) -> set[int]:
+    """The ops on paths from a fork to any of the ends, without the fork; no path crosses an op in `without`."""
     ends = [end for end in ends if end > fork]
     if not ends:
         return set()
     after = {fork}
     for index in range(fork + 1, max(ends) + 1):
-        if any(operand in after for operand in program.ops[index].inputs):
+        if index not in without and any(operand in after for operand in program.ops[index].inputs):
             after.add(index)
     region = {end for end in ends if end in after}
     for index in range(max(ends), fork, -1):
         if index in region:
             region.update(i for i in program.ops[index].inputs if i in after and i != fork)
     return region
+
+
+def ops_on_every_path(program: Program, region: Collection[int]) -> Iterator[int]:
+    """The ops of a region that every path through the region crosses, in order of execution.
+
+    Ops are in order of execution, so a path avoids an op exactly if an edge of the region leads from before it to after
+    it.
+    """
+    farthest = -1  # the last op that reads a value made so far
+    for index in sorted(region):
+        if farthest <= index:
+            yield index
+        farthest = max([farthest, *(user for user in program.users[index] if user in region)])

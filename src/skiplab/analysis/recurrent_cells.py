@@ -1,35 +1,35 @@
-"""Skips inside fused recurrent operators: the cell state of an LSTM or GRU is carried past a step by a gate.
+"""Skips inside fused recurrent operators: a gate carries the cell state of an LSTM or GRU past a step.
 
 c′ = f·c + i·g (LSTM; Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000) and
-h′ = (1 − z)·n + z·h (GRU; Cho et al. 2014) are gated sums. `nn.LSTM` computes all steps in one operator, so that
-no merge can be seen in the graph; one record stands for a layer and direction, with the number of steps. An Elman
-RNN has no skip.
+h′ = (1 − z)·n + z·h (GRU; Cho et al. 2014) are gated sums. `nn.LSTM` computes all steps in one operator, so the graph
+shows no merge; one record stands for a layer and direction, with the number of steps. An Elman RNN has no skip.
 """
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from skiplab.analysis.skip_records import SkipCandidate
 from skiplab.analysis.skips import Skip
 from skiplab.graph.program import Op, Program
+from skiplab.graph.torch_compat import schema_of
 
 
-def cell_skips(program: Program) -> Iterator[tuple[int, Skip]]:
-    """The gated skips inside fused operators, each with the index of its op; layer by layer, forwards first."""
+def cell_skips(program: Program) -> list[SkipCandidate]:
+    """The gated skips inside fused operators, layer by layer; of two directions the forward one comes first."""
+    found = []
     for op in program.ops:
         if op.target in ("lstm", "gru"):
             node = program.nodes[op.name]
             layers, steps = _layers_and_steps(node)
-            for _ in range(layers):
-                yield op.index, _skip(program, op, steps)
+            found += [_candidate(program, op, steps) for _ in range(layers)]
         elif op.target in ("lstm_cell", "gru_cell") and _state_is_data(program, op):
-            yield op.index, _skip(program, op, 1)
+            found.append(_candidate(program, op, 1))
+    return found
 
 
-def _skip(program: Program, op: Op, steps: int) -> Skip:
-    return Skip(
+def _candidate(program: Program, op: Op, steps: int) -> SkipCandidate:
+    skip = Skip(
         id="",
         path=op.module,
         combine="gated",
@@ -44,12 +44,14 @@ def _skip(program: Program, op: Op, steps: int) -> Skip:
         shortcut_scale=(),
         branch_scale=(),
         gates=(),
+        location="fused",
         steps=steps,
         activation_after=None,
         source=op.source,
         parent=None,
         program=program.fingerprint,
     )
+    return SkipCandidate(op.index, skip, None)
 
 
 def _layers_and_steps(node: Node) -> tuple[int, int]:
@@ -58,7 +60,7 @@ def _layers_and_steps(node: Node) -> tuple[int, int]:
     `lstm.input(input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)`, or for a
     packed sequence `lstm.data(data, batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)`.
     """
-    arguments = {a.name: v for a, v in zip(node.target._schema.arguments, node.args, strict=False)}  # type: ignore[union-attr]
+    arguments = {a.name: v for a, v in zip(schema_of(node.target).arguments, node.args, strict=False)}
     arguments |= node.kwargs
     packed = "batch_sizes" in arguments
     value = arguments["batch_sizes" if packed else "input"].meta["val"]  # type: ignore[union-attr]
@@ -69,12 +71,12 @@ def _layers_and_steps(node: Node) -> tuple[int, int]:
 
 
 def _hint(size: int | torch.SymInt) -> int:
-    """A size, or for one that is left free that of the example."""
+    """A size; for a symbolic one, its value on the example."""
     return size if isinstance(size, int) else int(size.node.hint)
 
 
 def _state_is_data(program: Program, op: Op) -> bool:
-    """Whether the state comes from the data: a first step from zeros carries nothing."""
+    """Whether the state depends on the data: a first step that starts from zeros carries nothing."""
     state = program.nodes[op.name].args[1]
     states = state if isinstance(state, (list, tuple)) else (state,)
     cell = states[-1]

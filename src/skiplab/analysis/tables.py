@@ -1,46 +1,39 @@
-"""A program, its skips and its census as plain tables for drawing: what stands where, at which resolution."""
-
-import math
+"""A program, its skips and its census as plain tables for drawing, with order and resolution."""
 
 import pandas as pd
 
-from skiplab.analysis.backtrace import route
+from skiplab.analysis.backtrace import shortcut_ops
 from skiplab.analysis.path_census import Census
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.graph.program import Op, Program
-
-# Operators that say how their value is laid out: (N, C, *positions) or (N, *positions, C).
-_CHANNELS_FIRST = ("conv", "pool", "batch_norm", "upsample", "group_norm", "pixel_")
-_CHANNELS_LAST = ("linear", "layer_norm", "embedding", "scaled_dot", "rms_norm")
-_REARRANGED = ("view", "reshape", "permute", "transpose", "flatten", "unflatten", "movedim")
+from skiplab.graph.program import Program
 
 
 def spine(program: Program, skips: Skips) -> pd.DataFrame:
     """One row an op, in order of execution: order, name, target, module, kind, resolution.
 
-    Ops on shortcuts are left out: drawn as arcs, they are not on the network's spine.
+    Ops on shortcuts are left out: they are drawn as arcs.
 
     The resolution is the number of positions of the op's value to the power 1/d, with d the number of spatial
     dimensions of the network's input: the side of an image (14 for 14×14, and for a vision transformer's 196
-    tokens too), the length of a sequence; 1 where nothing but channels is left.
+    tokens too), the length of a sequence; 1 where only channels are left.
     """
-    beside = _on_shortcuts(program, skips)
+    on_shortcuts = _on_shortcuts(program, skips)
     resolutions = _resolutions(program)
     rows = [
         (op.index, op.name, op.target, op.module, op.kind, resolution)
         for op, resolution in zip(program.ops, resolutions, strict=True)
-        if op.index not in beside
+        if op.index not in on_shortcuts
     ]
     return pd.DataFrame(rows, columns=["order", "name", "target", "module", "kind", "resolution"])
 
 
 def _on_shortcuts(program: Program, skips: Skips) -> set[int]:
     """Ops between a fork and the operand at the end of its shortcut."""
-    beside: set[int] = set()
+    on_shortcuts: set[int] = set()
     for skip in skips.check(program).in_graph():
         ends = program.by_name[skip.operand].index, program.by_name[skip.fork].index
-        beside.update(op.index for op in route(program, *ends))
-    return beside
+        on_shortcuts.update(op.index for op in shortcut_ops(program, *ends))
+    return on_shortcuts
 
 
 def placed(program: Program, skips: Skips) -> pd.DataFrame:
@@ -56,7 +49,7 @@ def placed(program: Program, skips: Skips) -> pd.DataFrame:
 
 
 def remarks(skip: Skip) -> str:
-    """What only some skips have: a long way round, factors, steps of time."""
+    """What only some skips have: a long branch, scale factors, time steps."""
     notes = ["long"] if skip.long else []
     if skip.steps is not None:
         notes.append(f"{skip.steps} step{'' if skip.steps == 1 else 's'}")
@@ -66,16 +59,16 @@ def remarks(skip: Skip) -> str:
 
 
 def _short(factor: str) -> str:
-    """A number as it is, and of a parameter's name the last part."""
+    """A number in its shortest form; of a parameter's name, the last part."""
     try:
         return f"{float(factor):g}"
     except ValueError:
         return factor.rpartition(".")[2]
 
 
-def apart(skips: Skips) -> pd.DataFrame:
-    """What is listed apart: reason, path, detail, source."""
-    rows = [(each.reason, each.path, each.detail, each.source) for each in skips.apart]
+def non_skips(skips: Skips) -> pd.DataFrame:
+    """One row per non-skip: reason, path, detail, source."""
+    rows = [(each.reason, each.path, each.detail, each.source) for each in skips.non_skips]
     return pd.DataFrame(rows, columns=["reason", "path", "detail", "source"])
 
 
@@ -91,45 +84,18 @@ def _share(part: int, whole: int) -> float:
 
 
 def witness(census: Census) -> pd.DataFrame:
-    """The witness path: step, name, target, module, kind."""
-    rows = [(i, s.name, s.target, s.module, s.kind) for i, s in enumerate(census.fewest.steps)]
+    """The most linear path: step, name, target, module, kind."""
+    rows = [(i, s.name, s.target, s.module, s.kind) for i, s in enumerate(census.most_linear.steps)]
     return pd.DataFrame(rows, columns=["step", "name", "target", "module", "kind"])
 
 
 def _resolutions(program: Program) -> list[float]:
     dimensions = _spatial_dimensions(program)
-    layouts: list[slice | None] = []
     resolutions: list[float] = []
-    for op in program.ops:
-        layout = _layout(op, layouts)
-        layouts.append(layout)
-        if layout is None and op.inputs:
-            resolutions.append(resolutions[op.inputs[0]])
-        else:
-            sizes = [size for size in op.shape[layout or slice(1, 1)] if size]
-            resolutions.append(float(math.prod(sizes) ** (1 / dimensions)))
+    for op, layout in zip(program.ops, program.layouts, strict=True):
+        several = not op.shape and op.inputs  # results of one operator, which have a shape each
+        resolutions.append(resolutions[op.inputs[0]] if several else float(layout.places ** (1 / dimensions)))
     return resolutions
-
-
-def _layout(op: Op, layouts: list[slice | None]) -> slice | None:
-    """Which dimensions are positions; None where that is unknown and the resolution is the operand's."""
-    first, last = slice(2, None), slice(1, -1)
-    if any(word in op.target for word in _CHANNELS_FIRST):
-        return first
-    if any(word in op.target for word in _CHANNELS_LAST):
-        return last
-    if len(op.shape) == 2 and op.inputs:
-        return last
-    if not op.inputs:
-        return _input_layout(op)
-    return None if any(word in op.target for word in _REARRANGED) else layouts[op.inputs[0]]
-
-
-def _input_layout(op: Op) -> slice:
-    """Images are (N, C, H, W), sequences (N, T, C) or token ids (N, T)."""
-    if len(op.shape) >= 4:
-        return slice(2, None)
-    return slice(1, -1) if len(op.shape) == 3 else slice(1, None)
 
 
 def _spatial_dimensions(program: Program) -> int:

@@ -1,4 +1,4 @@
-"""The command line's frame: the application, what it prints where, and how it ends.
+"""The command line application: commands, output streams and exit codes.
 
 stdout is data, stderr is progress and messages. Exit codes: 0 ok, 1 a check found something, 2 usage, 3 model or
 export error, 4 data or output error, 130 Ctrl-C, 143 SIGTERM. Nothing heavy is imported before a command runs:
@@ -30,10 +30,10 @@ app = typer.Typer(
 
 
 def page_name(path: Path | None) -> Path | None:
-    """What `--report` names: its ending says what is written."""
+    """The path of `--report`; UsageError for an ending that is neither HTML nor Markdown."""
     if path is not None and not path.is_dir() and path.suffix not in (".html", ".htm", ".md"):
         raise UsageError(
-            f"--report {path}: a page is HTML or Markdown: call it {path.stem}.html or {path.stem}.md (for PDF, print "
+            f"--report {path}: a page is HTML or Markdown: name it {path.stem}.html or {path.stem}.md (for PDF, print "
             "the HTML from a browser)"
         )
     return path
@@ -43,7 +43,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 Page = Annotated[
     Path | None,
     typer.Option(
-        "--report", callback=page_name, help="Write a page there: self-contained HTML, or Markdown for a name in .md."
+        "--report",
+        callback=page_name,
+        help="Path of a page to write: self-contained HTML, or Markdown with the ending .md.",
     ),
 ]
 
@@ -56,14 +58,16 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
-    """Options that stand before the command; `--debug` may stand anywhere and is read by `main`."""
+    """Options before the command. `--debug` may be anywhere and is read by `main`."""
 
 
 def check_page(path: Path) -> None:
-    """Before the work rather than after it."""
+    """Raises before the work for a path of `--report` that cannot be written."""
     from skiplab.io.atomic import writable_folder
 
     if path.is_dir():
@@ -72,16 +76,19 @@ def check_page(path: Path) -> None:
 
 
 def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> None:
-    """The page, as HTML or by its name as Markdown with its charts beside it; and each of its charts in a folder."""
+    """Writes the page, as HTML or (ending .md) as Markdown with a folder of charts next to it.
+
+    charts: a folder that gets each chart as PNG and SVG.
+    """
     from skiplab.io.atomic import writable_folder, write_bytes, write_text
     from skiplab.report import markdown, png, svg
 
     if to is not None and to.suffix == ".md":
-        beside = writable_folder(to.with_suffix(""))
+        folder = writable_folder(to.with_suffix(""))
         for name, chart in page.charts().items():
-            write_text(beside / f"{name}.svg", svg(chart))
-        write_text(to, markdown(page, beside.name))
-        print_message(f"wrote {to}, and its charts to {beside}")
+            write_text(folder / f"{name}.svg", svg(chart))
+        write_text(to, markdown(page, folder.name))
+        print_message(f"wrote {to}, and its charts to {folder}")
     elif to is not None:
         write_text(to, page.html())
         print_message(f"wrote {to}")

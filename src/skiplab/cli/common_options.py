@@ -14,7 +14,16 @@ from skiplab.errors import UsageError
 
 if TYPE_CHECKING:
     from skiplab.data.sources import DataRequest
+    from skiplab.measure.losses import Function
 
+DataName = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="digits, a folder of images, Parquet, hub:NAME, .npz, .safetensors or file.py:callable.",
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Samples per batch.")]
 Device = Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda, cuda:N or mps.")]
 
 
@@ -22,12 +31,7 @@ Device = Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda, cu
 class DataOptions:
     """Which data, and which part of them."""
 
-    data: Annotated[
-        str,
-        typer.Option(
-            help="digits, a folder of images, Parquet, hub:NAME, .npz, .safetensors or file.py:callable.",
-        ),
-    ]
+    data: DataName
     samples: Annotated[int, typer.Option(min=0, help="Samples to use, drawn at random; 0 for all.")] = 0
     split: Annotated[
         str | None, typer.Option(help="Part of the data to evaluate on (default: test, else validation).")
@@ -37,22 +41,50 @@ class DataOptions:
         Literal["imagenet", "data", "none"] | None,
         typer.Option(help="Normalization of images (default: imagenet for 3 channels, else data)."),
     ] = None
-    data_seed: Annotated[int, typer.Option(help="Seed of the samples drawn and of those held out.")] = 0
+    data_seed: Annotated[int, typer.Option(help="Seed of the random draw, and of the held-out samples.")] = 0
 
-    def request(self, batch_size: int = 64) -> "DataRequest":
-        """The same as `skiplab.data.sources` takes it; UsageError for a `--column` that is not x=NAME,y=NAME."""
+    def request(self, batch_size: int = 64, seed: int | None = None) -> "DataRequest":
+        """The request for `skiplab.data.sources`; UsageError for a `--column` that is not x=NAME,y=NAME.
+
+        seed: in place of `data_seed`, in commands without this option.
+        """
         from skiplab.data.sources import DataRequest
 
         pairs = [each.partition("=") for each in self.column.split(",")] if self.column else []
         if any(not (key and sign and name) for key, sign, name in pairs):
             raise UsageError(f"--column {self.column}: write x=NAME,y=NAME")
-        columns = {key.strip(): name.strip() for key, _, name in pairs}
-        return DataRequest(self.data, batch_size, self.samples, self.split, self.normalize, columns, self.data_seed)
+        return DataRequest(
+            spec=self.data,
+            batch_size=batch_size,
+            samples=self.samples,
+            split=self.split,
+            normalize=self.normalize,
+            columns={key.strip(): name.strip() for key, _, name in pairs},
+            seed=self.data_seed if seed is None else seed,
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How outputs are evaluated."""
+
+    loss: Annotated[str, typer.Option(help="Loss: cross-entropy, mse, bce or file.py:callable.")] = "cross-entropy"
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Metric: error, none or file.py:callable (default: error if the loss has classes)."),
+    ] = None
+    batch_size: BatchSize = 64
+
+    def functions(self) -> "tuple[Function, Function | None]":
+        """The loss and the metric; UsageError for unknown ones."""
+        from skiplab.measure.losses import resolve_loss, resolve_metric
+
+        return resolve_loss(self.loss), resolve_metric(self.metric, self.loss)
 
 
 @contextmanager
 def warnings_on_stderr() -> Iterator[None]:
-    """Prints the package's own warnings, a line each; those of libraries are nothing that a user can fix."""
+    """Prints the package's own warnings, one line each; users can't fix those of other libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", module=r"skiplab\.")
@@ -61,7 +93,7 @@ def warnings_on_stderr() -> Iterator[None]:
 
 
 def parse_formats(formats: str | None, out: Path | None, *, default: str, training: bool) -> list[str]:
-    """The names in `--formats`, checked before the work, as is whether the folder `--out` can be written to."""
+    """The names in `--formats`. Unknown names and a folder without write access raise here, before the work."""
     if out is None:
         if formats is not None:
             raise UsageError("--formats needs a folder to write to: give --out FOLDER")

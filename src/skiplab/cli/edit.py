@@ -1,95 +1,178 @@
-"""`skiplab edit`: change a network's skip connections, and save what it becomes."""
+"""`skiplab edit NAME MODEL`: one command for each edit, made from the signature and docstring of its function."""
 
-from dataclasses import asdict
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from skiplab.cli.app import Json, app, print_json, print_lines, say
-from skiplab.cli.common_options import formats_of
-from skiplab.cli.edits import VERBS, chosen, fitting, order_of
-from skiplab.cli.model_options import Request, captured, on_a_model
+from skiplab.cli.app import Json, app, print_json, print_lines, print_message
+from skiplab.cli.common_options import Device, parse_formats
+from skiplab.cli.model_options import ModelOptions, capture_model
+from skiplab.cli.option_groups import in_panel, with_options
+from skiplab.edit.catalog import edit_summaries, load_edit
 from skiplab.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from skiplab.cli.edit_targets import TargetOptions
+    from skiplab.edit import EditSummary
     from skiplab.graph.program import Program
 
 
-@app.command()
-@on_a_model
-def edit(
-    request: Request,
-    name: Annotated[str, typer.Argument(metavar="EDIT", help=f"{', '.join(VERBS)}.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write the network to (default: write nothing).")] = None,
-    formats: Annotated[str | None, typer.Option(help="With commas, of python, pt2, onnx (default: python).")] = None,
-    skips: Annotated[str | None, typer.Option(help="Which skips, by id or path: 'layer2.*' (default: all).")] = None,
-    shortcut: Annotated[float | None, typer.Option(help="scale: factor on the shortcut.")] = None,
-    branch: Annotated[float | None, typer.Option(help="scale: factor on the branch.")] = None,
-    learn: Annotated[str | None, typer.Option(help="scale: no, scalar or vector (default: no).")] = None,
-    start: Annotated[float | None, typer.Option(help="layer-scale: where it starts (default: 1e-5).")] = None,
-    p: Annotated[float | None, typer.Option(help="drop-path: probability, of the last skip.")] = None,
-    linear: Annotated[
-        bool | None, typer.Option("--linear/--constant", help="drop-path: rising to p, or p for all.")
-    ] = None,
-    bias: Annotated[
-        float | None, typer.Option(help="gate, highway: where its bias starts (default: 0; highway -1).")
-    ] = None,
-    form: Annotated[str | None, typer.Option(help="gate: exclusive or shortcut-only (default: exclusive).")] = None,
-    order: Annotated[str | None, typer.Option(help="reorder: which block stands at each place, 0,2,1.")] = None,
-    every: Annotated[int | None, typer.Option(help="insert: a shortcut around so many layers (default: 2).")] = None,
-    placement: Annotated[str | None, typer.Option(help="insert: post- or pre-activation: post, pre.")] = None,
-    start_at: Annotated[str | None, typer.Option("--from", help="insert: from what this op or module gives.")] = None,
-    end_at: Annotated[str | None, typer.Option("--to", help="insert: to what this one gives.")] = None,
-    fit: Annotated[str | None, typer.Option(help="insert: A (zeros) or B (projection) where shapes differ.")] = None,
-    factor: Annotated[float | None, typer.Option(help="insert: on what comes over the shortcut.")] = None,
-    norm: Annotated[
-        bool | None, typer.Option("--norm/--no-norm", help="to-pre-activation: new batch norms (default: yes).")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="recalibrate: the data, see docs/data.md.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Change skip connections, say what that changes, and save the network."""
-    options = {"shortcut": shortcut, "branch": branch, "learn": learn, "start": start, "p": p, "linear": linear}
-    options |= {"bias": bias, "form": form, "order": order_of(order), "every": every, "placement": placement}
-    options |= {"start_at": start_at, "end_at": end_at, "fit": fit, "factor": factor, "norm": norm, "data": data}
-    given = fitting(name, options)
-    if skips is not None and VERBS[name].of != "skips":
-        raise UsageError(f"--skips is no option of {name}: leave it out")
-    if request.meta:
-        raise UsageError("an edit needs the network's values: leave out --meta")
-    kinds = formats_of(formats, out, default="python", training=request.train)
-    function, arguments = chosen(name, given, request.seed)
-    program = _program(request)
-    from skiplab.cli.change import change, notes
-    from skiplab.cli.edit_targets import target_of
+class EditGroup(TyperGroup):
+    """The edits as commands. Only the command that runs is built, since its signature takes an import of torch."""
 
-    target = target_of(name, program, given, skips, request)
-    edited = function(program, *target.arguments, **arguments)
-    found = change(program, edited)
-    remarks = list(notes(name, program, edited, target.skips, found))
-    if not as_json:
-        print_lines([f"{name} {target.heading} {request.model}", *target.lines, *found.lines()])
-        print_lines([f"note: {remark}" for remark in remarks])
-    files = _saved(edited, out, kinds)
-    if as_json:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return [command_name(name) for name in edit_summaries()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002
+        """Name and summary of an edit, for the list of commands."""
+        summary = edit_summaries().get(function_name(cmd_name))
+        return None if summary is None else TyperCommand(cmd_name, help=_escape(summary))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, Any, list[str]]:
+        names = self.list_commands(ctx)
+        if args[0] not in names:
+            raise UsageError(f"there is no edit `{args[0]}`: choose one of {', '.join(names)}")
+        return args[0], edit_command(function_name(args[0])), args[1:]
+
+
+edit_app = typer.Typer(cls=EditGroup, no_args_is_help=True)
+app.add_typer(edit_app, name="edit", help="Change a network's skip connections and save the result.")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where the edited network goes, and what is printed."""
+
+    out: Annotated[Path | None, typer.Option(help="Folder to write to (default: write nothing).")] = None
+    formats: Annotated[str | None, typer.Option(help="Comma-separated: python, pt2, onnx (default: python).")] = None
+    as_json: Json = False
+
+
+def edit_command(name: str) -> Any:
+    """The command of one edit: options of the model, of what is edited, of the edit itself, and of the output."""
+    from skiplab.cli.docstrings import description
+    from skiplab.cli.edit_options import edit_options
+    from skiplab.cli.edit_targets import target_options
+
+    function = load_edit(name)
+    targets = target_options(function)
+
+    def command(
+        model: ModelOptions,
+        context: typer.Context,
+        target: "TargetOptions",
+        output: OutputOptions,
+        device: str,
+        **arguments: Any,
+    ) -> None:
+        given = {each: value for each, value in (vars(target) | arguments).items() if _is_given(context, each)}
+        _run(model, Edit(name, function, arguments, given), target, output, device)
+
+    annotations = {
+        "model": ModelOptions,
+        "context": typer.Context,
+        "target": targets,
+        "output": OutputOptions,
+    }
+    shared = [
+        inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY, annotation=of) for each, of in annotations.items()
+    ]
+    device = inspect.Parameter(
+        "device", inspect.Parameter.KEYWORD_ONLY, default="cpu", annotation=in_panel(Device, "Model")
+    )
+    parameters = [*shared[:2], device, shared[2], *edit_options(function), shared[3]]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    single = typer.Typer(add_completion=False)
+    single.command(command_name(name), help=_escape(description(function)))(with_options(target="Edit")(command))
+    return typer.main.get_command(single)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _escape(text: str) -> str:
+    """Brackets of a docstring are no markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def command_name(function: str) -> str:
+    """ "drop-path" of "drop_path"."""
+    return function.replace("_", "-")
+
+
+def function_name(command: str) -> str:
+    """ "drop_path" of "drop-path"."""
+    return command.replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An edit with its options.
+
+    Attributes:
+        name: of the function in `skiplab.edit`.
+        function: takes the program, what is edited, and `arguments`.
+        arguments: keyword arguments, defaults among them.
+        given: the options that are on the command line, for the JSON.
+    """
+
+    name: str
+    function: Callable[..., "Program"]
+    arguments: Mapping[str, Any]
+    given: Mapping[str, Any]
+
+
+def _run(model: ModelOptions, edit: Edit, options: "TargetOptions", output: OutputOptions, device: str) -> None:
+    if model.meta:
+        raise UsageError("an edit needs the network's values: leave out --meta")
+    formats = parse_formats(output.formats, output.out, default="python", training=model.train)
+    program = _captured_with_values(model, device)
+    from skiplab.edit import summarize
+
+    target = options.select(program, model)
+    seed = {"seed": model.seed} if "seed" in inspect.signature(edit.function).parameters else {}
+    edited = edit.function(program, *target.arguments, **edit.arguments, **seed)
+    summary, command = summarize(program, edited), command_name(edit.name)
+    if not output.as_json:
+        print_lines([f"{command} {target.heading} {model.spec}", *target.lines])
+        _print_summary(summary)
+    files = _saved(edited, output.out, formats)
+    if output.as_json:
         from skiplab.serialization.json_schema import edit_json
 
-        config = {"model": request.model, "edit": name, "options": given, "edited": [s.id for s in target.skips]}
-        print_json(edit_json(config, asdict(found), remarks, files))
+        given = {name: value for name, value in edit.given.items() if name != "skips"}
+        config = {"model": model.spec, "edit": command, "options": given, "edited": target.skip_ids}
+        print_json(edit_json(config, asdict(summary), files))
     elif files is not None:
-        print_lines(_file_lines(files, out))
+        print_lines(_file_lines(files, output.out))
     if files is None:
-        say("nothing was written: --out FOLDER saves the network")
+        print_message("nothing was written: --out FOLDER saves the network")
 
 
-def _program(request: Request) -> "Program":
-    program = captured(request)
-    if any(tensor.is_meta for tensor in program.tensors.values()):
-        raise ModelError(f"{request.model} would fill the memory, and an edit needs its values: use a smaller one")
+def _captured_with_values(model: ModelOptions, device: str) -> "Program":
+    program = capture_model(model, device)
+    if not program.has_values:
+        raise ModelError(f"{model.spec} does not fit in memory, and an edit needs its values: use a smaller one")
     return program
+
+
+def _print_summary(summary: "EditSummary") -> None:
+    from skiplab.cli import render
+
+    rows = [[str(row.Index), f"{row.before:,}", f"{row.after:,}"] for row in summary.table().itertuples()]
+    render.stdout().print(render.plain_table(["", "before", "after"], rows))
+    print_lines([*summary.answer(), *(f"note: {note}" for note in summary.notes)])
 
 
 def _saved(edited: "Program", out: Path | None, formats: list[str]) -> "pd.DataFrame | None":
@@ -101,13 +184,14 @@ def _saved(edited: "Program", out: Path | None, formats: list[str]) -> "pd.DataF
 
 
 def _file_lines(files: "pd.DataFrame", out: Path | None) -> list[str]:
-    """Each file with its size, and how far what it gives when read back is from the network."""
-    from skiplab.cli import render
+    """Each file with its size, and the largest difference of its outputs, read back, from the network's."""
+    from skiplab.stats.wording import memory
 
-    rows: list[dict[str, Any]] = [dict(row) for _, row in files.iterrows()]
-    width = max(len(row["file"]) for row in rows)
-    texts = [
-        f"  {row['file']:<{width}}  {render.memory(row['bytes']):>9}  difference {row['difference']:.2g}"
-        for row in rows
+    width = max(map(len, files["file"]))
+    return [
+        f"wrote to {out}:",
+        *(
+            f"  {row['file']:<{width}}  {memory(row['bytes']):>9}  difference {row['difference']:.2g}"
+            for row in files.to_dict("records")
+        ),
     ]
-    return [f"wrote to {out}:", *texts]

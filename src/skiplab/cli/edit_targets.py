@@ -1,98 +1,151 @@
-"""What an edit is applied to: skips, places for new ones, data, or the network as it is."""
+"""What an edit changes: skips, places for new ones, batch norm statistics on batches, or the whole network."""
 
-from collections.abc import Mapping
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from skiplab.analysis.skips import Skips
-from skiplab.cli.edits import VERBS
-from skiplab.cli.model_options import Request
-from skiplab.errors import UsageError
+import typer
+
+from skiplab.cli.common_options import DataName
+from skiplab.cli.model_options import ModelOptions
+from skiplab.edit.insertion_points import Place, Placement, place, places
+from skiplab.errors import UsageError, format_shape
 from skiplab.stats.wording import plural
 
 if TYPE_CHECKING:
-    from skiplab.edit import Place
     from skiplab.graph.program import Program
 
 _SHOWN = 6  # places
 
 
 @dataclass(frozen=True)
-class Target:
-    """What the edit's function is given beside the program, and how that is told: "EDIT {heading} MODEL"."""
+class EditTarget:
+    """What an edit changes of one program.
+
+    Attributes:
+        heading: the words in "EDIT {heading} MODEL".
+        arguments: of the edit's function, after the program.
+        skip_ids: the ids of the edited skips.
+        lines: to print below the heading.
+    """
 
     heading: str
     arguments: tuple[Any, ...] = ()
-    skips: Skips = field(default_factory=lambda: Skips([]))
+    skip_ids: list[str] = field(default_factory=list)
     lines: tuple[str, ...] = ()
 
 
-def target_of(edit: str, program: "Program", given: Mapping[str, Any], pattern: str | None, request: Request) -> Target:
-    """By what the edit is of; UsageError where there is nothing of that kind."""
-    match VERBS[edit].of:
-        case "skips":
-            return _skips(program, pattern)
-        case "places":
-            return _places(program, given)
-        case "batches":
-            return _data(program, given["data"], request)
-        case _:
-            return Target("of")
+class TargetOptions(ABC):
+    """Options that choose what an edit changes."""
+
+    @abstractmethod
+    def select(self, program: "Program", model: ModelOptions) -> EditTarget:
+        """What the edit changes; UsageError where the program has nothing of that kind."""
 
 
-def _skips(program: "Program", pattern: str | None) -> Target:
-    from skiplab.analysis.finder import find
+@dataclass(frozen=True)
+class NetworkOptions(TargetOptions):
+    """The whole network."""
 
-    skips = find(program)
-    selected = skips if pattern is None else skips.at(pattern)
-    if not len(selected):
-        some = ", ".join(skip.id for skip in skips[:5]) or "none"
-        which = "selects none" if pattern is not None else "there is none"
-        raise UsageError(f"--skips {pattern or '*'}: {which} of {len(skips)} skips ({some}): see skiplab find")
-    inside = [skip for skip in selected if skip.steps is not None]
-    if inside:
-        rest = ", ".join(skip.id for skip in skips.in_graph()[:5])
-        mend = f"choose others with --skips ({rest})" if rest else "write the cell in plain operators"
-        raise UsageError(
-            f"skip `{inside[0].id}` is a cell state inside the operator `{inside[0].merge}`, where nothing can be "
-            f"changed: {mend}"
-        )
-    return Target(f"at {len(selected)} of {len(skips)} skips of", (selected,), selected)
+    def select(self, program: "Program", model: ModelOptions) -> EditTarget:  # noqa: ARG002
+        return EditTarget("of")
 
 
-def _places(program: "Program", given: Mapping[str, Any]) -> Target:
-    from skiplab.edit import place, places
+@dataclass(frozen=True)
+class SkipOptions(TargetOptions):
+    """Skips, by pattern."""
 
-    if "start_at" in given:
-        found = [place(program, given["start_at"], given["end_at"])]
-    else:
-        found = places(program, given.get("every", 2), given.get("placement", "post"))
-    lines = [f"  {_told(program, each)}" for each in found[:_SHOWN]]
-    if len(found) > _SHOWN:
-        lines.append(f"  … ({len(found)} in all)")
-    return Target(f"of {plural(len(found), 'shortcut')} into", (found,), lines=tuple(lines))
+    skips: Annotated[str | None, typer.Option(help="Skips to edit, by id or path: 'layer2.*' (default: all).")] = None
+
+    def select(self, program: "Program", model: ModelOptions) -> EditTarget:  # noqa: ARG002
+        from skiplab.analysis.finder import find
+
+        skips = find(program)
+        selected = skips if self.skips is None else skips.at(self.skips)
+        if not len(selected):
+            some = ", ".join(skip.id for skip in skips[:5]) or "none"
+            which = "selects none" if self.skips is not None else "there is none"
+            raise UsageError(f"--skips {self.skips or '*'}: {which} of {len(skips)} skips ({some}): see skiplab find")
+        fused = [skip for skip in selected if skip.location == "fused"]
+        if fused:
+            rest = ", ".join(skip.id for skip in skips.in_graph()[:5])
+            fix = f"choose others with --skips ({rest})" if rest else "write the cell in plain operators"
+            raise UsageError(
+                f"skip `{fused[0].id}` is a cell state inside the operator `{fused[0].merge}`, where nothing can be "
+                f"changed: {fix}"
+            )
+        return EditTarget(f"at {len(selected)} of {len(skips)} skips of", (selected,), [skip.id for skip in selected])
 
 
-def _told(program: "Program", place: "Place") -> str:
-    start, end = (_where(program, name) for name in (place.start, place.end))
-    return f"{place.path or program.name}: from {start} to {end}"
+@dataclass(frozen=True)
+class PlaceOptions(TargetOptions):
+    """Places for new shortcuts: one around every few layers, or one from a value to another."""
+
+    every: Annotated[int | None, typer.Option(help="Weight layers that one shortcut goes around (default: 2).")] = None
+    placement: Annotated[Placement | None, typer.Option(help="Post-activation or pre-activation (default: post).")] = (
+        None
+    )
+    start_at: Annotated[str | None, typer.Option("--from", help="Op or module whose output the shortcut carries.")] = (
+        None
+    )
+    end_at: Annotated[str | None, typer.Option("--to", help="Op or module to whose output it is added.")] = None
+
+    def __post_init__(self) -> None:
+        one, several = (self.start_at, self.end_at), (self.every, self.placement)
+        if any(one) and (not all(one) or any(each is not None for each in several)):
+            raise UsageError("--from and --to go together, and replace --every and --placement: give one of the pairs")
+
+    def select(self, program: "Program", model: ModelOptions) -> EditTarget:  # noqa: ARG002
+        if self.start_at is not None and self.end_at is not None:
+            found = [place(program, self.start_at, self.end_at)]
+        else:
+            found = places(program, 2 if self.every is None else self.every, self.placement or "post")
+        lines = [f"  {_place_text(program, each)}" for each in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            lines.append(f"  … ({len(found)} in all)")
+        return EditTarget(f"of {plural(len(found), 'shortcut')} into", (found,), lines=tuple(lines))
 
 
-def _where(program: "Program", name: str) -> str:
+@dataclass(frozen=True)
+class BatchOptions(TargetOptions):
+    """Batches of a data set: of its training part, where there is one."""
+
+    data: DataName
+
+    def select(self, program: "Program", model: ModelOptions) -> EditTarget:
+        from skiplab.data.bound_batches import validate_batches
+        from skiplab.data.sources import DataRequest, batches, open_source, training_part
+
+        data_request = DataRequest(self.data, seed=model.seed)
+        test = open_source(data_request)
+        source = training_part(data_request, test) or test
+        drawn = list(batches(program, source, data_request))
+        count = sum(batch.size for batch in validate_batches(program, drawn))
+        return EditTarget(f"on {plural(count, 'sample')} of {source.name}:", (drawn,))
+
+
+TARGETS: dict[str, Callable[..., TargetOptions]] = {
+    "skips": SkipOptions,
+    "places": PlaceOptions,
+    "batches": BatchOptions,
+}
+
+
+def target_options(function: Callable[..., Any]) -> Callable[..., TargetOptions]:
+    """By the name of the parameter of an edit that holds what it changes."""
+    names = inspect.signature(function).parameters
+    return next((options for name, options in TARGETS.items() if name in names), NetworkOptions)
+
+
+def _place_text(program: "Program", at: Place) -> str:
+    start, end = (_value_text(program, name) for name in (at.start, at.end))
+    return f"{at.path or program.name}: from {start} to {end}"
+
+
+def _value_text(program: "Program", name: str) -> str:
     """The module's path with the op, and the shape: "layer1.0.bn2 (batch_norm) 16x32x32"."""
     op = program.by_name[name]
-    shape = "x".join(str(size) for size in op.shape[1:])
+    shape = format_shape(op.shape[1:], "")
     return f"{op.module} ({op.target}) {shape}" if op.module else f"{name} {shape}"
-
-
-def _data(program: "Program", data: str, request: Request) -> Target:
-    """Of the training part where there is one."""
-    from skiplab.data.bound_batches import checked
-    from skiplab.data.sources import DataRequest, batches, open_source, training_part
-
-    asked = DataRequest(data, seed=request.seed)
-    judged = open_source(asked)
-    source = training_part(asked, judged) or judged
-    drawn = list(batches(program, source, asked))
-    count = sum(given.size for given in checked(program, drawn))
-    return Target(f"on {plural(count, 'sample')} of {source.name}:", (drawn,))

@@ -1,4 +1,4 @@
-"""`skiplab find` and `skiplab census`: what a network's skip connections are, and what lies on its paths."""
+"""`skiplab find` and `skiplab census`: the skip connections of a network, and its paths."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, write_page
-from skiplab.cli.model_options import Request, captured, on_a_model
+from skiplab.cli.model_options import ModelOptions, capture_model
+from skiplab.cli.option_groups import with_options
 from skiplab.errors import ProofError, SelectionError, UsageError
 
 if TYPE_CHECKING:
@@ -17,71 +18,75 @@ if TYPE_CHECKING:
 
 
 @app.command()
-@on_a_model
+@with_options()
 def find(
-    request: Request,
-    expect: Annotated[int | None, typer.Option(help="Exit with 1 unless there are this many skips.")] = None,
+    model: ModelOptions,
+    expect: Annotated[int | None, typer.Option(help="Expected number of skips; exit with 1 if it differs.")] = None,
     prove: Annotated[
-        bool, typer.Option("--prove", help="Check each one numerically; exit with 1 if one fails.")
+        bool, typer.Option("--prove", help="Check each skip numerically; exit with 1 if one fails.")
     ] = False,
-    apart: Annotated[bool, typer.Option("--apart", help="List also what is no skip, with the reason.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Also list non-skips: gates, fusion, foldable sums, unknown merges.")
+    ] = False,
     as_json: Json = False,
     report: Page = None,
 ) -> None:
     """List every skip connection of a network, and count its paths."""
     if report is not None:
         check_page(report)
-    if prove and (request.meta or request.train):
-        option = "--meta" if request.meta else "--train"
+    if prove and (model.meta or model.train):
+        option = "--meta" if model.meta else "--train"
         raise UsageError(f"--prove needs the values of the inference graph: leave out {option}")
     from skiplab.analysis.finder import find
     from skiplab.analysis.path_census import census
 
-    program = captured(request)
+    program = capture_model(model)
     skips, counts = find(program), census(program)
     proof = _proved(program, skips) if prove else None
     if as_json:
         from skiplab.serialization.json_schema import find_json
 
-        print_json(find_json(request.model, program, skips, counts, proof))
+        print_json(find_json(model.spec, program, skips, counts, proof))
     else:
-        _print_skips(skips, counts, proof, apart)
+        _print_skips(skips, counts, proof, show_all)
     if report is not None:
-        _write_page(request.model, program, skips, counts, report)
+        _write_page(model.spec, program, skips, counts, report)
     if proof is not None and proof.failures:
-        raise ProofError(f"{request.model}: {len(proof.failures)} of {len(skips)} skips are not proved")
+        raise ProofError(f"{model.spec}: {len(proof.failures)} of {len(skips)} skips are not proved")
     if expect is not None and expect != len(skips):
-        raise SelectionError(f"{request.model}: expected {expect} skips, found {len(skips)}")
+        raise SelectionError(f"{model.spec}: expected {expect} skips, found {len(skips)}")
 
 
 @app.command()
-@on_a_model
+@with_options()
 def census(
-    request: Request,
-    count_norms: Annotated[bool, typer.Option("--count-norms", help="LayerNorm and its kin are nonlinear.")] = False,
-    output: Annotated[int, typer.Option(help="Which of the network's outputs the paths lead to.")] = 0,
+    model: ModelOptions,
+    count_norms: Annotated[
+        bool, typer.Option("--count-norms", help="Count LayerNorm, RMSNorm and GroupNorm as nonlinear.")
+    ] = False,
+    output: Annotated[int, typer.Option(help="Index of the output at which the paths end.")] = 0,
     as_json: Json = False,
     report: Page = None,
 ) -> None:
-    """Count a network's paths from input to output by what lies on them."""
+    """Count a network's paths from input to output, by nonlinearities and weight layers."""
     if report is not None:
         check_page(report)
     from skiplab.analysis.finder import find
     from skiplab.analysis.path_census import COUNTED, NONLINEAR, census
 
-    program = captured(request)
+    program = capture_model(model)
     counts = census(program, count=COUNTED if count_norms else NONLINEAR, output=output)
     if as_json:
         from skiplab.serialization.json_schema import census_json
 
-        print_json(census_json(request.model, counts))
+        print_json(census_json(model.spec, counts))
     else:
         from skiplab.cli import render
 
         print_lines(render.census_lines(counts))
         render.stdout().print(render.witness_table(counts))
     if report is not None:
-        _write_page(request.model, program, find(program), counts, report)
+        _write_page(model.spec, program, find(program), counts, report)
 
 
 def _proved(program: "Program", skips: "Skips") -> "Proof":
@@ -92,15 +97,15 @@ def _proved(program: "Program", skips: "Skips") -> "Proof":
         return prove(program, skips, progress=progress)
 
 
-def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", apart: bool) -> None:
+def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", show_all: bool) -> None:
     from skiplab.cli import render
 
     console = render.stdout()
     if len(skips):
         console.print(render.skips_table(skips, console.width))
-    if apart and skips.apart:
+    if show_all and skips.non_skips:
         console.print()
-        console.print(render.apart_table(skips))
+        console.print(render.non_skips_table(skips))
         console.print()
     print_lines([render.skips_line(skips)])
     if proof is not None:
@@ -117,7 +122,7 @@ def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census"
     tables = {
         "spine": tables.spine(program, skips),
         "skips": tables.placed(program, skips),
-        "apart": tables.apart(skips),
+        "non_skips": tables.non_skips(skips),
         "histogram": tables.histogram(counts),
         "witness": tables.witness(counts),
     }

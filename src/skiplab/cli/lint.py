@@ -1,33 +1,46 @@
-"""`skiplab lint`: mistakes around skip connections that train without a word."""
+"""`skiplab lint`: likely mistakes around skip connections that raise no error."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skiplab.cli.app import Json, app, print_json, print_lines, say
-from skiplab.cli.model_options import Request, captured, on_a_model
+from skiplab.cli.app import Json, app, print_json, print_lines, print_message
+from skiplab.cli.model_options import ModelOptions, capture_model
+from skiplab.cli.option_groups import with_options
 from skiplab.errors import ModelError
 
 if TYPE_CHECKING:
     from skiplab.linter import Findings
 
 
+def _list_rules(value: bool) -> None:
+    if value:
+        from skiplab.linter import RULES
+
+        width = max(len(rule.name) for rule in RULES)
+        print_lines([f"{rule.name:{width}}  {rule.summary}" for rule in RULES])
+        raise typer.Exit
+
+
 @app.command()
-@on_a_model
+@with_options()
 def lint(
-    request: Request,
+    model: ModelOptions,
     identity_path: Annotated[
-        bool, typer.Option("--identity-path", help="The network is meant to have a path without nonlinearities.")
+        bool, typer.Option("--identity-path", help="Report ops that break a path without nonlinearities.")
+    ] = False,
+    _rules: Annotated[
+        bool, typer.Option("--rules", help="List all rules, and exit.", is_eager=True, callback=_list_rules)
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look for mistakes around the skip connections of a network; exit with 1 when there are any."""
-    findings = _findings(request, identity_path)
+    """Find likely mistakes around the skip connections of a network; exit with 1 if there are any."""
+    findings = _findings(model, identity_path)
     if as_json:
         from skiplab.linter import findings_json
 
-        print_json(findings_json(request.model, findings))
+        print_json(findings_json(model.spec, findings))
     else:
         from skiplab.cli import render
 
@@ -36,14 +49,14 @@ def lint(
         raise typer.Exit(1)
 
 
-def _findings(request: Request, identity_path: bool) -> "Findings":
-    """Of the inference graph and of the training graph, in which alone drop-path is to be seen."""
+def _findings(model: ModelOptions, identity_path: bool) -> "Findings":
+    """The findings in the inference graph and in the training graph; only the latter has drop-path."""
     from skiplab.linter import lint
 
-    findings = lint(captured(replace(request, train=False)), identity_path=identity_path)
+    findings = lint(capture_model(replace(model, train=False)), identity_path=identity_path)
     try:
-        trained = captured(replace(request, train=True))
+        trained = capture_model(replace(model, train=True))
     except ModelError as error:
-        say(f"note: the training graph was not looked at: {error}")
+        print_message(f"note: the training graph was not checked: {error}")
         return findings
     return findings + lint(trained, identity_path=identity_path)

@@ -1,6 +1,7 @@
 """The options that every command on a model shares, and the program that they name."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from skiplab.errors import UsageError
 if TYPE_CHECKING:
     from skiplab.analysis.skips import Skips
     from skiplab.graph.program import Program
+    from skiplab.loading.resolve import Resolved
 
 _TOLERANCE = 1e-3  # largest difference of outputs; kernels in another order round differently
 
@@ -21,7 +23,7 @@ _TOLERANCE = 1e-3  # largest difference of outputs; kernels in another order rou
 class ModelOptions:
     """Which model, and the inputs to run it on."""
 
-    model: Annotated[
+    spec: Annotated[
         str,
         typer.Argument(
             metavar="MODEL",
@@ -52,19 +54,18 @@ class ModelOptions:
         """Keyword arguments of what builds the model: --kwargs, --kwarg, and the options with names of their own."""
         from skiplab.loading.model_keywords import keyword_name, takes_img_size
 
-        img_size = self.img_size if self.img_size and takes_img_size(self.model) else None
+        img_size = self.img_size if self.img_size and takes_img_size(self.spec) else None
         named = {"num_classes": self.num_classes, "in_channels": self.in_channels, "img_size": img_size}
-        given = {keyword_name(self.model, name): value for name, value in named.items() if value is not None}
+        given = {keyword_name(self.spec, name): value for name, value in named.items() if value is not None}
         return parse_kwargs(self.kwargs) | dict(map(parse_kwarg, self.kwarg or ())) | given
 
-    def input_shapes(self) -> list[str]:
-        """The shapes of --input, or else that of one image of --img-size; empty where neither is given."""
-        from skiplab.loading.model_keywords import keyword_name
+    def resolved(self, shapes: Sequence[str] = ()) -> "Resolved":
+        """The model with its inputs: those of `shapes`, else those of --input, else its own in the size --img-size."""
+        from skiplab.loading.resolve import resolve
 
-        if self.inputs or not self.img_size:
-            return list(self.inputs or ())
-        channels = self.keywords().get(keyword_name(self.model, "in_channels"), 3)
-        return [f"1x{channels}x{self.img_size}x{self.img_size}"]
+        shapes = shapes or self.inputs or ()
+        found = resolve(self.spec, shapes, self.keywords(), self.weights, self.trust, meta=self.meta)
+        return found.with_img_size(self.img_size) if self.img_size and not shapes else found
 
 
 def parse_kwargs(text: str) -> dict[str, Any]:
@@ -89,21 +90,27 @@ def parse_kwarg(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def capture_model(options: ModelOptions) -> "Program":
-    """Captures the model, with a warning on stderr where the program may not be the same network."""
+def capture_model(options: ModelOptions, device: str = "cpu") -> "Program":
+    """Captures the model on a device, with a warning on stderr where the program may not be the same network."""
     import torch
 
     from skiplab.graph.capture import capture
-    from skiplab.loading.resolve import quiet, resolve
+    from skiplab.loading.resolve import quiet
 
     torch.manual_seed(options.seed)
-    resolved = resolve(
-        options.model, options.input_shapes(), options.keywords(), options.weights, options.trust, meta=options.meta
-    )
+    resolved = options.resolved()
     if resolved.meta and not options.meta:
         print_message("note: the model does not fit into memory, so it was built without values (as with --meta)")
+    model, args, kwargs = resolved.model, resolved.args, resolved.kwargs
+    if device != "cpu" and not resolved.meta:
+        from skiplab.graph.torch_compat import pytree
+        from skiplab.training.fit import fabric_on
+
+        place = fabric_on(device).device
+        model = model.to(place)
+        args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(place), (args, kwargs))
     with quiet():
-        program = capture(resolved.model, resolved.args, resolved.kwargs, train=options.train)
+        program = capture(model, args, kwargs, train=options.train)
     warn_about(program, values=not resolved.meta)
     return program
 
@@ -125,15 +132,15 @@ def warn_about(program: "Program", *, values: bool = True) -> None:
 
 def skips_of(options: ModelOptions) -> "Skips":
     """The skips of a model, or those in a file written by `find --json`."""
-    if options.model.endswith(".json"):
+    if options.spec.endswith(".json"):
         from skiplab.serialization.json_schema import read_skips
 
-        return read_skips(Path(options.model))
+        return read_skips(Path(options.spec))
     from skiplab.analysis.finder import find
 
     return find(capture_model(options))
 
 
-def with_model(options: ModelOptions, model: str, kwargs: str | None) -> ModelOptions:
+def with_model(options: ModelOptions, spec: str, kwargs: str | None) -> ModelOptions:
     """The same options for another model; without `kwargs` of its own it gets the same keyword arguments."""
-    return replace(options, model=model, kwargs=options.kwargs if kwargs is None else kwargs)
+    return replace(options, spec=spec, kwargs=options.kwargs if kwargs is None else kwargs)

@@ -1,18 +1,20 @@
-"""Options in groups: a command takes a dataclass, and the command line gets an option for each of its fields."""
+"""Options in groups: a command takes a dataclass, and the command line has an option for each of its fields."""
 
+import copy
 import functools
 import inspect
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import OptionInfo
+
+from skiplab.cli.docstrings import argument_helps
 
 Command = Callable[..., None]
 
-# How the help groups them, and option names that are not those of the fields.
-PANELS: Mapping[str, str] = {"ModelOptions": "Model", "DataOptions": "Data", "Recipe": "Training"}
+# Option names other than those of the fields.
 FLAGS: Mapping[str, tuple[str, ...]] = {
     "batch_size": ("--batch-size", "-b"),
     "learning_rate": ("--lr",),
@@ -22,7 +24,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 
 
 def with_options(
-    *, leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
+    *, leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None, **panels: str
 ) -> Callable[[Command], Command]:
     """Replaces each parameter of a command that is a dataclass by one option for each field of the dataclass.
 
@@ -31,19 +33,28 @@ def with_options(
 
     Args:
         leave_out: fields that keep their default and get no option.
-        defaults: other defaults than those of the fields, by name.
+        defaults: defaults that replace those of the fields, by name.
+        panels: the panel of the command's help that shows the options of a parameter, by the parameter's name;
+            "Model" for `model` by default.
     """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command)
-        annotations = {name: each.annotation for name, each in signature.parameters.items()}
-        groups = {name: each for name, each in annotations.items() if isinstance(each, type) and is_dataclass(each)}
-        options = {name: _options(group, leave_out, defaults or {}) for name, group in groups.items()}
+        groups = {
+            name: parameter.annotation
+            for name, parameter in signature.parameters.items()
+            if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation)
+        }
+        options = {
+            name: _options(group, panels.get(name, name.capitalize()), leave_out, defaults or {})
+            for name, group in groups.items()
+        }
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
             made = {
-                name: groups[name](**{each.name: given.pop(each.name) for each in options[name]}) for name in groups
+                name: group(**{each.name: given.pop(each.name) for each in options[name]})
+                for name, group in groups.items()
             }
             command(**made, **given)
 
@@ -59,13 +70,15 @@ def with_options(
     return decorate
 
 
-def _options(group: type, leave_out: Collection[str], defaults: Mapping[str, Any]) -> list[inspect.Parameter]:
-    """The parameters with which the dataclass is made, each annotated as an option."""
-    hints, texts = get_type_hints(group, include_extras=True), parameter_help(group)
+def _options(
+    group: type, panel: str, leave_out: Collection[str], defaults: Mapping[str, Any]
+) -> list[inspect.Parameter]:
+    """The parameters of a dataclass, each annotated as an option."""
+    hints, helps = get_type_hints(group, include_extras=True), argument_helps(group)
     parameters = inspect.signature(group).parameters
     return [
         parameters[name].replace(
-            annotation=_annotated(hints[name], name, texts.get(name), PANELS.get(group.__name__)),
+            annotation=in_panel(_annotated(hints[name], name, helps.get(name)), panel),
             default=defaults.get(name, parameters[name].default),
         )
         for name in (field.name for field in fields(group))
@@ -73,29 +86,17 @@ def _options(group: type, leave_out: Collection[str], defaults: Mapping[str, Any
     ]
 
 
-def _annotated(hint: Any, name: str, text: str | None, panel: str | None) -> Any:
-    """The field's own annotation where it holds a typer option, else one made of its help."""
-    if get_origin(hint) is not Annotated:
-        return Annotated[hint, typer.Option(*FLAGS.get(name, ()), help=text, rich_help_panel=panel)]
-    for info in get_args(hint)[1:]:
-        info.rich_help_panel = info.rich_help_panel or panel
-    return hint
+def _annotated(hint: Any, name: str, text: str | None) -> Any:
+    if get_origin(hint) is Annotated:
+        return hint
+    return Annotated[hint, typer.Option(*FLAGS.get(name, ()), help=text)]
 
 
-def parameter_help(described: Any) -> dict[str, str]:
-    """What the docstring of a function or class says about each parameter, in its section "Args" or "Attributes".
-
-    Continuation lines are joined, and the first letter becomes a capital, so that each text reads by itself.
-    """
-    found: dict[str, list[str]] = {}
-    inside, name = False, ""
-    for line in (inspect.getdoc(described) or "").splitlines():
-        if line and not line.startswith(" "):
-            inside = line in ("Args:", "Attributes:")
-        elif inside and (entry := re.fullmatch(r"    ([\w, ]+): (.*)", line)):
-            name = entry[1]
-            found[name] = [entry[2]]
-        elif inside and line:
-            found[name].append(line.strip())
-    joined = {name: " ".join(lines) for name, lines in found.items()}
-    return {name: text[:1].upper() + text[1:] for name, text in joined.items()}
+def in_panel(annotation: Any, panel: str) -> Any:
+    """An option's annotation, shown in a panel of the help; an argument stays in its own."""
+    kind, info = get_args(annotation)
+    if not isinstance(info, OptionInfo) or info.rich_help_panel:
+        return annotation
+    shown = copy.copy(info)
+    shown.rich_help_panel = panel
+    return Annotated[kind, shown]

@@ -1,4 +1,4 @@
-"""`skiplab prune`: take the blocks out of a network that it misses least."""
+"""`skiplab prune`: remove the blocks that a network misses least."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,188 +6,240 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, say, write_page
-from skiplab.cli.common_options import Column, Data, Device, Normalise, columns, formats_of, notes
-from skiplab.cli.model_options import Request, on_a_model
-from skiplab.errors import DataError, UsageError
+from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, print_message, write_page
+from skiplab.cli.common_options import DataOptions, Device, EvaluationOptions, parse_formats, warnings_on_stderr
+from skiplab.cli.model_options import ModelOptions
+from skiplab.cli.option_groups import with_options
+from skiplab.errors import DataError
+from skiplab.pruning.options import Criterion, UnitKind, check_options
 from skiplab.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skiplab.cli.prune_finetune import Training
+    from skiplab.cli.prune_finetune import FinetunePlan
     from skiplab.cli.session import Subject
-    from skiplab.cli.steps import Steps
     from skiplab.data.sources import Batches, DataRequest
     from skiplab.graph.program import Program
     from skiplab.pruning import Pruned
-    from skiplab.pruning.summary import Result
-
-
-@app.command()
-@on_a_model
-def prune(
-    request: Request,
-    data: Data,
-    keep: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Target: keep at most this share of the blocks, as 0.7.")
-    ] = None,
-    max_loss: Annotated[
-        float | None, typer.Option(min=0, help="Target: the error rises by no more than this, as 0.02.")
-    ] = None,
-    latency: Annotated[float | None, typer.Option(min=0, max=1, help="Target: this share of the time, as 0.6.")] = None,
-    by: Annotated[str, typer.Option(help="Rank by lesion, influence, random, first or last.")] = "lesion",
-    one_shot: Annotated[bool, typer.Option("--one-shot", help="Rank once, and not after each removal.")] = False,
-    unit: Annotated[str, typer.Option(help="Remove each block alone, or all of a module: block, module.")] = "block",
-    candidates: Annotated[int, typer.Option(min=1, help="Of how many the lesion is exact; others estimated.")] = 6,
-    skips: Annotated[str | None, typer.Option(help="Which may go, by id or path: 'layer2.*' (default: all).")] = None,
-    finetune: Annotated[int, typer.Option(min=0, help="Train what is left for so many epochs.")] = 0,
-    learning_rate: Annotated[float, typer.Option(help="Of that training.")] = 0.01,
-    loss: Annotated[str, typer.Option(help="cross-entropy, mse, bce or file.py:callable.")] = "cross-entropy",
-    metric: Annotated[
-        str | None, typer.Option(help="error, none or file.py:callable (default: error where there are classes).")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
-    samples: Annotated[int, typer.Option(min=0, help="Training samples to rank on, drawn; 0 for all.")] = 512,
-    split: Annotated[str | None, typer.Option(help="Which part to judge by (default: test).")] = None,
-    column: Column = None,
-    normalize: Normalise = None,
-    out: Annotated[Path | None, typer.Option(help="Write network and frontier there, and go on from it.")] = None,
-    formats: Annotated[
-        str | None, typer.Option(help="What to save it as, with commas: python, pt2, onnx (default: python,pt2).")
-    ] = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    report: Page = None,
-) -> None:
-    """Remove the blocks of a network that it misses least, and say what each removal costs and saves."""
-    if report is not None:
-        check_page(report)
-    from skiplab.cli.kept import config_of
-    from skiplab.cli.prune_finetune import training_of
-    from skiplab.cli.steps import Steps
-    from skiplab.data.sources import DataRequest
-    from skiplab.measure.losses import loss_of, metric_of
-    from skiplab.pruning.summary import Result
-    from skiplab.serialization import save
-
-    target = {"keep": keep, "max_change": max_loss, "latency": latency}
-    options = {name: value for name, value in target.items() if value is not None}
-    if len(options) > 1:
-        raise UsageError("--keep, --max-loss and --latency exclude each other: give one target")
-    options |= {"by": by, "greedy": not one_shot, "unit": unit, "candidates": candidates, "seed": request.seed}
-    asked = DataRequest(data, batch, samples, split, normalize, columns(column), request.seed)
-    wanted = formats_of(formats, out, default="python,pt2", training=request.train)
-    with notes():
-        work = _work(request, asked, device, skips, (loss_of(loss), metric_of(metric, loss)))
-        recipe = Recipe(epochs=finetune, learning_rate=learning_rate, seed=request.seed) if finetune else None
-        training = None if recipe is None else training_of(work.subject.program, asked, recipe, loss, apart=work.apart)
-        said = {**options, "skips": skips, "loss": loss, "metric": metric}
-        kept = Steps(out, config_of(request, asked, work.subject, said))
-        pruned = _pruned(work, options, kept)
-        program, row = (pruned.program, None) if training is None else _trained(pruned, training)
-        files = save(program, out, wanted) if out else None
-    name = "loss" if work.functions[1] is None else "error" if metric in (None, "error") else "metric"
-    result = Result(request.model, pruned.frontier, pruned.chosen, name, row, finetune)
-    _told(result, kept.config, files, as_json)
-    _written(result, kept.config, report, out)
+    from skiplab.pruning.frontier_store import FrontierStore
+    from skiplab.pruning.summary import PruningSummary
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What is pruned, and the data: on `learned` blocks are ranked, on `judged` networks are judged.
+class TargetOptions:
+    """How much to remove: at most one of them, or all blocks."""
 
-    `apart` says whether `learned` are samples of a part of their own.
+    keep: Annotated[float | None, typer.Option(help="Largest share of blocks to keep, such as 0.7.")] = None
+    max_loss: Annotated[float | None, typer.Option(help="Largest rise of the error, such as 0.02.")] = None
+    latency: Annotated[float | None, typer.Option(help="Largest share of the whole network's time, such as 0.6.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class RankingOptions:
+    """Which blocks are removed first."""
+
+    by: Annotated[Criterion, typer.Option(help="Criterion that ranks the blocks.")] = "lesion"
+    one_shot: Annotated[bool, typer.Option("--one-shot", help="Rank once instead of after each removal.")] = False
+    unit: Annotated[UnitKind, typer.Option(help="Remove one block at a time, or all of a module.")] = "block"
+    candidates: Annotated[int, typer.Option(help="Blocks whose lesion is exact; others are estimated.")] = 6
+    skips: Annotated[
+        str | None, typer.Option(help="Skips to choose from, by id or path: 'layer2.*' (default: all).")
+    ] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where results go."""
+
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for network and frontier; the same command resumes from it.")
+    ] = None
+    formats: Annotated[str | None, typer.Option(help="Comma-separated: python, pt2, onnx (default: python,pt2).")] = (
+        None
+    )
+    as_json: Json = False
+    report: Page = None
+
+
+@app.command()
+@with_options(leave_out=("data_seed",), defaults={"samples": 512})
+def prune(
+    model: ModelOptions,
+    data: DataOptions,
+    target: TargetOptions,
+    ranking: RankingOptions,
+    evaluation: EvaluationOptions,
+    output: OutputOptions,
+    finetune: Annotated[
+        int, typer.Option(min=0, help="Epochs of training after pruning.", rich_help_panel="Fine-tuning")
+    ] = 0,
+    lr: Annotated[
+        float, typer.Option(help="Peak learning rate of that training.", rich_help_panel="Fine-tuning")
+    ] = 0.01,
+    device: Device = "auto",
+) -> None:
+    """Remove the blocks that a network misses least, and report what each removal costs and saves."""
+    out, report, seed = output.out, output.report, model.seed
+    if report is not None:
+        check_page(report)
+    options = _prune_options(target, ranking, seed)
+    wanted = parse_formats(output.formats, out, default="python,pt2", training=model.train)
+    from skiplab.cli.output_folder import measurement_identity
+    from skiplab.pruning.frontier_store import FrontierStore
+
+    loss, metric = evaluation.loss, evaluation.metric
+    data_request = data.request(evaluation.batch_size, seed)
+    with warnings_on_stderr():
+        setup = _setup(model, data_request, device, ranking.skips, evaluation.functions())
+        recipe = Recipe(epochs=finetune, learning_rate=lr, seed=seed) if finetune else None
+        plan = None if recipe is None else _plan(setup, data_request, recipe, loss)
+        settings = {**options, "skips": ranking.skips, "loss": loss, "metric": metric}
+        config = measurement_identity(model, data_request, setup.subject, settings)
+        pruned = _prune(setup, options, FrontierStore(out, config), out)
+        program, row = (pruned.program, None) if plan is None else _finetune(pruned, plan)
+        files = _saved(program, out, wanted)
+    quantity = "loss" if setup.functions[1] is None else "error" if metric in (None, "error") else "metric"
+    summary = pruned.summary(quantity, row, finetune)
+    _print(model.spec, summary, config, files, output.as_json)
+    _write(model.spec, summary, config, report, out)
+
+
+def _prune_options(target: TargetOptions, ranking: RankingOptions, seed: int) -> dict[str, Any]:
+    """The keyword options of `skiplab.prune`, checked."""
+    targets = {"keep": target.keep, "max_change": target.max_loss, "latency": target.latency}
+    options: dict[str, Any] = {name: value for name, value in targets.items() if value is not None}
+    options |= {"by": ranking.by, "greedy": not ranking.one_shot, "unit": ranking.unit}
+    options |= {"candidates": ranking.candidates, "seed": seed}
+    check_options(options)
+    return options
+
+
+@dataclass(frozen=True)
+class PruneSetup:
+    """A network and the batches that it is pruned with.
+
+    Attributes:
+        subject: the network with its skips.
+        ranking: batches that rank blocks.
+        evaluation: batches that evaluate networks.
+        functions: the loss, and the metric or None.
+        has_training_part: whether `ranking` comes from a training part of its own.
     """
 
     subject: "Subject"
-    learned: list[Any]
-    judged: "Batches"
+    ranking: list[Any]
+    evaluation: "Batches"
     functions: tuple[Any, Any]
-    apart: bool
+    has_training_part: bool
 
 
-def _work(request: Request, asked: "DataRequest", device: str, skips: str | None, functions: tuple[Any, Any]) -> _Work:
-    """Everything that can be wrong with the request is said here, before anything takes long."""
+def _setup(
+    model: ModelOptions, data_request: "DataRequest", device: str, skips: str | None, functions: tuple[Any, Any]
+) -> PruneSetup:
+    """Loads and checks everything, before anything slow runs."""
     from skiplab.cli.session import subject
     from skiplab.data.sources import batches, split_batches, training_part
     from skiplab.measure.losses import try_on
 
-    given = subject(request, replace(asked, samples=0), device, skips)
+    given = subject(model, replace(data_request, samples=0), device, skips)
     if not len(given.skips):
-        raise DataError("there is no skip connection whose branch could be removed: see skiplab find")
+        raise DataError("there is no skip connection whose branch can be removed: see skiplab find")
     try_on(given.program, given.batches, functions, given.targets)
-    source = training_part(asked, given.source)
+    source = training_part(data_request, given.source)
     if source is not None:
-        return _Work(given, list(batches(given.program, source, asked)), given.batches, functions, apart=True)
-    say("note: the data have one part: of each batch three quarters rank blocks, one quarter judges")
-    learned, judged = split_batches(given.program, given.batches)
-    return _Work(given, list(learned), judged, functions, apart=False)
+        ranking = list(batches(given.program, source, data_request))
+        return PruneSetup(given, ranking, given.batches, functions, has_training_part=True)
+    print_message(
+        "note: the data have one part: three quarters of each batch rank blocks, one quarter evaluates networks"
+    )
+    ranking, held_out = split_batches(given.program, given.batches)
+    return PruneSetup(given, list(ranking), held_out, functions, has_training_part=False)
 
 
-def _pruned(work: _Work, options: dict[str, Any], kept: "Steps") -> "Pruned":
+def _plan(setup: PruneSetup, data_request: "DataRequest", recipe: Recipe, loss: str) -> "FinetunePlan":
+    from skiplab.cli.prune_finetune import finetune_plan
+
+    return finetune_plan(setup.subject.program, data_request, recipe, loss, has_training_part=setup.has_training_part)
+
+
+def _prune(setup: PruneSetup, options: dict[str, Any], store: "FrontierStore", out: Path | None) -> "Pruned":
     from skiplab.cli import render
+    from skiplab.cli.output_folder import resume_hint
     from skiplab.pruning import prune
     from skiplab.stats.wording import plural
 
-    if kept.before:
-        say(f"going on from {plural(len(kept.before), 'network')} that have been judged")
+    if store.before:
+        print_message(f"resuming after {plural(len(store.before), 'network')}")
     try:
         with render.bar("blocks removed") as progress:
             pruned = prune(
-                work.subject.program,
-                work.subject.skips,
-                work.learned,
-                work.judged,
-                *work.functions,
+                setup.subject.program,
+                setup.subject.skips,
+                setup.ranking,
+                setup.evaluation,
+                *setup.functions,
                 **options,
-                probe=getattr(work.functions[0], "probe", None),
-                before=kept.before,
-                on_row=kept.add,
+                probe=getattr(setup.functions[0], "probe", None),
+                before=store.before,
+                on_row=store.add,
                 progress=progress,
             )
     except (KeyboardInterrupt, SystemExit):
-        say("stopped" + kept.mend())
+        print_message(f"stopped; {resume_hint(out)}")
         raise
-    kept.finish(pruned.frontier)
+    store.finish(pruned.frontier)
     return pruned
 
 
-def _trained(pruned: "Pruned", training: "Training") -> "tuple[Program, dict[str, Any]]":
+def _finetune(pruned: "Pruned", plan: "FinetunePlan") -> "tuple[Program, dict[str, Any]]":
     """The chosen network after training, and its row."""
     from skiplab.cli import render
     from skiplab.pruning import finetuned
 
-    epochs = training.recipe.epochs
+    epochs = plan.recipe.epochs
     with render.bar("training") as progress:
-        better = finetuned(pruned.program, training.data, training.recipe, lambda row: progress(row["epoch"], epochs))
-    return better, pruned.judge.row(better)
+        trained = finetuned(pruned.program, plan.data, plan.recipe, lambda row: progress(row["epoch"], epochs))
+    return trained, pruned.evaluator.row(trained)
 
 
-def _told(result: "Result", config: dict[str, Any], files: "pd.DataFrame | None", as_json: bool) -> None:
+def _saved(program: "Program", out: Path | None, formats: list[str]) -> "pd.DataFrame | None":
+    if out is None:
+        return None
+    from skiplab.serialization import save
+
+    return save(program, out, formats)
+
+
+def _print(
+    model: str, summary: "PruningSummary", config: dict[str, Any], files: "pd.DataFrame | None", as_json: bool
+) -> None:
     from skiplab.cli import render
-    from skiplab.pruning.summary import SHOWN, rows, sentences
+    from skiplab.pruning.summary import COLUMNS
 
     if as_json:
         from skiplab.serialization.json_schema import prune_json
 
-        print_json(prune_json(config, result.frontier, result.chosen, result.trained, list(sentences(result)), files))
+        print_json(prune_json(config, summary.frontier, summary.chosen, summary.finetuned, summary.answer(), files))
         return
-    print_lines([f"what {result.model} can do without"])
-    render.stdout().print(render.measured_table(rows(result), SHOWN))
-    print_lines([f"– {sentence}" for sentence in sentences(result)])
+    print_lines([f"pruning {model}"])
+    render.stdout().print(render.measured_table(summary.table(), COLUMNS))
+    print_lines([f"– {sentence}" for sentence in summary.answer()])
     for file in [] if files is None else files.to_dict("records"):
-        say(f"wrote {file['file']}, which differs by {file['difference']:.2g} when read back")
+        print_message(f"wrote {file['file']}; its outputs, read back, differ by {file['difference']:.2g}")
 
 
-def _written(result: "Result", config: dict[str, Any], report: Path | None, out: Path | None) -> None:
-    """The page, and beside the network the chart."""
+def _write(
+    model: str, summary: "PruningSummary", config: dict[str, Any], report: Path | None, out: Path | None
+) -> None:
+    """The page, and the chart in the folder of the network."""
     if report is None and out is None:
         return
-    from skiplab.pruning.summary import sentences
     from skiplab.report import prune_page
 
-    told = list(sentences(result))
-    write_page(prune_page(result.model, told, result.frontier, result.chosen, result.trained, config), report, out)
+    page = prune_page(model, summary.answer(), summary.frontier, summary.chosen, summary.finetuned, config)
+    write_page(page, report, out)
     if out is not None:
-        say(f"wrote frontier, chart and config to {out}")
+        print_message(f"wrote frontier, chart and config to {out}")

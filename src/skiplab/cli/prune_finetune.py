@@ -1,4 +1,4 @@
-"""The training that `skiplab prune --finetune` adds, checked before anything takes long."""
+"""The training of `skiplab prune --finetune`, checked before anything slow runs."""
 
 from dataclasses import dataclass, replace
 
@@ -11,29 +11,36 @@ from skiplab.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Training:
-    """What is trained on, and how."""
+class FinetunePlan:
+    """The data and the recipe of fine-tuning."""
 
     data: DataSet
     recipe: Recipe
 
 
-def training_of(program: Program, asked: DataRequest, recipe: Recipe, loss: str, *, apart: bool) -> Training:
-    """UsageError and DataError where the network could not be trained, or not apart from what it is judged by.
+def finetune_plan(
+    program: Program, data_request: DataRequest, recipe: Recipe, loss: str, *, has_training_part: bool
+) -> FinetunePlan:
+    """The plan for a program.
 
-    apart: whether the data have a training part beside the one that networks are judged by.
+    has_training_part: whether the data have a training part separate from the part that evaluates networks.
+
+    Raises:
+        UsageError: for another loss than cross-entropy, without a training part, and without trainable parameters.
+        DataError: for data that the network cannot be trained on.
     """
     if loss != "cross-entropy":
         raise UsageError(f"--finetune trains with cross-entropy, and --loss is {loss}: leave one of them out")
-    if not apart:
+    if not has_training_part:
         raise UsageError(
-            f"--finetune needs a training part apart from what networks are judged by, which {asked.spec} has not: "
-            "give data with parts such as train and test, or train what --out has saved with `skiplab train`"
+            "--finetune needs a training part separate from the part that evaluates networks, and "
+            f"{data_request.spec} has one part: "
+            "give data with parts such as train and test, or train the network in --out with `skiplab train`"
         )
     if not any(program.tensors[name].requires_grad for name in program.parameters):
-        raise UsageError(f"{program.name} has no parameter that learns: leave out --finetune, or set requires_grad")
+        raise UsageError(f"{program.name} has no trainable parameter: leave out --finetune, or set requires_grad")
     shape = next(t.shape[1:] for t in program.flatten(*program.example) if hasattr(t, "shape"))
-    data = dataset(replace(asked, samples=0), tuple(shape))
-    place = next(iter(program.tensors.values())).device
-    must_fit(program.module(), Split(data.train.x[:1], data.train.y[:1]).to(place), data)
-    return Training(data, recipe)
+    data = dataset(replace(data_request, samples=0), tuple(shape))
+    device = next(iter(program.tensors.values())).device
+    must_fit(program.module(), Split(data.train.x[:1], data.train.y[:1]).to(device), data)
+    return FinetunePlan(data, recipe)

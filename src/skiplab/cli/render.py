@@ -24,7 +24,7 @@ from skiplab.stats.columns import Column
 from skiplab.stats.wording import memory
 from skiplab.verification import Proof
 
-_WITNESS = 40  # steps of the lightest path that are shown
+_WITNESS = 40  # ops of the most linear path that are shown
 _MEASURED = 40  # rows of a measure's table that are shown
 _PIPE_WIDTH = 200  # a file or a pipe has no edge at which a line would have to break
 
@@ -116,12 +116,12 @@ def _columns(show_path: bool, show_more: bool) -> list[tuple[str, dict]]:
     ]
 
 
-def apart_table(skips: Skips) -> Table:
-    """One row for each op at which ways of the signal meet without a skip."""
+def non_skips_table(skips: Skips) -> Table:
+    """One row for each op at which paths of the signal meet without a skip."""
     table = _table()
-    for heading in ("apart", "path", "why", "file:line"):
+    for heading in ("non-skip", "path", "why", "file:line"):
         table.add_column(heading, overflow="fold")
-    for each in skips.apart:
+    for each in skips.non_skips:
         table.add_row(each.reason, each.path or ".", each.detail, where(each.source))
     return table
 
@@ -142,18 +142,18 @@ def skips_line(skips: Skips) -> str:
     text = f"{len(skips)} skip{'' if len(skips) == 1 else 's'}"
     if kinds:
         text += ": " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    apart = Counter(each.reason for each in skips.apart)
-    return text + "".join(f"; apart: {count} {reason}" for reason, count in apart.items())
+    others = Counter(each.reason for each in skips.non_skips)
+    return text + "".join(f"; non-skips: {count} {reason}" for reason, count in others.items())
 
 
 def proof_lines(proof: Proof) -> list[str]:
-    """How many skips are what their records say, and what speaks against each other one."""
+    """How many skips are proved, and why each other one is not."""
     proved = len(proof.rows) - len(proof.failures)
     lines = [
         f"proved: {proved} of {len(proof.rows)} at {proof.points} random points in float64, largest relative "
         f"deviation {proof.deviation:.1g}"
     ]
-    return lines + [f"not proved: {row.id}, said to be {row.claimed}: {row.reason}" for row in proof.failures]
+    return lines + [f"not proved: {row.id}, recorded as {row.claimed}: {row.reason}" for row in proof.failures]
 
 
 def difference_lines(difference: Difference) -> list[str]:
@@ -162,8 +162,8 @@ def difference_lines(difference: Difference) -> list[str]:
     for change in difference.changed:
         fields = [f"{n} {_told(trait(change.before, n))} → {_told(trait(change.after, n))}" for n in change.fields]
         lines.append(f"~ {change.after.id}: {', '.join(fields).replace('_', ' ')}")
-    for (path, reason), count in difference.apart.items():
-        lines.append(f"{'+' if count > 0 else '-'} apart: {abs(count)} {reason} in {path or 'the root'}")
+    for (path, reason), count in difference.non_skips.items():
+        lines.append(f"{'+' if count > 0 else '-'} non-skips: {abs(count)} {reason} in {path or 'the root'}")
     if not lines:
         return ["no difference"]
     counts = len(difference.removed), len(difference.added), len(difference.changed)
@@ -181,14 +181,14 @@ def _told(value: object) -> str:
 
 
 def findings_lines(findings: Findings) -> list[str]:
-    """Each finding in a few lines, and what could not be checked."""
+    """Each finding in a few lines, then the notes on what could not be checked."""
     lines = []
     for finding in findings:
         lines += [
             f"{finding.rule} in {finding.path or 'the root'} ({where(finding.source)})",
             f"  {finding.what}",
             f"  why: {finding.why}",
-            f"  mend: {finding.mend}",
+            f"  fix: {finding.fix}",
             f"  see: {finding.reference}",
             "",
         ]
@@ -202,13 +202,13 @@ def census_lines(census: Census) -> list[str]:
     kinds = ", ".join(f"{kind.replace('_', '-')} {_span(r.min, r.max)}" for kind, r in by_kind.items() if r.max)
     counted = "" if "norm" in census.counted or not by_kind["norm"].max else ", norms not counted"
     total = _span(census.nonlinearities.min, census.nonlinearities.max)
-    lightest = census.fewest
-    witness = [step.module or step.name for step in lightest.steps if step.kind in ("weight", *census.counted)]
+    path = census.most_linear
+    witness = [step.module or step.name for step in path.steps if step.kind in ("weight", *census.counted)]
     return [
         f"paths: {big(census.paths)}, each through {_span(census.weight_layers.min, census.weight_layers.max)} "
         "weight layers",
         f"nonlinearities on a path: {total}{counted}" + (f" ({kinds})" if kinds else ""),
-        f"lightest path: {lightest.nonlinearities} nonlinearities, {lightest.weight_layers} weight layers: "
+        f"most linear path: {path.nonlinearities} nonlinearities, {path.weight_layers} weight layers: "
         + _abridged(witness),
     ]
 
@@ -252,11 +252,11 @@ def plain_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table
 
 
 def witness_table(census: Census) -> Table:
-    """The steps of the lightest path that are more than a view."""
+    """The ops of the most linear path, without views."""
     table = _table()
-    for heading in ("lightest path", "what", "kind"):
+    for heading in ("most linear path", "op", "kind"):
         table.add_column(heading, overflow="fold")
-    steps = [step for step in census.fewest.steps if step.kind != "view"]
+    steps = [step for step in census.most_linear.steps if step.kind != "view"]
     shown = steps if len(steps) <= _WITNESS else [*steps[: _WITNESS // 2], None, *steps[-_WITNESS // 2 :]]
     for step in shown:
         if step is None:

@@ -1,6 +1,5 @@
-"""What is measured: the model captured on its data's own form, on the device asked for."""
+"""The model of a command, captured on an example of its data and on the chosen device, with its skips and batches."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,36 +20,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A program with the skips and the batches that are measured."""
+    """A program with the skips and batches of a command.
+
+    Attributes:
+        source: where the batches come from.
+        targets: all targets if the data are in memory, else those of the first batch; None without targets.
+    """
 
     program: "Program"
     skips: "Skips"
     batches: "Batches"
     source: "Examples | Stream"
-    targets: Any  # all of them where they are at hand, else those of the first batch; None for none
+    targets: Any
 
 
-def subject(request: ModelOptions, asked: "DataRequest", device: str, pattern: str | None) -> Subject:
-    """Everything that can be wrong with the request is said here, before anything takes long."""
-    if request.meta:
+def subject(model: ModelOptions, data_request: "DataRequest", device: str, pattern: str | None) -> Subject:
+    """Captures the model and opens the data; raises for every error in the options before the long work."""
+    if model.meta:
         raise UsageError("measures need the network's values: leave out --meta")
     from skiplab.analysis.finder import find
     from skiplab.data.sources import batches, open_source
     from skiplab.data.sources.examples import Examples
 
-    source = open_source(asked)
-    program = _captured(request, source, device)
+    source = open_source(data_request)
+    program = _captured(model, source, device)
     skips = find(program).in_graph()
     if pattern is not None and not len(skips.at(pattern)):
         some = ", ".join(skip.id for skip in skips[:5]) or "none"
         raise UsageError(f"--skips {pattern} selects none of {len(skips)} skips ({some}): see skiplab find")
     chosen = skips if pattern is None else skips.at(pattern)
-    drawn = batches(program, source, asked)
-    _say_how_many(source, asked)
+    drawn = batches(program, source, data_request)
+    _report_samples(source, data_request)
     if not program.dynamic_batch:
-        print_message(
-            f"note: {program.name} takes batches of one size only, and gets no other; what is left over is left out"
-        )
+        print_message(f"note: {program.name} takes batches of one size only; the rest of the data is left out")
     return Subject(program, chosen, drawn, source, source.y if isinstance(source, Examples) else _first_target(drawn))
 
 
@@ -61,47 +63,46 @@ def _first_target(drawn: "Batches") -> Any:
     return first[1]
 
 
-def _captured(request: ModelOptions, source: "Examples | Stream", device: str) -> "Program":
-    """On examples of the data themselves, unless --input says on what or the data fit themselves to the model."""
-    options = request.keywords()
+def _captured(model: ModelOptions, source: "Examples | Stream", device: str) -> "Program":
+    """Captured on an example of the data, unless --input gives shapes or the data adapt to the model."""
     import torch
     from torch import Tensor
-    from torch.utils import _pytree as pytree
 
     from skiplab.graph.capture import capture
+    from skiplab.graph.torch_compat import pytree
     from skiplab.loading import example_inputs
-    from skiplab.loading.resolve import quiet, resolve
+    from skiplab.loading.resolve import quiet
     from skiplab.training.fit import fabric_on
 
     place = fabric_on(device).device
-    example = None if request.inputs else source.example()
-    torch.manual_seed(request.seed)
-    shapes = request.input_shapes() or (() if example is None else ("1",))  # what the data say need not be declared
-    resolved = resolve(request.model, shapes, options, request.weights, request.trust, meta=False)
+    example = None if model.inputs or model.img_size else source.example()
+    torch.manual_seed(model.seed)
+    resolved = model.resolved(() if example is None else ("1",))  # the example replaces this input
     if resolved.meta:
-        raise ModelError(f"{request.model} would fill the memory, and measures need its values: use a smaller one")
+        raise ModelError(f"{model.spec} does not fit into memory, and measures need its values: use a smaller one")
     args, kwargs = resolved.args, resolved.kwargs
     if example is not None:
         args, kwargs = example_inputs.returned(_typed(example, resolved.model))
     args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(place), (args, kwargs))
     try:
         with quiet():
-            program = capture(resolved.model.to(place), args, kwargs, train=request.train)
+            program = capture(resolved.model.to(place), args, kwargs, train=model.train)
     except ModelError as error:
         if example is None or type(error) is not ModelError:
             raise
         raise DataError(
-            f"{request.model} does not take the data of {source.name}: {str(error).splitlines()[0]}; "
-            + mend(request, getattr(example, "shape", ())[1:])
+            f"{model.spec} does not take the data of {source.name}: {str(error).splitlines()[0]}; "
+            + suggest_options(getattr(example, "shape", ())[1:])
         ) from error
-    _notes(request, program)
+    _notes(model, program)
     return program
 
 
 def _typed(example: Any, model: "nn.Module") -> Any:
-    """Real numbers in the precision of the model's weights."""
+    """The example with real numbers in the precision of the model's weights."""
     from torch import Tensor
-    from torch.utils import _pytree as pytree
+
+    from skiplab.graph.torch_compat import pytree
 
     kind = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), None)
     return pytree.tree_map_only(
@@ -109,40 +110,37 @@ def _typed(example: Any, model: "nn.Module") -> Any:
     )
 
 
-def mend(request: ModelOptions, shape: Sequence[int], classes: int | None = None) -> str:
-    """How to build the model for examples of `shape` (without the batch) and so many classes.
-
-    The names are those of our models and of timm's; a callable of the user's has its own.
-    """
-    wanted = {} if classes is None else {"num_classes": classes}
-    what = [] if classes is None else [f"{classes} classes"]
+def suggest_options(shape: Sequence[int], classes: int | None = None) -> str:
+    """Options that build the model for samples of `shape` (without the batch) and this number of classes."""
+    options = [] if classes is None else [f"--num-classes {classes}"]
     if len(shape) == 3:
-        wanted["in_chans" if request.model.startswith("timm:") else "in_channels"] = shape[0]
-        what.append(f"{shape[0]} channel{'s' * (shape[0] != 1)} of {shape[1]}x{shape[2]}")
-    if not wanted:
-        return "build it for them with --kwargs, or give other data"
-    options = json.dumps(request.keywords() | wanted)
-    return f"build it for {' and '.join(what)}, such as with --kwargs '{options}', or give other data"
+        options.append(f"--in-channels {shape[0]}")
+    return f"build it for them with {' '.join(options) or '--kwargs'}, or give other data"
 
 
-def _notes(request: ModelOptions, program: "Program") -> None:
-    library = request.model.partition(":")[0] in ("timm", "torchvision", "transformers")
-    if request.weights is None and (library or ":" not in request.model) and not request.model.endswith(".pt2"):
-        print_message(f"note: {request.model} has its initial, random weights; --weights FILE loads trained ones")
+def _notes(model: ModelOptions, program: "Program") -> None:
+    from skiplab.loading.libraries import LIBRARIES
+
+    library = model.spec.partition(":")[0] in LIBRARIES
+    if model.weights is None and (library or ":" not in model.spec) and not model.spec.endswith(".pt2"):
+        print_message(f"note: {model.spec} has its initial, random weights; --weights FILE loads trained ones")
     warn_about(program)
 
 
-def _say_how_many(source: "Examples | Stream", asked: "DataRequest") -> None:
+def _report_samples(source: "Examples | Stream", data_request: "DataRequest") -> None:
     from skiplab.data.sources.examples import Examples
 
     if not isinstance(source, Examples):
-        if asked.samples:
-            print_message(f"note: at most the first {asked.samples} samples of {source.name}; --samples 0 takes all")
+        if data_request.samples:
+            print_message(
+                f"note: at most the first {data_request.samples} samples of {source.name}; --samples 0 takes all"
+            )
         return
     part = f" ({source.part})" if source.part else ""
-    if source.part in ("train", "training") and asked.split is None:
-        print_message(f"note: {source.name} has no part but {source.part}, on which the model may have been trained")
+    if source.part in ("train", "training") and data_request.split is None:
+        print_message(f"note: {source.name} has only the part {source.part}, which the model may have been trained on")
     if len(source) < source.total:
         print_message(
-            f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn; --samples 0 takes all"
+            f"note: {len(source)} of {source.total:,} samples of {source.name}{part}, drawn at random; "
+            "--samples 0 takes all"
         )

@@ -1,4 +1,4 @@
-"""`skiplab study`: controlled comparisons, one a question."""
+"""`skiplab study`: controlled comparisons, one command per question."""
 
 import os
 import shlex
@@ -14,6 +14,7 @@ import typer
 
 from skiplab.cli.app import Json, app, check_page, page_name, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import Device
+from skiplab.cli.option_groups import with_options
 from skiplab.cli.study_help import StudyCommand
 from skiplab.errors import UsageError
 from skiplab.study import QUESTIONS
@@ -23,25 +24,32 @@ if TYPE_CHECKING:
     from skiplab.study.question import Grid
     from skiplab.study.result import Result
 
-study_app = typer.Typer(help="Controlled comparisons, one a question.", no_args_is_help=True)
+study_app = typer.Typer(help="Controlled comparisons, one command per question.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
-PREPARING = "loading torch and building the networks"  # which take seconds before there is a bar
-MOST_ROWS = 500  # of a table in the JSON beside a Markdown page
+PREPARING = "loading torch and building the networks"  # takes seconds, before the first bar
+MAX_ROWS = 500  # of a table in the JSON file next to a Markdown page
 
-Report = Annotated[
-    Path | None,
-    typer.Option(callback=page_name, help="Where the page goes, .html or .md (default: skiplab-STUDY.html)."),
-]
-Out = Annotated[Path | None, typer.Option(help="Keep every table, chart and the config in this folder.")]
-Runs = Annotated[Path | None, typer.Option(help="Where finished runs are kept (default: a cache folder).")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Networks trained at once (default: one a core).")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Train again what has finished.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Repeat finished runs.")]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the finished runs and the result of a study go."""
+
+    report: Annotated[
+        Path | None,
+        typer.Option(callback=page_name, help="Path of the page, .html or .md (default: skiplab-STUDY.html)."),
+    ] = None
+    out: Annotated[Path | None, typer.Option(help="Write all tables, charts and the config to this folder.")] = None
+    runs: Annotated[Path | None, typer.Option(help="Folder of finished runs (default: a cache folder).")] = None
+    workers: Annotated[int | None, typer.Option(min=1, help="Networks trained at once (default: one per core).")] = None
+    as_json: Json = False
 
 
 @study_app.command("list")
 def study_list(as_json: Json = False) -> None:
-    """Name every study and the question that it answers."""
+    """List the studies and their questions."""
     if as_json:
         print_json({"schema": "skiplab.studies/1", "studies": QUESTIONS})
     else:
@@ -53,53 +61,39 @@ def _add(name: str, question: str) -> None:
     """The command of one study."""
 
     @study_app.command(name, cls=StudyCommand, help=question)
+    @with_options(destination="Output")
     def ask(
         context: typer.Context,
+        destination: Destination,
         quick: Annotated[bool, typer.Option("--quick", help="At most two minutes on two cores.")] = False,
         full: Annotated[bool, typer.Option("--full", help="More sizes, seeds and epochs.")] = False,
         grid: Annotated[list[str] | None, typer.Option(help="Values of an axis, such as AXIS=8,20: see below.")] = None,
         variants: Annotated[str | None, typer.Option(help="Only these, with commas: see below.")] = None,
         seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
         epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
-        report: Report = None,
-        out: Out = None,
-        runs: Runs = None,
-        workers: Workers = None,
         device: Device = "auto",
         fresh: Fresh = False,
-        as_json: Json = False,
     ) -> None:
         if quick and full:
             raise UsageError("--quick and --full exclude each other")
         print_message(PREPARING)
-        from skiplab.study.question import named
-        from skiplab.study.run import run
+        from skiplab.study.question import load_study
+        from skiplab.study.run import run_study
 
-        study = named(name)
-        asked = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
-        asked = _narrowed(asked, grid or [], variants, seeds, epochs)
-        study.cells(asked)  # what makes no sense is told before anything is written
+        study = load_study(name)
+        chosen = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
+        chosen = _narrowed(chosen, grid or [], variants, seeds, epochs)
+        study.cells(chosen)  # raises for invalid settings before anything is written
         answer(
             repeating(context),
             name,
-            lambda store, count, listener: run(study, asked, store, count, listener, fresh=fresh),
-            Destination(report, out, runs, workers, as_json),
+            lambda store, count, listener: run_study(study, chosen, store, count, listener, fresh=fresh),
+            destination,
         )
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where a study's result goes."""
-
-    report: Path | None
-    out: Path | None
-    runs: Path | None
-    workers: int | None
-    as_json: bool
-
-
 def repeating(context: typer.Context) -> str:
-    """The command that gives the same result: what was asked for, without where that goes and how it is got."""
+    """The command that reproduces the result: the given options without those of `Destination` and --fresh."""
     words = ["skiplab", "study", str(context.info_name)]
     for parameter in context.command.params:
         name, source = str(parameter.name), context.get_parameter_source(str(parameter.name))
@@ -115,7 +109,7 @@ def repeating(context: typer.Context) -> str:
 
 
 def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
-    """Runs a study with bars, writes its page, and prints what it found; `command` repeats it."""
+    """Run a study with progress bars, write its page, and print its result; `command` reproduces it."""
     from skiplab.cli import render
     from skiplab.cli.study_progress import Bars
     from skiplab.io.atomic import writable_folder
@@ -130,7 +124,7 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         with _telling_of_a_stop(), Bars(render.stderr()) as bars:
             result = run(store, to.workers or grid.available_workers(), bars)
     except (KeyboardInterrupt, SystemExit):
-        print_message("stopped; the same command goes on from here")
+        print_message("stopped; run the same command to continue")
         raise
     print_message("writing the page")
     _write(result, command, page, to.out)
@@ -139,22 +133,22 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
     else:
         overview = result.overview()
         render.stdout().print(render.plain_table(list(map(str, overview)), overview.to_numpy().tolist()))
-        print_lines(["", *(f"– {sentence}" for sentence in result.verdicts)])
+        print_lines(["", *(f"– {sentence}" for sentence in result.sentences)])
         print_lines(_claims(result))
 
 
 @contextmanager
 def _telling_of_a_stop() -> Iterator[None]:
-    """The first Ctrl-C says that it was heard: the runs at work have some seconds to come to an end of their step."""
+    """Report the first Ctrl-C: running cells have some seconds to finish their step."""
     before = signal.getsignal(signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
-        with suppress(RuntimeError):  # it came in the middle of another line
+        with suppress(RuntimeError):  # raised if the signal arrives while another line is printed
             print_message("stopping: finishing the running step")
         signal.default_int_handler(number, frame)
 
-    if before is signal.default_int_handler:  # and not ignored, as of a command in the background
+    if before is signal.default_int_handler:  # not ignored, as in a background job
         signal.signal(signal.SIGINT, stop)
     try:
         yield
@@ -164,10 +158,10 @@ def _telling_of_a_stop() -> Iterator[None]:
 
 
 def _narrowed(
-    asked: "Grid", grid: Sequence[str], variants: str | None, seeds: int | None, epochs: int | None
+    data_request: "Grid", grid: Sequence[str], variants: str | None, seeds: int | None, epochs: int | None
 ) -> "Grid":
-    """The grid with what the command line changes of it."""
-    axes = dict(asked.axes)
+    """The grid with the changes from the command line."""
+    axes = dict(data_request.axes)
     for text in grid:
         name, sign, values = text.partition("=")
         if not sign or name not in axes:
@@ -175,16 +169,16 @@ def _narrowed(
             raise UsageError(f"--grid {text}: write {choices}, with values between commas")
         axes[name] = tuple(_value(text, each, axes[name]) for each in values.split(","))
     if variants is not None:
-        asked = replace(asked, variants=tuple(each.strip() for each in variants.split(",")))
+        data_request = replace(data_request, variants=tuple(each.strip() for each in variants.split(",")))
     if seeds is not None:
-        asked = replace(asked, seeds=seeds)
+        data_request = replace(data_request, seeds=seeds)
     if epochs is not None:
-        asked = replace(asked, recipe=replace(asked.recipe, epochs=epochs))
-    return replace(asked, axes=axes)
+        data_request = replace(data_request, recipe=replace(data_request.recipe, epochs=epochs))
+    return replace(data_request, axes=axes)
 
 
 def _value(text: str, value: str, known: tuple[Any, ...]) -> Any:
-    """A value of an axis, of the kind that the axis has."""
+    """Parse a value of an axis, with the type of the axis."""
     kind = type(known[0])
     if kind is bool:
         kind = {"true": lambda _: True, "false": lambda _: False}.get(value.strip().lower(), int)
@@ -196,21 +190,21 @@ def _value(text: str, value: str, known: tuple[Any, ...]) -> Any:
 
 
 def _runs_folder() -> Path:
-    """Finished runs outlive the folder in which they were asked for, as a cache does."""
+    """The default folder of finished runs, in the user's cache."""
     base = os.environ.get("SKIPLAB_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "skiplab" / "runs"
 
 
 def _write(result: "Result", command: str, path: Path, out: Path | None) -> None:
-    """The page, and in the folder that was asked for every table and chart and the config."""
+    """Write the page, and to the folder `out` all tables, charts and the config."""
     from skiplab.io.atomic import write_json
     from skiplab.report import study_page
 
     facts = {"command": command, "config": dict(result.config), "versions": dict(result.versions)}
     page = study_page(result, facts)
     write_page(page, path, None)
-    if path.suffix == ".md":  # for documents, which hold what they say and not every step of it
-        write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MOST_ROWS)})
+    if path.suffix == ".md":  # a document: the data is in a file next to it
+        write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MAX_ROWS)})
     if out is not None:
         result.save(out)
         write_page(page, None, out)
@@ -218,10 +212,10 @@ def _write(result: "Result", command: str, path: Path, out: Path | None) -> None
 
 
 def _claims(result: "Result") -> list[str]:
-    """What papers say, beside what was found."""
+    """Claims of papers, with the same quantities here."""
     rows = result.tables["claims"].to_dict("records")
     lines = [f"{row['claim']} ({row['source']})\n  {row['agrees']}: {row['found']}" for row in rows]
-    return ["", "What papers claim, and what was found here:", *lines] if lines else []
+    return ["", "Claims of papers, and the same quantities here:", *lines] if lines else []
 
 
 for _name, _question in QUESTIONS.items():

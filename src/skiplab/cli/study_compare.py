@@ -1,4 +1,4 @@
-"""`skiplab study compare`: anyone's networks, compared as those of a study are."""
+"""`skiplab study compare`: the comparison of a study for the user's networks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,60 +7,56 @@ from typing import Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, print_message
+from skiplab.cli.app import print_message
 from skiplab.cli.common_options import DataOptions, Device, warnings_on_stderr
 from skiplab.cli.model_options import ModelOptions, parse_kwargs
 from skiplab.cli.option_groups import with_options
-from skiplab.cli.study import PREPARING, Destination, Fresh, Out, Report, Runs, Workers, answer, repeating, study_app
+from skiplab.cli.study import PREPARING, Destination, Fresh, answer, repeating, study_app
 from skiplab.errors import UsageError
 from skiplab.training.recipe import Recipe
 
-_LIBRARIES = ("timm", "torchvision", "transformers")
-
 
 @study_app.command("compare")
-@with_options(leave_out=("seed",))
+@with_options(leave_out=("seed",), recipe="Training", destination="Output")
 def compare(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more; NAME=MODEL names one.")],
     data: DataOptions,
-    *,
-    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
     recipe: Recipe,
+    destination: Destination,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
     kwargs: Annotated[
         list[str] | None,
-        typer.Option(help="JSON for what builds a network: for all of Skiplab and of libraries, or NAME={…} for one."),
+        typer.Option(
+            help="Keyword arguments, as a JSON object: {…} for all networks of Skiplab and of libraries, "
+            "NAME={…} for one network."
+        ),
     ] = None,
-    report: Report = None,
-    out: Out = None,
-    runs: Runs = None,
-    workers: Workers = None,
     device: Device = "auto",
     fresh: Fresh = False,
-    as_json: Json = False,
 ) -> None:
     """Train your own networks on your own data, side by side: errors, gradients, paths and lesions of each."""
     print_message(PREPARING)
     from skiplab import study
     from skiplab.cli.train_plan import shape_of
     from skiplab.data.sources import dataset
-    from skiplab.study.comparison import resolved
+    from skiplab.study.comparison import load_model
 
     named = _named(models)
     options = _options(named, kwargs or [])
     first = next(iter(named))
     example = ModelOptions(named[first], kwargs=json.dumps(options[first]))
     with warnings_on_stderr():
-        learned = dataset(data.request(), lambda: shape_of(example))
+        dataset_ = dataset(data.request(), lambda: shape_of(example))
     variants = {
-        name: partial(resolved, model, options[name]) if options[name] else model for name, model in named.items()
+        name: partial(load_model, model, options[name]) if options[name] else model for name, model in named.items()
     }
     answer(
         repeating(context),
         "compare",
         lambda store, count, listener: study.compare(
             variants,
-            learned,
+            dataset_,
             seeds=seeds,
             recipe=recipe,
             device=device,
@@ -69,7 +65,7 @@ def compare(
             listener=listener,
             fresh=fresh,
         ),
-        Destination(report, out, runs, workers, as_json),
+        destination,
     )
 
 
@@ -108,4 +104,6 @@ def _options(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, dict
 
 
 def _has_known_options(model: str) -> bool:
-    return ":" not in model or model.partition(":")[0] in _LIBRARIES
+    from skiplab.loading.libraries import LIBRARIES
+
+    return ":" not in model or model.partition(":")[0] in LIBRARIES

@@ -1,4 +1,4 @@
-"""What a study varies, as its `--help` tells it: the axes with their values, the variants, and how much is run."""
+"""The part of a study's `--help` about its grid: axes with their values, variants, seeds and epochs."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,27 +10,27 @@ if TYPE_CHECKING:
 
 
 class StudyCommand(TyperCommand):
-    """A study's command. What it varies is looked up when its own help is asked for, since that imports torch."""
+    """A study's command. Only its own --help loads the study, since that imports torch."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from skiplab.study.question import named
+        from skiplab.study.question import load_study
 
         super().format_help(ctx, formatter)
         with formatter.section("What is varied"):
-            formatter.write_dl(list(varied(named(str(self.name)))))
+            formatter.write_dl(list(varied(load_study(str(self.name)))))
 
 
 def varied(study: "Study") -> Iterator[tuple[str, str]]:
-    """Each thing that is varied with its values, and those of --quick and --full where they are others."""
+    """Each option of the grid with its values, and those of --quick and --full if they differ."""
     for axis in study.grids["default"].axes:
-        yield f"--grid {axis}=", _told(study, lambda grid, axis=axis: grid.axes[axis])
-    yield "--variants", _told(study, lambda grid: grid.variants or study.variants)
-    yield "--seeds", _told(study, lambda grid: (grid.seeds,))
-    yield "--epochs", _told(study, lambda grid: (grid.recipe.epochs,))
+        yield f"--grid {axis}=", _format_values(study, lambda grid, axis=axis: grid.axes[axis])
+    yield "--variants", _format_values(study, lambda grid: grid.variants or study.variants)
+    yield "--seeds", _format_values(study, lambda grid: (grid.seeds,))
+    yield "--epochs", _format_values(study, lambda grid: (grid.recipe.epochs,))
 
 
-def _told(study: "Study", values: "Callable[[Grid], tuple[Any, ...]]") -> str:
-    """ "8,20,50 (--quick 8,50; --full 8,20,50,110)": as they are written on the command line."""
+def _format_values(study: "Study", values: "Callable[[Grid], tuple[Any, ...]]") -> str:
+    """ "8,20,50 (--quick 8,50; --full 8,20,50,110)", in the syntax of the command line."""
     texts = {name: ",".join(map(_written, values(grid))) for name, grid in study.grids.items()}
     others = [f"--{name} {texts[name]}" for name in ("quick", "full") if texts[name] != texts["default"]]
     return texts["default"] + (f" ({'; '.join(others)})" if others else "")

@@ -1,4 +1,4 @@
-"""`skiplab train`: does a network train, and how well."""
+"""`skiplab train`: train a network with several seeds, and report its errors."""
 
 from dataclasses import replace
 from functools import partial
@@ -19,19 +19,23 @@ if TYPE_CHECKING:
 
 
 @app.command()
-@with_options(leave_out=("train", "meta", "trust", "seed"))
+@with_options(leave_out=("train", "meta", "trust", "seed"), recipe="Training")
 def train(
-    options: ModelOptions,
+    model: ModelOptions,
     data: DataOptions,
     recipe: Recipe,
-    seeds: Annotated[str, typer.Option(help="A run each, of initial weights and order: 0,1,2.")] = "0",
-    out: Annotated[Path | None, typer.Option(help="Keep each run there, in seed-N, and go on from it.")] = None,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of initial weights and order of data, one run each, such as 0,1,2.")
+    ] = "0",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the runs (seed-N each); the same command resumes from it.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the folder of --out.")] = False,
     device: Device = "auto",
     as_json: Json = False,
     report: Page = None,
 ) -> None:
-    """Train a network on labelled data, and say how well it did; exits with 1 if a run diverged."""
+    """Train a network on labeled data, and report its errors; exits with 1 if a run diverged."""
     if report is not None:
         check_page(report)
     chosen = _seeds(seeds, recipe)
@@ -40,10 +44,10 @@ def train(
     from skiplab.cli.train_plan import config_of, plan_of
 
     with warnings_on_stderr():
-        plan = plan_of(options, data.request(recipe.batch_size), recipe, device, out)
-        config = config_of(options, plan, chosen[0], fresh=fresh)
+        plan = plan_of(model, data.request(recipe.batch_size), recipe, device, out)
+        config = config_of(model, plan, chosen[0], fresh=fresh)
         trials = _trials(plan, chosen)
-    _told(options.model, plan, trials, config, as_json=as_json, report=report)
+    _print(model.spec, plan, trials, config, as_json=as_json, report=report)
     if any(trial.why for trial in trials):
         raise typer.Exit(1)
 
@@ -57,7 +61,8 @@ def _seeds(seeds: str, recipe: Recipe) -> list[int]:
 
 
 def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
-    """A run a seed; stopped, it says what is finished and how to go on."""
+    """One run per seed. When stopped, reports what is finished and how to resume."""
+    from skiplab.cli.output_folder import resume_hint
     from skiplab.cli.train_progress import Bar
     from skiplab.training.seeds import trained
 
@@ -69,13 +74,12 @@ def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
                 bar.finish(trials[-1])
     except (KeyboardInterrupt, SystemExit):
         done = "; ".join(map(str, trials)) or "no run yet"
-        go_on = f"the same command goes on from {plan.out}" if plan.out else "with --out FOLDER it would be kept"
-        print_message(f"stopped; finished: {done}; {go_on}")
+        print_message(f"stopped; finished: {done}; {resume_hint(plan.out)}")
         raise
     return trials
 
 
-def _told(  # what the command has found, and how it is wanted
+def _print(
     model: str, plan: "Plan", trials: list["Trial"], config: dict[str, Any], *, as_json: bool, report: Path | None
 ) -> None:
     from skiplab.cli import render
@@ -90,9 +94,7 @@ def _told(  # what the command has found, and how it is wanted
         print_json(train_json(config, runs, curves, summary.summary(runs), sentences))
     else:
         data = plan.data
-        print_lines(
-            [f"{model} on {data.name}: {len(data.train):,} examples to learn from, {len(data.test):,} to judge by"]
-        )
+        print_lines([f"{model} on {data.name}: {len(data.train):,} training samples, {len(data.test):,} test samples"])
         render.stdout().print(render.plain_table(summary.HEADINGS, summary.cells(runs)))
         print_lines([f"– {sentence}" for sentence in sentences])
     if report is not None:

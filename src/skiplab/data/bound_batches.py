@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 # (inputs, target); inputs: a tensor, a tuple of arguments, a mapping of keyword arguments, or a tuple of arguments
 # that such a mapping ends.
@@ -16,11 +16,11 @@ Batch = tuple[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class BoundBatch:
     """One batch, as the model takes it.
 
     Attributes:
-        size: its number of samples, along the first dimension.
+        size: its number of samples: along the first dimension, unless the network takes sequences first.
         whole: ids of the inputs that all samples share, such as a mask of positions.
     """
 
@@ -35,7 +35,7 @@ class Given:
         """As a batch has them."""
         return (*self.args, dict(self.kwargs)) if self.kwargs else self.args
 
-    def part(self, start: int, stop: int) -> "Given":
+    def part(self, start: int, stop: int) -> "BoundBatch":
         """Samples `start` up to `stop` alone: of every tensor that has one entry a sample."""
 
         def cut(value: Any) -> Any:
@@ -45,14 +45,14 @@ class Given:
         args, kwargs, target = pytree.tree_map(cut, (self.args, dict(self.kwargs), self.target))
         return replace(self, args=args, kwargs=kwargs, target=target, size=min(stop, self.size) - start)
 
-    def parts(self, size: int) -> list["Given"]:
+    def parts(self, size: int) -> list["BoundBatch"]:
         """The same samples in batches of at most `size`."""
         if size >= self.size:
             return [self]
         return [self.part(start, start + size) for start in range(0, self.size, size)]
 
 
-def checked(program: Program, batches: Iterable[Batch]) -> Iterator[Given]:
+def validate_batches(program: Program, batches: Iterable[Batch]) -> Iterator[BoundBatch]:
     """Each batch as the program takes it; DataError for what it cannot take."""
     count = 0
     for count, batch in enumerate(batches, start=1):
@@ -66,7 +66,7 @@ def checked(program: Program, batches: Iterable[Batch]) -> Iterator[Given]:
                 f"batch {count} has {len(target)} targets for {size} samples along the first dimension of its input: "
                 "samples have to lie along the first dimension of both"
             )
-        yield Given(args, kwargs, target, size, _shared(program, args, kwargs))
+        yield BoundBatch(args, kwargs, target, size, _shared(program, args, kwargs))
     if not count:
         raise DataError("there is no batch to measure on: the iterable of batches is empty or used up")
 
@@ -94,11 +94,11 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def _shared(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[int]:
-    if not program.dynamic_batch:
+    if not divisible(program):
         return frozenset()
     named = zip(program.inputs, program.flatten(args, kwargs), strict=True)
     ops = ((value, program.by_name.get(name)) for name, value in named)
-    return frozenset(id(value) for value, op in ops if op is not None and op.shape and op.shape[0] is not None)
+    return frozenset(id(value) for value, op in ops if op and op.shape and program.layouts[op.index].samples is None)
 
 
 def _size(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], count: int) -> int:
@@ -124,7 +124,23 @@ def _size(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any], co
                 f"batch {count} has an input of {got.dtype} where {program.name} was captured with {want.dtype}: "
                 f"use .to({want.dtype})"
             )
-    size = next((len(got) for _, got in pairs if got.ndim), 1)
+    size = sample_count(program, values)
     if not size:
         raise DataError(f"batch {count} has no samples: leave it out")
     return size
+
+
+def divisible(program: Program) -> bool:
+    """Whether a batch may be run in parts: its size is free, and its inputs have the samples first."""
+    inputs = (program.layouts[program.by_name[name].index] for name in program.inputs if name in program.by_name)
+    return program.dynamic_batch and all(layout.samples in (0, None) for layout in inputs)
+
+
+def sample_count(program: Program, values: list[Any]) -> int:
+    """How many samples the inputs hold; where none has a dimension of samples, the length of the first."""
+    tensors = [(program.by_name.get(name), x) for name, x in zip(program.inputs, values, strict=True)]
+    for op, x in tensors:
+        dim = None if op is None else program.layouts[op.index].samples
+        if dim is not None:
+            return x.shape[dim]
+    return next((len(x) for _, x in tensors if isinstance(x, Tensor) and x.ndim), 1)

@@ -1,4 +1,4 @@
-"""A copy of a program's graph that is being changed, and the program that it becomes."""
+"""Editing of a copy of a program's graph."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,26 +6,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 
 from skiplab.errors import UsageError
+from skiplab.graph.build import data_flow
 from skiplab.graph.functionalize import fake_value, form
 from skiplab.graph.interpreter import Edge
-from skiplab.graph.program import Program, data_flow
+from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import FakeTensor, FakeTensorMode, is_mutable
 
 aten = torch.ops.aten
 
 
-class Draft:
-    """The nodes have the program's names, so that edges and records of skips say where something is changed.
+class GraphEditor:
+    """A copy of a program's graph that edits change, and from which they make a new program.
+
+    Nodes keep their names in the program, so edges and skips refer to the copy too.
 
     Attributes:
-        program: which is left as it is.
+        program: the program, which stays unchanged.
         graph: the copy.
-        nodes: those of the program, by name.
+        nodes: the copied nodes by name.
         tensors: placeholder -> tensor.
-        mode: that of the values with which the graph was captured, which have shapes and no data.
+        mode: the fake mode of the values in the graph, which have shapes and no data.
     """
 
     def __init__(self, program: Program) -> None:
@@ -34,7 +37,7 @@ class Draft:
         new: dict[Node, Node] = {}
         for node in program.graph.graph.nodes:
             new[node] = self.graph.node_copy(node, new.__getitem__)
-            new[node].name = node.name  # fx would number names that Python has too, such as `input`
+            new[node].name = node.name  # fx would number names of Python builtins, such as `input`
         self.nodes = {node.name: copy for node, copy in new.items()}
         self.tensors = dict(program.tensors)
         self.mode = _mode(program.graph.graph)
@@ -45,7 +48,7 @@ class Draft:
         self._read = _read(self.graph, self.tensors)
 
     def call(self, before: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
-        """A new operator in front of a node, said to stand where that node stands in the model's code."""
+        """A new operator before a node. It gets that node's place in the model's source."""
         with self.graph.inserting_before(before):
             node = self.graph.call_function(target, args, kwargs)
         node.meta = {key: value for key, value in before.meta.items() if key != "lifted"}
@@ -53,16 +56,16 @@ class Draft:
         return node
 
     def parameter(self, path: str, name: str, value: Tensor, *, like: Node) -> Node:
-        """A new parameter of a module, of dtype and device of a node's value; where the name is taken, numbered."""
-        return self._stored(self._parameters, path, name, nn.Parameter(value.to(_example(like))))
+        """A new parameter of a module, with dtype and device of a node's value. A name in use gets a number."""
+        return self._stored(self._parameters, path, name, nn.Parameter(value.to(_empty_like(like))))
 
     def buffer(self, path: str, name: str, value: Tensor, *, like: Node) -> Node:
-        """The same for a buffer; whole numbers stay what they are."""
-        tensor = value.to(_example(like)) if value.is_floating_point() else value.to(_example(like).device)
+        """A new buffer, like `parameter`; integers keep their dtype."""
+        tensor = value.to(_empty_like(like)) if value.is_floating_point() else value.to(_empty_like(like).device)
         return self._stored(self._buffers, path, name, tensor)
 
     def _stored(self, names: dict[str, str], path: str, name: str, tensor: Tensor) -> Node:
-        full = self.free(f"{path}.{name}" if path else name)
+        full = self.free_name(f"{path}.{name}" if path else name)
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
             node = self.graph.placeholder(full.replace(".", "_"))
         node.target = node.name
@@ -72,19 +75,19 @@ class Draft:
         self._taken |= _paths([full])
         return node
 
-    def free(self, name: str) -> str:
-        """A name that no tensor has, and no module of one."""
+    def free_name(self, name: str) -> str:
+        """The name, with a number appended where a tensor or a module has it."""
         numbered = (f"{name}_{i}" for i in range(2, len(self._taken) + 3))
         return name if name not in self._taken else next(each for each in numbered if each not in self._taken)
 
     def name_of(self, placeholder: Node) -> str:
-        """A tensor's name in the model."""
+        """The name of a tensor in the model."""
         return self._names()[placeholder.name]
 
     def replace_tensor(self, placeholder: str, value: Tensor, *, rewritten: bool = False) -> None:
-        """Another value for a parameter or buffer, of the kind it was, perhaps in another shape.
+        """Replaces the value of a parameter or buffer, which may change its shape and keeps dtype and device.
 
-        rewritten: whether it stands for something else now, so that its former value would be wrong in its place.
+        rewritten: whether the tensor has a new meaning, so that its former value would be wrong in its place.
         """
         old = self.tensors[placeholder]
         self._rewritten |= {self._names()[placeholder]} if rewritten else set()
@@ -96,75 +99,76 @@ class Draft:
                 node.meta = {**node.meta, "val": self.mode.from_tensor(new, static_shapes=True)}
 
     def replace(self, old: Node, new: Node) -> None:
-        """All readers of one value read another, which must have its shape."""
+        """Redirects all readers of one value to another of the same shape."""
         if form(old) != form(new):
-            raise UsageError(f"`{new.name}` has shape {form(new)}, and what reads `{old.name}` expects {form(old)}")
+            raise UsageError(f"`{new.name}` has shape {form(new)}, and the readers of `{old.name}` expect {form(old)}")
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
     def redirect(self, edge: Edge, new: Node) -> None:
-        """One reader of a value reads another, which must have its shape."""
+        """Redirects one reader of a value to another value of the same shape."""
         reader, operand = (self.nodes[name] for name in edge)
         wanted, given = form(operand), form(new)
         if wanted is not None and given is not None and wanted[0] != given[0]:
             raise UsageError(f"`{reader.name}` reads {wanted[0]}, and `{new.name}` would give it {given[0]}")
         reader.replace_input_with(operand, new)
 
-    def without(self, edges: Iterable[Edge]) -> None:
-        """Takes operands out of merges: out of a sum for good; where a merge is no sum, zeros come in their place.
+    def remove_operands(self, edges: Iterable[Edge]) -> None:
+        """Removes operands from merges: a sum loses them, any other merge gets zeros in their place.
 
-        UsageError where nothing would be left of a sum.
+        Raises:
+            UsageError: where a sum would lose all its operands.
         """
-        gone: dict[Node, dict[Node, None]] = {}  # in order, so that new nodes have the same names every time
+        removed: dict[Node, dict[Node, None]] = {}  # in order, so that new nodes get the same names every time
         for reader, operand in edges:
-            gone.setdefault(self.nodes[reader], {})[self.nodes[operand]] = None
+            removed.setdefault(self.nodes[reader], {})[self.nodes[operand]] = None
         for node in [node for node in self.graph.nodes if _summands(node)]:
-            if node in gone and gone[node].keys() >= {*_summands(node)}:  # such as the x + x of x + x + f
-                self._pass_on(node, gone)
-        for node in reversed([node for node in self.graph.nodes if node in gone]):  # readers still have what they had
-            rest = [operand for operand in _summands(node) if operand not in gone[node]]
+            if node in removed and removed[node].keys() >= {*_summands(node)}:  # such as the x + x of x + x + f
+                self._remove_sum(node, removed)
+        for node in reversed([node for node in self.graph.nodes if node in removed]):  # readers before their operands
+            rest = [operand for operand in _summands(node) if operand not in removed[node]]
             if len(rest) == 1 and form(rest[0]) == form(node):
                 node.replace_all_uses_with(rest[0])
             elif rest or not _summands(node):
-                stay = [each for each in node.all_input_nodes if each not in gone[node]]
-                for operand in gone[node]:
-                    node.replace_input_with(operand, self.zeros(operand, before=node, beside=stay))
+                stay = [each for each in node.all_input_nodes if each not in removed[node]]
+                for operand in removed[node]:
+                    node.replace_input_with(operand, self.zeros(operand, before=node, others=stay))
 
-    def _pass_on(self, node: Node, gone: dict[Node, dict[Node, None]]) -> None:
-        """A sum of which nothing is left is itself taken out of the sum that it is a part of."""
+    def _remove_sum(self, node: Node, removed: dict[Node, dict[Node, None]]) -> None:
+        """Removes a sum without operands from the sum that reads it."""
         user = next(iter(node.users))
         if len(node.users) > 1 or not _summands(user) or form(user) != form(node):
             place = self.program.by_name[node.name].source
-            raise UsageError(f"nothing would be left of the sum `{node.name}` ({place}): leave one of its ways")
-        gone.setdefault(user, {})[node] = None
+            raise UsageError(f"the sum `{node.name}` ({place}) would lose all its operands: leave one of them")
+        removed.setdefault(user, {})[node] = None
 
-    def zeros(self, operand: Node, *, before: Node, beside: Sequence[Node]) -> Node:
-        """Zeros of an operand's form, for one reader; what varies is read off values that stay, if it can be."""
+    def zeros(self, operand: Node, *, before: Node, others: Sequence[Node]) -> Node:
+        """Zeros in the shape of an operand. Symbolic sizes are read from values that stay, where possible."""
         value = operand.meta["val"]
         known: dict[str, tuple[Node, int]] = {}
-        for other in (operand, *beside):  # the last one wins: the operand itself only where no other will do
+        for other in (operand, *others):  # the last one wins: the operand itself is the last resort
             shape = other.meta["val"].shape if isinstance(other.meta.get("val"), Tensor) else ()
             known.update({str(size): (other, dim) for dim, size in enumerate(shape)})
         sizes = [
             size if isinstance(size, int) else self.call(before, aten.sym_size.int, *known[str(size)])
             for size in value.shape
         ]
-        alike = [each for each in beside if _is_alike(each.meta.get("val"), value)]
-        if alike:  # in whatever precision and place the network will run
+        alike = [each for each in others if _same_dtype_and_device(each.meta.get("val"), value)]
+        if alike:  # follows the dtype and device in which the network will run
             return self.call(before, aten.new_zeros.default, alike[0], sizes)
         return self.call(before, aten.zeros.default, sizes, dtype=value.dtype, device=value.device)
 
-    def done(self) -> Program:
-        """The changed program, without what no output depends on any more. The draft is used up."""
+    def finish(self) -> Program:
+        """The edited program, without ops and tensors that no output depends on. The editor is used up."""
         self._drop_dead()
         self.graph.lint()
         lost = {name for node, name in self._names().items() if node not in self.tensors}
-        was = {*self.program.parameters.values(), *self.program.buffers.values()}
+        before = {*self.program.parameters.values(), *self.program.buffers.values()}
         names = {node: name for node, name in self._parameters.items() if node in self.tensors}
         buffers = {node: name for node, name in self._buffers.items() if node in self.tensors}
-        new = {*names.values(), *buffers.values()} - was
+        new = {*names.values(), *buffers.values()} - before
         module = GraphModule(self.program.graph, self.graph)
         ops, outputs = data_flow(module, names)
-        here = {node.name for node in self.graph.nodes}
+        present = {node.name for node in self.graph.nodes}
         return dataclasses.replace(
             self.program,
             graph=module,
@@ -173,8 +177,8 @@ class Draft:
             tensors=self.tensors,
             parameters=names,
             buffers=buffers,
-            unfollowed=tuple(name for name in self.program.unfollowed if name in here),
-            overwritten={write: views for write, views in self.program.overwritten.items() if write in here},
+            unfollowed=tuple(name for name in self.program.unfollowed if name in present),
+            overwritten={write: views for write, views in self.program.overwritten.items() if write in present},
             removed=(self.program.removed | (lost - self.program.added)) - new,
             added=(self.program.added | new) - lost,
             rewritten=(self.program.rewritten | self._rewritten) - lost,
@@ -184,22 +188,22 @@ class Draft:
         return {**self._parameters, **self._buffers}
 
     def _drop_dead(self) -> None:
-        """Operators that nothing reads, then the tensors that nothing reads any more, with what belongs to them.
+        """Removes operators without readers, then tensors that lost their readers.
 
-        A tensor that was not read before stays, unless its module has lost all that was: as the counter of a batch
-        norm.
+        A tensor that had no reader before stays, unless its module lost all tensors that had one: the counter of a
+        batch norm goes with its batch norm.
         """
         for node in reversed(list(self.graph.nodes)):
             if node.op in ("call_function", "get_attr") and not node.users and not _writes(node):
                 self.graph.erase_node(node)
         names, read = self._names(), _read(self.graph, self.tensors)
         lost = self._read - read
-        owners = {_owner(names[node]) for node, tensor in self.tensors.items() if id(tensor) in lost}
-        owners -= {_owner(names[node]) for node, tensor in self.tensors.items() if id(tensor) in read}
+        owners = {_module_path(names[node]) for node, tensor in self.tensors.items() if id(tensor) in lost}
+        owners -= {_module_path(names[node]) for node, tensor in self.tensors.items() if id(tensor) in read}
         for node in [node for node in self.graph.nodes if node.name in self.tensors]:
             tensor = id(self.tensors[node.name])
-            if tensor in lost or (tensor not in read and _owner(names[node.name]) in owners):
-                for write in list(node.users):  # none but counters
+            if tensor in lost or (tensor not in read and _module_path(names[node.name]) in owners):
+                for write in list(node.users):  # only counters
                     self.graph.erase_node(write)
                 self.graph.erase_node(node)
                 del self.tensors[node.name]
@@ -211,23 +215,22 @@ def _mode(graph: Graph) -> FakeTensorMode:
 
 
 def _summands(node: Node) -> list[Node]:
-    """The operands of a sum of two values; none where a node is no sum of that form."""
+    """The operands of a sum of two values; none for any other node."""
     plain = node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs
     summands = [each for each in node.args if isinstance(each, Node)] if plain else []
     return summands if len(summands) == 2 else []
 
 
-def _is_alike(value: object, other: Tensor) -> bool:
+def _same_dtype_and_device(value: object, other: Tensor) -> bool:
     return isinstance(value, Tensor) and (value.dtype, value.device) == (other.dtype, other.device)
 
 
 def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    return is_mutable(node.target)
 
 
 def _read(graph: Graph, tensors: Mapping[str, Tensor]) -> set[int]:
-    """Ids of the tensors that something depends on; what but counts the steps of training is nothing."""
+    """Ids of the tensors that a result depends on; counters of training steps do not count."""
     return {
         id(tensors[node.name])
         for node in graph.nodes
@@ -236,15 +239,15 @@ def _read(graph: Graph, tensors: Mapping[str, Tensor]) -> set[int]:
 
 
 def _paths(names: Iterable[str]) -> set[str]:
-    """The names, and those of all modules that they lie in."""
+    """The names, and the paths of all modules that hold them."""
     return {".".join(each.split(".")[:i]) for each in names for i in range(1, each.count(".") + 2)}
 
 
-def _owner(name: str) -> str:
+def _module_path(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _example(like: Node) -> Tensor:
-    """A tensor of the dtype and device of a node's value."""
+def _empty_like(like: Node) -> Tensor:
+    """An empty tensor with dtype and device of a node's value."""
     value = like.meta["val"]
     return torch.empty(0, dtype=value.dtype, device=value.device)

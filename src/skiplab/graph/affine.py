@@ -1,4 +1,4 @@
-"""Linear layers as terms: the kernel and the bias that come out where norms and factors are folded into one."""
+"""Linear layers as terms: the kernel and bias that result when norms and factors are folded into a layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from skiplab.graph.ops import operator_name
+from skiplab.graph.ops import op_info, operator_name
+from skiplab.graph.torch_compat import is_mutable
 
-CONVOLUTIONS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split())
-_SHAPES = frozenset("view reshape unsqueeze".split())
+_SHAPES = ("view", "reshape", "unsqueeze")  # by which a stored vector is laid along the channels
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """A value that is a linear layer of another, or only that other with its channels scaled and shifted.
+    """A value that is a linear layer of a source value, or the source with its channels scaled and shifted.
 
     Attributes:
-        source: the other.
-        layer: the convolution or linear layer; None where there is none.
+        source: the source value.
+        layer: the convolution or linear layer; None where channels are only scaled and shifted.
         kernel: the layer's, of float32 at least: (out, in / groups, …), of a transposed convolution
             (in, out / groups, …). Without a layer the factors of the channels: (channels,), or () for all.
         bias: (channels,), or () for all; None for none.
-        dim: which dimension of the value is the channels; None where it does not matter.
-        rest: the layer's arguments behind its bias.
+        dim: the channel dimension of the value; None where it does not matter.
+        rest: the layer's arguments after its bias.
     """
 
     source: Node
@@ -36,7 +36,7 @@ class Term:
     rest: tuple[Any, ...] = ()
 
     def scaled(self, factor: Tensor, shift: Tensor | None = None, dim: int | None = None) -> "Term | None":
-        """Times a factor, plus a shift, each () or (channels,); None where the channels lie in another dimension."""
+        """The term times a factor, plus a shift, each () or (channels,); None if `dim` is not its channel dimension."""
         if dim is not None and self.dim not in (dim, None):
             return None
         kernel = self.kernel * (factor if self.layer is None or not factor.ndim else _spread(self, factor))
@@ -48,23 +48,23 @@ class Term:
 
 def layer_term(node: Node, tensors: Mapping[str, Tensor]) -> Term | None:
     """A convolution or a linear layer with weights of its own; None for anything else."""
-    name = operator_name(node.target)
-    if not (name in CONVOLUTIONS or name == "linear") or node.kwargs:
+    is_convolution = op_info(node).convolution
+    if not (is_convolution or operator_name(node.target) == "linear") or node.kwargs:
         return None
     source, kernel, bias = node.args[0], *weights(node)
     if not all(n is None or (n.name in tensors and len(_readers(n, tensors)) == 1) for n in (kernel, bias)):
         return None
     weight, offset = stored(kernel, tensors), None if bias is None else stored(bias, tensors)
     rank = node.meta["val"].ndim
-    if not isinstance(source, Node) or weight is None or (name in CONVOLUTIONS and weight.ndim != rank):
+    if not isinstance(source, Node) or weight is None or (is_convolution and weight.ndim != rank):
         return None
-    return Term(source, node, weight, offset, rank - 1 if name == "linear" else 1, tuple(node.args[3:]))
+    return Term(source, node, weight, offset, 1 if is_convolution else rank - 1, tuple(node.args[3:]))
 
 
 def normed(norm: Node, term: Term, tensors: Mapping[str, Tensor]) -> Term | None:
-    """What a batch norm makes of a term: times γ/√(σ² + ε), plus β − μ·γ/√(σ² + ε).
+    """A term after a batch norm: times γ/√(σ² + ε), plus β − μ·γ/√(σ² + ε).
 
-    None where it is no batch norm in evaluation mode, or normalises another dimension.
+    None where `norm` is no batch norm in evaluation mode, or normalizes another dimension.
     """
     arguments: tuple[Any, ...] = norm.args
     given = arguments[1:5]
@@ -86,11 +86,10 @@ def weights(layer: Node) -> tuple[Any, Any]:
 
 
 def stored(node: Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """The value of a parameter or buffer that nothing writes to, or of one in another shape; of float32 at least."""
+    """The value of a parameter or buffer, perhaps reshaped, in float32 or wider; None where something writes to it."""
     if node.name in tensors:
         tensor = tensors[node.name].detach()
-        schemas = (getattr(reader.target, "_schema", None) for reader in node.users)
-        written = any(schema is not None and schema.is_mutable for schema in schemas)
+        written = any(is_mutable(reader.target) for reader in node.users)
         real = tensor.is_floating_point() and not written
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if real else None
     if operator_name(node.target) not in _SHAPES or not isinstance(node.args[0], Node):
@@ -100,16 +99,17 @@ def stored(node: Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def _readers(placeholder: Node, tensors: Mapping[str, Tensor]) -> list[Node]:
-    """All that read a tensor, under whichever of its names."""
+    """All nodes that read a tensor, under any of its names."""
     tensor = tensors[placeholder.name]
     same = (node for node in placeholder.graph.find_nodes(op="placeholder") if tensors.get(node.name) is tensor)
     return [reader for node in same for reader in node.users]
 
 
 def _spread(term: Term, factor: Tensor) -> Tensor:
-    """A factor for each output channel in the form of the kernel."""
+    """A factor (channels,) in a shape that multiplies the kernel's output channels."""
     ones = (1,) * (term.kernel.ndim - 2)
-    if "transpose" not in operator_name(term.layer.target):  # type: ignore[union-attr]
+    assert term.layer is not None
+    if not op_info(term.layer).transposed:
         return factor.reshape(-1, 1, *ones)
     groups = term.rest[3] if len(term.rest) > 3 else 1
     inputs = term.kernel.shape[0]

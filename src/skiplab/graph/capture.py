@@ -1,4 +1,4 @@
-"""Turn an `nn.Module` into a `Program` with `torch.export`, and leave the module exactly as it was."""
+"""Turn an `nn.Module` into a `Program` with `torch.export`; the module does not change."""
 
 import contextlib
 import dataclasses
@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import DispatchKey
 from torch.export import Dim, ExportedProgram
-from torch.fx.proxy import TracerBase
-from torch.utils import _pytree as pytree
 
-from skiplab.errors import CaptureError, ModelError, UsageError
+from skiplab.errors import CaptureError, ModelError, UsageError, format_shape
+from skiplab.graph.build import from_exported
+from skiplab.graph.differences import largest_difference
 from skiplab.graph.interpreter import run
-from skiplab.graph.program import Program, from_exported
+from skiplab.graph.program import Inputs, Program
+from skiplab.graph.rng import isolated_rng, reseed
 from skiplab.graph.shape_errors import explain
+from skiplab.graph.torch_compat import distinct_dropout_outputs, pytree, whole_stack_traces
 from skiplab.graph.train_only import train_only
 
 _ADVICE = (
@@ -31,11 +32,6 @@ _ADVICE = (
     ("torch.nn.DataParallel", "capture `model.module` instead of the parallel wrapper"),
     ("ScriptModule", "capture the original module, not the scripted one"),
 )
-_RETURN_WHAT_THEY_READ = [
-    torch.ops.aten.feature_dropout.default,
-    torch.ops.aten.alpha_dropout.default,
-    torch.ops.aten.feature_alpha_dropout.default,
-]
 _GENERAL_ADVICE = "try the same inputs with `torch.export.export(model, inputs, strict=False)`, or capture a submodule"
 
 
@@ -48,10 +44,9 @@ def capture(
 ) -> Program:
     """Captures `model` on example inputs.
 
-    The graph is as written, before decomposition, with in-place operators made functional. The batch size
-    stays free where the model allows it: an example of one sample is repeated, since a size of 1 would be
-    taken as fixed. Mode, buffers, gradients, hooks and random state of the model and of torch are the same
-    after the call as before it.
+    The graph has the operators as written, before decomposition, with in-place operators made functional. The batch
+    size stays free where the model allows it: an example of one sample is repeated, since torch takes a size of 1 as
+    fixed. The call changes neither the model (mode, buffers, gradients, hooks) nor torch's random state.
 
     A model on the meta device, whose tensors have no values, is captured there; `difference` is then NaN.
 
@@ -67,18 +62,18 @@ def capture(
     """
     example = (tuple(inputs), dict(kwargs or {}))
     on_meta = _on_meta(model, example)
-    # on meta, what `forward` makes without naming a device has to be there too
+    # on meta, tensors that `forward` makes without a device must be there too
     with _unchanged(model, train), _quiet(), torch.device("meta") if on_meta else contextlib.nullcontext():
-        # without values it cannot run by itself where it looks at a mask's, which tracing does not
+        # a model without values cannot run where `forward` reads a mask; tracing does not read it
         reference = None if on_meta else _run_model(model, example)
         graph, dynamic = exported(model, example)
         program = from_exported(graph, type(model).__name__, example)
-        lost = () if train else train_only(model, program)
-        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic, train_only=lost)
+        absent = () if train else train_only(model, program)
+        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic, train_only=absent)
         return program if on_meta else dataclasses.replace(program, difference=_difference(program, reference))
 
 
-def _on_meta(model: nn.Module, example: tuple[tuple, dict]) -> bool:
+def _on_meta(model: nn.Module, example: Inputs) -> bool:
     tensors = (*model.parameters(), *model.buffers(), *pytree.tree_leaves(example))
     return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors)
 
@@ -86,9 +81,8 @@ def _on_meta(model: nn.Module, example: tuple[tuple, dict]) -> bool:
 @contextlib.contextmanager
 def _unchanged(model: nn.Module, train: bool) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with _buffers_kept(model), torch.random.fork_rng(devices=devices):
+        with _restored_buffers(model), isolated_rng():
             _set_mode(model, train)
             yield
     finally:
@@ -97,7 +91,7 @@ def _unchanged(model: nn.Module, train: bool) -> Iterator[None]:
 
 
 def _set_mode(model: nn.Module, train: bool) -> None:
-    """As `model.train` does, which a program that torch has loaded refuses: its operators have the mode in them."""
+    """`model.train`, which a program that `torch.export.load` gives refuses: its operators have the mode in them."""
     try:
         model.train(train)
     except NotImplementedError:
@@ -106,9 +100,9 @@ def _set_mode(model: nn.Module, train: bool) -> None:
 
 
 @contextlib.contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards, the same tensors are the buffers, with the same values."""
-    kept = [
+def _restored_buffers(model: nn.Module) -> Iterator[None]:
+    """When the block ends, the buffers are the same tensors with the same values as before."""
+    before = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
@@ -118,18 +112,11 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for module, name, buffer, value in kept:
-                # equal bits need no write, and a buffer that is inference-mode or expanded takes none
+            for module, name, buffer, value in before:
+                # equal bits need no write; inference-mode and expanded buffers allow none
                 if not _same(buffer, value):
                     buffer.copy_(value)
                 module._buffers[name] = buffer
-
-
-def seed() -> None:
-    """The same random numbers for model and graph; `torch.manual_seed` would also seed a CUDA to come."""
-    torch.default_generator.manual_seed(0)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(0)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -138,7 +125,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export warns and logs about its own internals; an error says all that matters to the user."""
+    """Silences torch.export's warnings and logs about its own internals; errors hold what matters to the user."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -150,11 +137,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _run_model(model: nn.Module, example: tuple[tuple, dict]) -> Any:
+def _run_model(model: nn.Module, example: Inputs) -> Any:
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, example)  # the model may overwrite them
-    seed()
+    reseed()
     try:
-        with torch.no_grad(), _buffers_kept(model):
+        with torch.no_grad(), _restored_buffers(model):
             return model(*args, **kwargs)
     except Exception as error:
         place = _place(model, error)
@@ -163,81 +150,37 @@ def _run_model(model: nn.Module, example: tuple[tuple, dict]) -> Any:
         ) from error
 
 
-def exported(model: nn.Module, example: tuple[tuple, dict]) -> tuple[ExportedProgram, bool]:
-    """Exports with a free batch size, or failing that with the sizes of the example."""
+def exported(model: nn.Module, example: Inputs) -> tuple[ExportedProgram, bool]:
+    """Exports with a free batch size, or if that fails with the example's sizes.
+
+    Returns:
+        The exported program, and whether its batch size is free.
+    """
     widened = _widened(example)
     failure: Exception | None = None
     for (args, kwargs), free in ((widened, True), (example, False)):
         try:
-            seed()
+            reseed()
             shapes = _free_batch(model, args, kwargs) if free else None
-            # a failing export prints the graph that it got stuck in
-            with _whole_traces(), _dropouts_apart(), contextlib.redirect_stderr(io.StringIO()):
+            # a failing export prints its graph
+            with whole_stack_traces(), distinct_dropout_outputs(), contextlib.redirect_stderr(io.StringIO()):
                 graph = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
         except Exception as error:
             failure = error
             continue
         dynamic = free and bool(graph.range_constraints)
-        if dynamic or args is example[0]:  # else the graph is specialised to the repeated batch
+        if dynamic or args is example[0]:  # else the graph is specialized to the repeated batch
             return graph, dynamic
     assert failure is not None
     text = str(failure)
-    advice = next((say for word, say in _ADVICE if word in text), _GENERAL_ADVICE)
+    advice = next((advice for word, advice in _ADVICE if word in text), _GENERAL_ADVICE)
     raise CaptureError(
         f"cannot capture {type(model).__name__}, in {_place(model, failure)}: {_one_line(failure)}; {advice}"
     ) from failure
 
 
-@contextlib.contextmanager
-def _dropouts_apart() -> Iterator[None]:
-    """Keeps apart what a dropout reads and what it gives, while the block runs.
-
-    One that is not active returns the very tensor that it was given, and the tracer would then take everything that
-    reads this tensor later for a reader of the dropout: once the dropout is active, in `Program.module`, it would act
-    on the shortcut past it too. Of `dropout` itself torch has such a kernel.
-    """
-    key = DispatchKey.CompositeImplicitAutograd
-    without = [op for op in _RETURN_WHAT_THEY_READ if key not in op.py_kernels]
-
-    def kernel(op: Any) -> Any:
-        return lambda x, p, train: op._op_dk(key, x, p, train) if train and p else x.clone()
-
-    for op in without:
-        op.py_impl(key)(kernel(op))
-    try:
-        yield
-    finally:
-        for op in without:
-            del op.py_kernels[key]
-            op._dispatch_cache.clear()
-
-
-@contextlib.contextmanager
-def _whole_traces() -> Iterator[None]:
-    """Keeps all frames that led to an operator while the block runs.
-
-    The tracer drops those of functions that are not called `forward`, and it is in one of these that a merge may
-    stand: then its line would be that of the call. Where a torch has no such filter, lines are as torch gives them.
-    """
-    tracer, name = TracerBase, "_filter_traceback_frames"
-    kept = getattr(tracer, name, None)
-    if kept is None:
-        yield
-        return
-
-    def below_forward(_: Any, summary: traceback.StackSummary) -> traceback.StackSummary:
-        first = next((i for i, frame in enumerate(summary) if frame.name == "forward"), len(summary))
-        return traceback.StackSummary.from_list(summary[first:])
-
-    setattr(tracer, name, below_forward)
-    try:
-        yield
-    finally:
-        setattr(tracer, name, kept)
-
-
-def _widened(example: tuple[tuple, dict]) -> tuple[tuple, dict]:
-    """A batch of one repeated to two, where every tensor is a batch of one."""
+def _widened(example: Inputs) -> Inputs:
+    """The example with its batch repeated to two, if every tensor is a batch of one."""
     tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
     if not tensors or any(t.ndim == 0 or t.shape[0] != 1 for t in tensors):
         return example
@@ -245,7 +188,7 @@ def _widened(example: tuple[tuple, dict]) -> tuple[tuple, dict]:
 
 
 def _free_batch(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """`dynamic_shapes` for `torch.export`: by the names of `forward`'s parameters."""
+    """`dynamic_shapes` for `torch.export`, by the names of `forward`'s parameters."""
     arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
 
     def free(leaf: Any) -> Any:
@@ -258,27 +201,18 @@ def _difference(program: Program, reference: Any) -> float:
     wanted = [leaf for leaf in pytree.tree_leaves(reference) if isinstance(leaf, Tensor)]
     if any(leaf.is_meta for leaf in wanted):
         return math.nan
-    seed()
+    reseed()
     with torch.no_grad():
         try:
             output = run(program, *program.example[0], **program.example[1])
-        except Exception:  # a graph that does not take a batch of one, which the example is
+        except Exception:  # the example is a batch of one, and the graph does not take it
             return math.nan
     got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-    gaps = [_gap(a, b) for a, b in zip(got, wanted, strict=True)]
-    return max(gaps, default=math.nan)
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    """Largest difference; two NaN, and two infinities of the same sign, do not differ."""
-    if a.shape != b.shape:
-        return math.inf
-    same = (a == b) | (a.isnan() & b.isnan())
-    return 0.0 if bool(same.all()) else float((a.double() - b.double()).abs()[~same].max())
+    return max((largest_difference(a, b) for a, b in zip(got, wanted, strict=True)), default=math.nan)
 
 
 def _place(model: nn.Module, error: BaseException) -> str:
-    """The innermost module whose `forward` was running, with its line, read off the traceback's frames."""
+    """The innermost module in the traceback whose `forward` was running, with the line."""
     names = {id(module): name for name, module in model.named_modules()}
     place = "its `forward`"
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -294,6 +228,6 @@ def _one_line(error: BaseException) -> str:
     return lines[0][:300].rstrip(".") if lines else type(error).__name__
 
 
-def _shapes(example: tuple[tuple, dict]) -> str:
+def _shapes(example: Inputs) -> str:
     leaves = pytree.tree_leaves(example)
-    return ", ".join("x".join(map(str, x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)
+    return ", ".join(format_shape(x.shape) if isinstance(x, Tensor) else repr(x) for x in leaves)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
-from torch.utils import _pytree as pytree
+
+from skiplab.graph.torch_compat import pytree, schema_of
 
 aten = torch.ops.aten
-Specs = tuple[pytree.TreeSpec, pytree.TreeSpec]  # the forms of (args, kwargs) and of the output
+Specs = tuple[pytree.TreeSpec, pytree.TreeSpec]  # how torch flattens (args, kwargs), and the output
 
-# The arguments by which an operator is told that it trains.
+# Arguments of operators that switch between training and evaluation.
 _MODES = frozenset("training train use_input_stats".split())
 _CONTAINERS = (tuple, list, dict)
 _NUMBERS = frozenset(("inf", "nan"))
@@ -30,8 +31,8 @@ class Code:
 
     Attributes:
         text: imports, and a function `forward(self, …)`.
-        specs: None where that function takes and returns what the network does. Else, where forms of its own are
-            among them, the function takes the flat inputs and returns the flat outputs.
+        specs: None where that function takes and returns what the network does. Where inputs or outputs are nested,
+            the function takes and returns flat lists of tensors, and `specs` says how to nest them.
         arguments: names of the network's arguments.
     """
 
@@ -40,14 +41,14 @@ class Code:
     arguments: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Code":
-        return self  # nothing in it ever changes
+        return self  # immutable
 
     def __reduce__(self) -> tuple[Any, ...]:
         forms = None if self.specs is None else tuple(_flattened(spec) for spec in self.specs)
         return _code, (self.text, forms, self.arguments)
 
     def function(self) -> Callable[..., Any]:
-        """The function itself; tracebacks and captures show its lines."""
+        """The compiled function; tracebacks and captures show its lines."""
         file = f"<forward {zlib.crc32(self.text.encode()):08x}>"
         linecache.cache[file] = len(self.text), None, self.text.splitlines(keepends=True), file
         space: dict[str, Any] = {}
@@ -58,10 +59,10 @@ class Code:
 def code_of(
     graph: Graph, names: Mapping[str, str], specs: Specs, arguments: tuple[str, ...], *, training: bool
 ) -> Code:
-    """The source of a functional graph, which is left as it is.
+    """The source of a functional graph; the graph does not change.
 
-    What depends on the mode follows the module's own: batch norm with running statistics, and dropout. An operator
-    that was in its training form in an inference graph stays so.
+    Batch norm with running statistics and dropout follow the module's mode. An operator that an inference graph has in
+    its training form keeps it.
 
     Args:
         graph: with its tensors as placeholders, and a flat tuple as output.
@@ -78,7 +79,7 @@ def code_of(
         elif node.op == "output":
             values = torch.fx.map_arg(tuple(node.args[0]), new.__getitem__)
             copy.output(pytree.tree_unflatten(values, specs[1]) if plain else values)
-        elif node.target is aten.copy.default:  # which has no derivative
+        elif node.target is aten.copy.default:  # `copy` has no derivative
             written, value = (new[operand] for operand in node.args[:2])  # type: ignore[index]
             value = copy.call_function(aten.type_as.default, (value, written))
             new[node] = copy.call_function(aten.expand_as.default, (value, written))
@@ -96,7 +97,7 @@ def code_of(
 
 
 def _attribute(graph: Graph, name: str) -> Node:
-    """A node that reads an attribute; a module whose name Python keeps for itself, as `class`, is looked up by text."""
+    """A node that reads an attribute; a module with a Python keyword as its name is looked up by its string."""
     parts = name.split(".")
     kept = next((i for i, part in enumerate(parts) if iskeyword(part)), len(parts))
     if kept == len(parts):
@@ -110,7 +111,7 @@ def _attribute(graph: Graph, name: str) -> Node:
 
 
 def _read_late(graph: Graph) -> None:
-    """Attributes are read just before they are first needed, and not at all where nothing needs them."""
+    """Moves the reading of an attribute to just before its first use; unused ones are removed."""
     place = {node: i for i, node in enumerate(graph.nodes)}
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         if node.users:
@@ -124,7 +125,7 @@ def _code(text: str, forms: tuple | None, arguments: tuple[str, ...]) -> Code:
 
 
 def _flattened(spec: pytree.TreeSpec) -> tuple:
-    """A form in plain tuples, since torch warns when a leaf of its own is copied or read back; that of a leaf is ()."""
+    """A spec as plain tuples, () for a leaf: torch warns when one of its leaves is copied or unpickled."""
     return () if spec.is_leaf() else (spec.type, spec.context, [_flattened(child) for child in spec.children()])
 
 
@@ -136,7 +137,7 @@ def _spec(form: tuple) -> pytree.TreeSpec:
 
 
 def _is_plain(inputs: pytree.TreeSpec, outputs: pytree.TreeSpec) -> bool:
-    """Whether inputs are leaves, each an argument of its own, and outputs lie in the containers of Python alone."""
+    """Whether each input is an argument of its own, and the outputs are in Python's own containers alone."""
     given = [leaf for group in inputs.children() for leaf in group.children()]
     return all(leaf.is_leaf() for leaf in given) and all(spec.type in _CONTAINERS for spec in _inner(outputs))
 
@@ -151,11 +152,11 @@ def _inner(spec: pytree.TreeSpec) -> Iterator[pytree.TreeSpec]:
 def _follow_mode(graph: Graph, captured: bool) -> None:
     mode: Node | None = None
     for node in list(graph.nodes):
-        for place, argument in enumerate(getattr(getattr(node.target, "_schema", None), "arguments", ())):
+        for place, argument in enumerate(getattr(schema_of(node.target), "arguments", ())):
             if argument.name not in _MODES or argument.kwarg_only or _always_of_batch(node):
                 continue
-            defaults = [each.default_value for each in node.target._schema.arguments[len(node.args) : place + 1]]  # type: ignore[union-attr]
-            node.args = (*node.args, *defaults)  # which a capture leaves out
+            defaults = [each.default_value for each in schema_of(node.target).arguments[len(node.args) : place + 1]]  # type: ignore[union-attr]
+            node.args = (*node.args, *defaults)  # a capture leaves out defaults
             if node.args[place] is not captured:
                 continue
             if mode is None:
@@ -165,13 +166,13 @@ def _follow_mode(graph: Graph, captured: bool) -> None:
 
 
 def _always_of_batch(node: Node) -> bool:
-    """Whether a norm has no statistics but those of its batch."""
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    """Whether a norm uses the batch's statistics in both modes."""
+    names = [argument.name for argument in schema_of(node.target).arguments]  # type: ignore[union-attr]
     return "running_mean" in names and node.args[names.index("running_mean")] is None
 
 
 def _follow_device(graph: Graph) -> None:
-    """What the graph makes itself is made where its first input lies, and not where that lay when captured."""
+    """Tensors that the graph creates are created on the first input's device, whatever device it was captured on."""
     first = next((n for n in graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)), None)
     there: Node | None = None
     for node in list(graph.nodes) if first is not None else ():

@@ -1,30 +1,29 @@
-"""Rewrite operators that add on the side as additions of their own, so that every merge can be seen.
+"""Rewrite operators that contain an addition, so that every merge is an addition of its own.
 
 `addcmul(x, a, b)` is `x + a·b`, `lerp(x, y, w)` is `x·(1 − w) + y·w`, a sum over a `stack` is a sum of the
 stacked tensors, and an entry of a `stack` is the tensor that was put there. A matrix product with a parameter as bias
-stays what it is: a linear layer. Blocks in which gradients are off, or under autocast, become part of the graph
-around them.
+stays a linear layer.
 """
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 
 from skiplab.graph.functionalize import fake_value
+from skiplab.graph.torch_compat import schema_of
 
 aten = torch.ops.aten
 Call = Callable[..., Any]  # (operator, operands) -> the node of a new call
 
 
 def unfold(graph: Graph) -> None:
-    """Rewrites the fused additions of a functional graph in place."""
+    """Rewrites the fused additions of a functional graph, in place."""
     for node in list(graph.nodes):
-        schema = getattr(node.target, "_schema", None)
+        schema = schema_of(node.target)
         rule = _RULES.get(schema.name.split("::")[-1]) if schema is not None else None
         if rule is None:
             continue
@@ -46,9 +45,10 @@ def unfold(graph: Graph) -> None:
 
 
 def _matrix_rule(product: Any) -> Callable[..., Node | None]:
-    def rule(call: Call, _: Node, bias: Node, a: Node, b: Node, beta: Any = 1, alpha: Any = 1) -> Node | None:
+    def rule(call: Call, _: Node, bias: Node, a: Node, b: Node, **scales: Any) -> Node | None:
         if bias.meta.get("lifted"):
             return None
+        beta, alpha = scales.get("beta", 1), scales.get("alpha", 1)
         return call(aten.add.Tensor, _scaled(call, bias, beta), _scaled(call, call(product, a, b), alpha))
 
     return rule
@@ -62,14 +62,14 @@ def _elementwise_rule(product: Any) -> Callable[..., Node]:
 
 
 def _add(call: Call, _: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None:
-    """`add(x, y, alpha)` as an addition of a scaled value, so that the scaling is seen on the way."""
+    """`add(x, y, alpha)` as the addition of a scaled value, so that the scale factor is an op of its own."""
     if alpha == 1 or not (_is_tensor(x) and _is_tensor(y)):
         return None
     return call(aten.add.Tensor, x, call(aten.mul.Tensor, y, alpha))
 
 
 def _sub(call: Call, _: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None:
-    """`x − αy` as `x + (−α)y`; `rsub` has the operands the other way round."""
+    """`x − αy` as `x + (−α)y`; `rsub` has its operands swapped."""
     if not _is_tensor(x) or not _is_tensor(y) or isinstance(alpha, Node):
         return None
     return call(aten.add.Tensor, x, call(aten.mul.Tensor, y, -alpha))
@@ -80,7 +80,7 @@ def _rsub(call: Call, node: Node, x: Any, y: Any, alpha: Any = 1) -> Node | None
 
 
 def _is_tensor(value: Any) -> bool:
-    """And not a size that varies with the batch."""
+    """Whether a value is a tensor, and not a size that varies with the batch."""
     return isinstance(value, Node) and isinstance(value.meta.get("val"), Tensor)
 
 
@@ -111,7 +111,7 @@ def _mean(call: Call, node: Node, stack: Node, dims: Any = None, keepdim: bool =
 
 
 def _select(_call: Call, _node: Node, source: Node, dim: int, index: Any) -> Node | None:
-    """One of the parts of a `stack`, as the last step of a sequence that was just put together."""
+    """One part of a `stack`: the last step of a sequence, for example."""
     while source.target is aten.slice.Tensor and _same_shape(source, source.args[0]):
         source = source.args[0]  # type: ignore[assignment]
     if source.target is not aten.stack.default or not isinstance(index, int):
@@ -146,21 +146,21 @@ _RULES: dict[str, Callable[..., Node | None]] = {
 }
 
 
-def blend(graph: Graph) -> None:
-    """Rewrites `a + g·(b − a)`, with a tensor g (a gate, or a parameter), as the `a·(1 − g) + b·g` that it is.
+def expand_blends(graph: Graph) -> None:
+    """Rewrites `a + g·(b − a)`, with a tensor g (a gate, or a parameter), as `a·(1 − g) + b·g`, in place.
 
-    Which of the two is carried on then shows, whichever way the sum was written.
+    Both spellings then have the same skips.
     """
     data: set[Node] = set()
     for node in list(graph.nodes):
         if (node.op == "placeholder" and not node.meta.get("lifted")) or any(n in data for n in node.all_input_nodes):
             data.add(node)
         if node.target is aten.add.Tensor and node in data:
-            data.update(_blend(graph, node))
+            data.update(_expand_blend(graph, node))
 
 
-def _blend(graph: Graph, node: Node) -> list[Node]:
-    """The new nodes, where the sum is one of this form."""
+def _expand_blend(graph: Graph, node: Node) -> list[Node]:
+    """The new nodes; empty where the sum has another form."""
     for a, product in (node.args[:2], node.args[1::-1]):
         found = _difference(a, product) if isinstance(a, Node) else None
         if found is None or found[1].meta["val"].shape != node.meta["val"].shape:
@@ -178,7 +178,7 @@ def _blend(graph: Graph, node: Node) -> list[Node]:
 
 
 def _difference(a: Node, product: Any) -> tuple[Node, Node] | None:
-    """The g and b of g·(b − a), where `product` is that."""
+    """The g and b of a product g·(b − a); None where `product` is something else."""
     sign, product = _signed(product)
     if not isinstance(product, Node) or product.target is not aten.mul.Tensor:
         return None
@@ -194,7 +194,7 @@ def _difference(a: Node, product: Any) -> tuple[Node, Node] | None:
 
 
 def _signed(node: Any) -> tuple[int, Any]:
-    """A value without the factor −1 that a subtraction has left on it."""
+    """A value without the factors −1 that subtractions put on it, and their product."""
     sign = 1
     while isinstance(node, Node) and node.target is aten.mul.Tensor and node.args[1] in (-1, -1.0):
         sign, node = -sign, node.args[0]
@@ -202,55 +202,10 @@ def _signed(node: Any) -> tuple[int, Any]:
 
 
 def _erase(graph: Graph, node: Any) -> None:
-    """Takes out the product and the difference that nothing reads any more."""
+    """Removes the product and the difference once nothing reads them."""
     if not isinstance(node, Node) or node.users or node.target not in (aten.mul.Tensor, aten.add.Tensor):
         return
     operands = node.all_input_nodes
     graph.erase_node(node)
     for operand in operands:
         _erase(graph, operand)
-
-
-def inline(module: GraphModule) -> None:
-    """Makes blocks under `torch.no_grad`, reentrant checkpoints and autocast part of the graph.
-
-    `torch.export` wraps each in a graph of its own. Where gradients were off they are on afterwards: whether a
-    value is differentiated is for the one to say who measures. A block under autocast runs in its operands' own
-    precision afterwards: the same network, more exactly.
-    """
-    for node in list(module.graph.nodes):
-        if not _is_block(node):
-            continue
-        position = next(i for i, a in enumerate(node.args) if isinstance(a, Node) and a.op == "get_attr")
-        attribute = node.args[position]
-        block = getattr(module, attribute.target)
-        inline(block)
-        outputs = _copied(module, node, block, node.args[position + 1 :])
-        for part in list(node.users):
-            assert part.target is operator.getitem
-            part.replace_all_uses_with(outputs[part.args[1]])
-            module.graph.erase_node(part)
-        module.graph.erase_node(node)
-        if not attribute.users:
-            module.graph.erase_node(attribute)
-
-
-def _is_block(node: Node) -> bool:
-    name = getattr(node.target, "__name__", "")
-    return name in ("wrap_with_set_grad_enabled", "wrap_with_autocast")
-
-
-def _copied(module: GraphModule, node: Node, block: GraphModule, operands: tuple) -> list[Node]:
-    """Copies a block's nodes to where it is called; returns those that stand for its results."""
-    inside = dict(zip((n for n in block.graph.nodes if n.op == "placeholder"), operands, strict=True))
-    for inner in block.graph.nodes:
-        if inner.op == "output":
-            return list(torch.fx.map_arg(inner.args[0], lambda n: inside[n]))  # type: ignore[arg-type]
-        if inner.op == "placeholder":
-            continue
-        with module.graph.inserting_before(node):
-            inside[inner] = module.graph.node_copy(inner, lambda n: inside[n])
-        if inner.op == "get_attr":
-            inside[inner].target = name = f"{node.name}_{inner.target}"
-            setattr(module, name, getattr(block, inner.target))
-    raise AssertionError("a graph ends with its output")

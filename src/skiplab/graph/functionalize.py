@@ -1,11 +1,10 @@
 """Rewrite in-place operators of an exported graph as out-of-place ones.
 
-`torch.export` keeps `relu_` and `x[:, 0] = y` as they were written. After this pass a node's value never
-changes once computed, so that values can be recorded, patched and resumed from, and every later reader of an
-overwritten value visibly depends on the write. Buffers that a model updates (BatchNorm's counters) are left
-alone: they are state, not data.
+`torch.export` keeps `relu_` and `x[:, 0] = y` as written. After this pass a node's value never changes once computed,
+so that values can be recorded and patched and a run can be forked; and every later reader of an overwritten value
+depends on the write. Writes to a model's buffers (batch norm's counters) stay: they are state, not data.
 
-`run_decompositions` does this too, but is super-linear in the size of the graph and loses the operators' names.
+`run_decompositions` does this too, but takes more than linear time and loses the operators' names.
 """
 
 import operator
@@ -13,59 +12,52 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, Node
+
+from skiplab.graph.op_table import WriteBack
+from skiplab.graph.ops import is_active_dropout, op_info, operator_name
+from skiplab.graph.torch_compat import FakeTensorMode, schema_of, storage_id
 
 aten = torch.ops.aten
 
-# These change a tensor's shape, not its values.
-_SHAPE_ONLY = frozenset("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_".split())
-_RESHAPES = frozenset(
-    "view _unsafe_view reshape flatten unflatten squeeze unsqueeze contiguous to alias view_as reshape_as "
-    "_reshape_alias detach ravel positive expand_as type_as dropout feature_dropout alpha_dropout "
-    "feature_alpha_dropout atleast_1d atleast_2d atleast_3d".split()
-)
-_OWN_INVERSE = frozenset("transpose t swapaxes swapdims numpy_T mT".split())
-_SCATTERS = {
+_SCATTERS: dict[WriteBack | None, Any] = {
     "slice": aten.slice_scatter.default,
     "select": aten.select_scatter.default,
     "diagonal": aten.diagonal_scatter.default,
 }
-_SPLITS = frozenset("split split_with_sizes chunk tensor_split".split())
-_DROPOUTS = frozenset("dropout feature_dropout alpha_dropout feature_alpha_dropout".split())
+_WHOLE: tuple[WriteBack | None, ...] = ("reshape", "same", "permute", "movedim")  # views of all entries
 
 
-def functionalise(graph: Graph) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+def functionalize(graph: Graph) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Rewrites `graph` in place.
 
     Returns:
-        The names of writes that could not be followed, which are kept as they were; and for each write that was
-        followed the views that were taken before it and read after it, so that they show what was written.
-        (Whether a later reader says the name of what was written or that of the result cannot be seen in a
-        graph: the two are one tensor.)
+        The names of the writes that could not be followed and stay in place; and for each followed write the views
+        that were taken before it and are read after it, so that they show what was written. (A graph does not show
+        whether a later reader used the name of the written tensor or of the result: the two are one tensor.)
     """
-    walk = _Functionaliser(graph)
+    walk = _Functionalizer(graph)
     walk.run()
     return tuple(walk.unfollowed), {write: tuple(views) for write, views in walk.overwritten.items()}
 
 
-class _Functionaliser:
-    """Follows, node by node, which graph node holds the present value of each tensor.
+class _Functionalizer:
+    """Follows, node by node, which graph node holds the current value of each tensor.
 
-    Tensors that share memory form a family with one version number, raised by each write. A view whose
-    version is behind its family's is taken again from the present base when it is next read.
+    Tensors that share memory form a family with one version number, which each write raises. A view with an older
+    version than its family is taken again, from the current base, when it is next read.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.same: dict[Node, Node] = {}  # the result of a write -> the tensor that was written
-        self.base: dict[Node, Node] = {}  # a view -> what it was taken of
+        self.base: dict[Node, Node] = {}  # a view -> the tensor it is a view of
         self.present: dict[Node, Node] = {}
         self.version: dict[Node, int] = {}  # root of a family -> number of writes so far
         self.seen_at: dict[Node, int] = {}  # node -> its family's version when `present` was set
         self.unfollowed: list[str] = []
         self.writes: dict[Node, list[tuple[Node, Node]]] = {}  # root of a family -> (write, what it wrote to)
-        self.overwritten: dict[str, list[str]] = {}  # a write -> views of before it that are read after it
+        self.overwritten: dict[str, list[str]] = {}  # a write -> older views that are read after it
 
     def run(self) -> None:
         original = list(self.graph.nodes)
@@ -106,12 +98,15 @@ class _Functionaliser:
         return self.present[node]
 
     def write(self, node: Node, written: Node) -> bool:
-        """`node` overwrites `written`: make it functional, and rebuild what `written` is a view of."""
+        """Makes `node`, which overwrites `written`, functional, and rebuilds the tensors `written` is a view of.
+
+        Returns False where that is not possible.
+        """
         target, chain = _functional_target(node), self._chain(written)
         if target is None or not all(_can_scatter(view) for view, _ in chain):
             return False
-        if _operator(node) in _SHAPE_ONLY and (written in self.base or written in self.base.values()):
-            return False  # its views could not be taken again from a base of another shape
+        if op_info(node).shape_in_place and (written in self.base or written in self.base.values()):
+            return False  # its views cannot be taken again from a base of another shape
         before = {base: self.current(base) for _, base in chain}
         dtype = node.meta["val"].dtype
         node.args, node.target = _all_arguments(node), target
@@ -130,7 +125,7 @@ class _Functionaliser:
         return True
 
     def _cast(self, node: Node, dtype: torch.dtype) -> Node:
-        """Writing keeps the dtype of what is written, where the functional operator may promote it."""
+        """A write keeps the written tensor's dtype, which the functional operator may promote."""
         result = fake_value(node)
         if not isinstance(result, Tensor) or result.dtype == dtype:
             return node
@@ -140,7 +135,7 @@ class _Functionaliser:
         return value
 
     def _chain(self, view: Node) -> list[tuple[Node, Node]]:
-        """From a view to its root, a pair (view, base) a step; the list of parts of a split is no step."""
+        """The steps (view, base) from a view to its root; a part of a split is one step from the split tensor."""
         chain = []
         while view in self.base:
             base = self.base[view]
@@ -151,8 +146,8 @@ class _Functionaliser:
         return chain
 
     def _shows(self, view: Node, written: Node) -> bool:
-        """Whether a view surely shows what a write to one of its family wrote; two parts of a split need not."""
-        whole = all(_operator(step) in _RESHAPES | _OWN_INVERSE | {"permute"} for step, _ in self._chain(written))
+        """Whether a view is sure to show a write to one of its family; of two parts of a split it is not."""
+        whole = all(op_info(step).write_back in _WHOLE for step, _ in self._chain(written))
         return whole or written in (base for _, base in self._chain(view))
 
     def _hold(self, node: Node, value: Node) -> None:
@@ -161,25 +156,29 @@ class _Functionaliser:
 
 
 def viewed_operand(node: Node) -> Node | None:
-    """The operand whose memory the result shares. Of `reshape` or `to`, which may copy, the fake values tell."""
+    """The operand whose memory the result shares. `reshape` and `to` may copy: their fake values decide."""
     operand = node.args[0] if node.args else None
     if not isinstance(operand, Node):
         return None
     if node.target is operator.getitem:
         return operand if viewed_operand(operand) is not None else None
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None or schema.is_mutable:
         return None
-    if _operator(node) in _DROPOUTS:  # what it does not change it returns as it is
-        rate, active = node.args[1:3]
-        return None if active and rate else operand
-    return operand if schema.arguments[0].alias_info is not None and _same_memory(node, operand) else None
+    info = op_info(node)
+    if info.dropout and info.write_back is not None:
+        return None if is_active_dropout(node) else operand  # an inactive one returns its operand itself
+    # the schema of `atleast_3d` does not declare that its result may share memory
+    may_share = schema.arguments[0].alias_info is not None or info.write_back is not None
+    return operand if may_share and _same_memory(node, operand) else None
 
 
 def fake_value(node: Node, mode: FakeTensorMode | None = None) -> Any:
-    """What the node's operator gives for its operands' fake values: shapes and dtypes without data.
+    """The result of the node's operator on its operands' fake values: shape and dtype without data.
 
-    The mode of these values has to be given where no operand is a tensor.
+    Args:
+        node: with fake values in `meta["val"]` of its operands.
+        mode: the mode of these values; needed where no operand is a tensor.
     """
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda operand: operand.meta["val"])
     tensors = [n.meta["val"] for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
@@ -188,7 +187,7 @@ def fake_value(node: Node, mode: FakeTensorMode | None = None) -> Any:
 
 
 def sizes(node: Node) -> tuple[str, ...]:
-    """A tensor's shape as text: to compare symbolic sizes themselves would bind them."""
+    """A tensor's shape as strings, since comparing symbolic sizes would fix them."""
     return tuple(str(size) for size in node.meta["val"].shape)
 
 
@@ -202,16 +201,11 @@ def _same_memory(node: Node, operand: Node) -> bool:
     value, other = node.meta.get("val"), operand.meta.get("val")
     if not isinstance(value, Tensor) or not isinstance(other, Tensor):
         return True
-    return value.untyped_storage()._cdata == other.untyped_storage()._cdata
-
-
-def _operator(node: Node) -> str:
-    schema = getattr(node.target, "_schema", None)
-    return "getitem" if schema is None else schema.name.split("::")[-1]
+    return storage_id(value) == storage_id(other)
 
 
 def _written_operand(node: Node) -> Node | None:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None or not schema.is_mutable:
         return None
     for index, argument in enumerate(schema.arguments):
@@ -222,8 +216,8 @@ def _written_operand(node: Node) -> Node | None:
 
 
 def _functional_target(node: Node) -> Any:
-    """The operator of the same arguments that returns a new tensor."""
-    name = _operator(node)
+    """The out-of-place operator with the same arguments; None where there is none."""
+    name = schema_of(node.target).name.split("::")[-1]
     packet = getattr(aten, "normal_functional" if name == "normal_" else name.removesuffix("_"), None)
     if packet is None or not name.endswith("_"):
         return None
@@ -233,62 +227,62 @@ def _functional_target(node: Node) -> Any:
 
 
 def _signature(target: Any) -> list[str]:
-    return [str(argument.type) for argument in target._schema.arguments]
+    return [str(argument.type) for argument in schema_of(target).arguments]
 
 
 def _all_arguments(node: Node) -> tuple[Any, ...]:
-    """The positional arguments with their defaults, which the twin may have differently."""
-    rest = node.target._schema.arguments[len(node.args) :]  # type: ignore[union-attr]
+    """The positional arguments with their defaults, since those of the out-of-place operator may differ."""
+    rest = schema_of(node.target).arguments[len(node.args) :]  # type: ignore[union-attr]
     return (*node.args, *(argument.default_value for argument in rest if not argument.kwarg_only))
 
 
 def _can_scatter(view: Node) -> bool:
-    name = _operator(view)
-    if name == "getitem":
+    if view.target is operator.getitem:
         parts = view.args[0]
-        return isinstance(parts, Node) and (_operator(parts) == "unbind" or _operator(parts) in _SPLITS)
-    return name in _RESHAPES or name in _OWN_INVERSE or name in _SCATTERS or name in ("permute", "movedim", "narrow")
+        return isinstance(parts, Node) and op_info(parts).split_dim is not None
+    return op_info(view).write_back is not None
 
 
 def _split_dimension(parts: Node) -> int:
-    position = 1 if _operator(parts) == "unbind" else 2
+    position = op_info(parts).split_dim
+    assert position is not None
     dim = parts.args[position] if len(parts.args) > position else parts.kwargs.get("dim", 0)
     assert isinstance(dim, int)
     return dim
 
 
 def _scatter(graph: Graph, view: Node, base: Node, value: Node) -> Node:
-    """The base with `value` written where `view` looked: the view's inverse."""
-    name, rest = _operator(view), view.args[1:]
-    if name == "slice" and sizes(view) == sizes(base):
+    """The base with `value` written to the part that `view` shows: the inverse of the view."""
+    if view.target is operator.getitem:
+        return _scatter_part(graph, view, base, value)
+    how, rest = op_info(view).write_back, view.args[1:]
+    if how == "slice" and sizes(view) == sizes(base):
         return value  # `x[:, 0]` is a slice of all rows, and then of one column
-    if name in _SCATTERS:
-        return graph.call_function(_SCATTERS[name], (base, value, *rest))
-    if name in _OWN_INVERSE:
+    if how in _SCATTERS:
+        return graph.call_function(_SCATTERS[how], (base, value, *rest))
+    if how == "same":
         return graph.call_function(view.target, (value, *rest))  # type: ignore[arg-type]
-    if name == "movedim":
+    if how == "movedim":
         return graph.call_function(view.target, (value, rest[1], rest[0]))  # type: ignore[arg-type]
-    if name == "permute":
+    if how == "permute":
         order = [dim % len(rest[0]) for dim in rest[0]]  # type: ignore[arg-type, union-attr]
         return graph.call_function(aten.permute.default, (value, [order.index(i) for i in range(len(order))]))
-    if name == "narrow":
+    if how == "narrow":
         dim, start, length = rest
         if isinstance(start, int) and isinstance(length, int):
-            end: Any = start + length or None  # a start from the end on may reach it
+            end: Any = start + length or None  # a negative start may reach the end
         else:
             end = graph.call_function(operator.add, (start, length))
         return graph.call_function(aten.slice_scatter.default, (base, value, dim, start, end))
-    if name == "getitem":
-        return _scatter_part(graph, view, base, value)
     return graph.call_function(aten.reshape_as.default, (value, base))
 
 
 def _scatter_part(graph: Graph, view: Node, base: Node, value: Node) -> Node:
-    """Writes one part of an unbind, split or chunk back."""
+    """The base with one part of an unbind, split or chunk replaced."""
     parts, index = view.args
     assert isinstance(parts, Node)
     assert isinstance(index, int)
-    if _operator(parts) == "unbind":
+    if operator_name(parts.target) == "unbind":
         return graph.call_function(aten.select_scatter.default, (base, value, _split_dimension(parts), index))
     again = graph.node_copy(parts, lambda operand: base if operand is parts.args[0] else operand)
     pieces = []

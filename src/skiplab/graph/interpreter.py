@@ -1,26 +1,26 @@
-"""Run a program step by step: record values, patch values on their way into a merge, fork off a running pass."""
+"""Run a program node by node: record values, patch the values that one reader gets, fork a running pass."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from skiplab.graph.functionalize import viewed_operand
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import storage_id
 
 Patch = Callable[[Tensor], Tensor]
 Edge = tuple[str, str]  # (reader, operand): the value of `operand` as `reader` gets it
 
 
 def run(program: Program, *args: Any, **kwargs: Any) -> Any:
-    """The program's output for these inputs, in the model's own form. The model's buffers stay as they are."""
+    """The program's output for these inputs, in the model's own form. The model's buffers do not change."""
     return Execution(program, args, kwargs).finish()
 
 
-def frozen(program: Program) -> dict[str, Tensor]:
-    """What stands for the tensors that learn in a pass whose gradients are not to reach the model's own."""
+def detached_tensors(program: Program) -> dict[str, Tensor]:
+    """The program's trainable tensors, detached: hand them to a pass whose gradients must not reach the model's own."""
     return {name: tensor.detach() for name, tensor in program.tensors.items() if tensor.requires_grad}
 
 
@@ -33,12 +33,14 @@ class Execution(Interpreter):
     Args:
         program: what to run.
         args, kwargs: the user's inputs, as the model takes them.
-        record: names of ops whose values are kept in `recorded`.
-        watch: for the name of an op, a function that is shown its value once it is computed.
-        patches: for an edge (reader, operand), a function applied to the operand's value for that reader
-            alone.
-        tensors: values that stand for parameters or buffers, by placeholder name. The graph writes to copies of these
-            too.
+        watch: name of an op -> a function that is called with its value once it is computed.
+        patches: edge (reader, operand) -> a function applied to the operand's value, for that reader alone.
+        tensors: placeholder name -> the value to use in place of the program's parameter or buffer. The graph writes
+            to copies of these too.
+
+    Attributes:
+        recorded: the values kept so far: those that `recording` asks for, by name of the op.
+        position: index of the next node to run.
     """
 
     def __init__(
@@ -47,23 +49,22 @@ class Execution(Interpreter):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any] | None = None,
         *,
-        record: Iterable[str] = (),
         watch: Mapping[str, Callable[[Any], None]] | None = None,
         patches: Mapping[Edge, Patch] | None = None,
         tensors: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(program.graph, garbage_collect_values=False)
         self.program = program
-        self.plan = _plan(program)
+        self.plan = program.plan
         self.position = 0
         self.recorded: dict[str, Tensor] = {}
-        self.record = frozenset(record)
+        self.record: frozenset[str] = frozenset()
         self.watch = dict(watch or {})
         self.patches = dict(patches or {})
         self.readers = {reader for reader, _ in self.patches}
         self.given = (args, kwargs, tensors)
         given = dict(zip(program.inputs, program.flatten(args, kwargs), strict=True))
-        if program.unfollowed:  # perhaps it is them that such a write overwrites
+        if program.unfollowed:  # such a write may overwrite the user's inputs
             given = {name: v.clone() if isinstance(v, Tensor) else v for name, v in given.items()}
         bound = {**program.tensors, **(tensors or {})}
         for name in self.plan.mutated:
@@ -71,6 +72,11 @@ class Execution(Interpreter):
         self.values = {**bound, **given}
         self.output: Any = None
         self.env: dict[Node, Any] = {}
+
+    def recording(self, names: Iterable[str]) -> Self:
+        """Keeps the values of these ops in `recorded`, from here on. Returns the pass itself."""
+        self.record |= frozenset(names)
+        return self
 
     def fork(self, patches: Mapping[Edge, Patch]) -> "Execution":
         """A second pass that continues from here with these patches; recorded values are not shared."""
@@ -82,22 +88,21 @@ class Execution(Interpreter):
         other.recorded, other.record, other.watch = {}, frozenset(), {}
         own = {name: self.values[name].clone() for name in self.plan.mutated}
         other.values = {**self.values, **own}
-        moved = {self.values[name].untyped_storage()._cdata: (self.values[name], own[name]) for name in own}
-        other.env = {node: _moved(value, moved) for node, value in self.env.items()}
+        copies = {storage_id(self.values[name]): (self.values[name], own[name]) for name in own}
+        other.env = {node: rebase_view(value, copies) for node, value in self.env.items()}
         other.patches, other.readers = dict(patches), {reader for reader, _ in patches}
         return other
 
-    def advance(self, until: str | None = None) -> "Execution":
-        """Runs up to, and not including, the node named `until` (to the end when None)."""
-        return self._run_to(len(self.plan.nodes) if until is None else self.plan.index[until])
+    def run_until(self, name: str | None = None) -> Self:
+        """Runs up to, and not including, the node of this name; to the end when None."""
+        return self._run_to(len(self.plan.nodes) if name is None else self.plan.index[name])
 
     def value(self, name: str) -> Any:
         """Runs up to and including a node that has not run yet, and returns its value."""
-        self.record |= {name}
-        self._run_to(self.plan.index[name] + 1)
+        self.recording([name])._run_to(self.plan.index[name] + 1)
         return self.recorded[name]
 
-    def _run_to(self, stop: int) -> "Execution":
+    def _run_to(self, stop: int) -> Self:
         for position in range(self.position, stop):
             node = self.plan.nodes[position]
             value = self.env[node] = self.run_node(node)
@@ -112,7 +117,7 @@ class Execution(Interpreter):
 
     def finish(self) -> Any:
         """Runs to the end and returns the output."""
-        self.advance()
+        self.run_until()
         return self.program.unflatten(list(self.output))
 
     def run_node(self, n: Node) -> Any:
@@ -134,50 +139,15 @@ class Execution(Interpreter):
         return torch.fx.map_arg(args, value)
 
 
-def _moved(value: Any, moved: Mapping[int, tuple[Tensor, Tensor]]) -> Any:
-    """A view of a tensor that has a copy, as the same view of the copy; any other value as it is."""
-    if not moved or not isinstance(value, Tensor) or value.untyped_storage()._cdata not in moved:
+def rebase_view(value: Any, copies: Mapping[int, tuple[Tensor, Tensor]]) -> Any:
+    """The same view of the copy, for a view of a tensor that was copied; any other value unchanged.
+
+    Args:
+        value: what an operator gave.
+        copies: id of a storage -> (the tensor that was copied, its copy).
+    """
+    if not copies or not isinstance(value, Tensor) or storage_id(value) not in copies:
         return value
-    old, new = moved[value.untyped_storage()._cdata]
+    old, new = copies[storage_id(value)]
     offset = value.storage_offset() - old.storage_offset()
     return new.as_strided(value.shape, value.stride(), new.storage_offset() + offset)
-
-
-class _Plan:
-    """What is the same for every pass: order, last readers, buffers that the graph writes to."""
-
-    def __init__(self, program: Program) -> None:
-        self.nodes: list[Node] = list(program.graph.graph.nodes)
-        self.index = {node.name: position for position, node in enumerate(self.nodes)}
-        last: dict[Node, int] = {}
-        for position, node in enumerate(self.nodes):
-            last[node] = position  # never read: dropped at once
-            for operand in node.all_input_nodes:
-                last[operand] = position
-        self.dies: list[list[Node]] = [[] for _ in self.nodes]
-        for node, position in last.items():
-            self.dies[position].append(node)
-        self.mutated = frozenset(_mutated(program, self.nodes))
-
-
-def _mutated(program: Program, nodes: list[Node]) -> Iterable[str]:
-    """Placeholders that running the graph overwrites. Batch norm does so in training, and does not say so."""
-    for node in nodes:
-        schema = getattr(node.target, "_schema", None)
-        if schema is None:
-            continue
-        statistics = "batch_norm" in schema.name or "instance_norm" in schema.name
-        for operand, argument in zip(node.args, schema.arguments, strict=False):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            if written or (statistics and argument.name.startswith("running_")):
-                while isinstance(operand, Node) and (base := viewed_operand(operand)) is not None:
-                    operand = base
-                if isinstance(operand, Node) and operand.name in program.tensors:
-                    yield operand.name
-
-
-def _plan(program: Program) -> _Plan:
-    plan = program.__dict__.get("_plan")
-    if plan is None:
-        plan = program.__dict__["_plan"] = _Plan(program)
-    return plan

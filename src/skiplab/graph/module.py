@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import UsageError
 from skiplab.graph.codegen import Code
+from skiplab.graph.torch_compat import pytree
 
 
 @dataclass(frozen=True)
-class Origin:
-    """How the names of a network's tensors differ from those of the one that it was made of.
+class NameChanges:
+    """How the state dict of an edited network differs from the original's.
 
     Attributes:
-        removed: names in state dicts of the original that this one has not.
-        added: names that the original has not.
-        rewritten: names of tensors that have taken others into them, so that they mean something else.
+        removed: names that only the original's state dict has.
+        added: names that only this network's state dict has.
+        rewritten: names of tensors into which others are folded, so that the original's values do not fit.
     """
 
     removed: frozenset[str] = frozenset()
@@ -27,33 +27,32 @@ class Origin:
     rewritten: frozenset[str] = frozenset()
 
 
-class Network(nn.Module):
-    """A program as a module: it trains, is copied, pickled, compiled and exported like any other.
+class ProgramModule(nn.Module):
+    """A program as a module, which one trains, copies, pickles, compiles and exports like any other.
 
-    Checkpoints of the network that it was made of load as they are, also as a part of another module: what an edit has
-    removed is left out, and what one has added stays as it is where a checkpoint has it not. Where an edit has folded
-    tensors into others, such a checkpoint is refused, since it would give another function.
+    Checkpoints of the original network load, also where this module is part of another one: removed names are skipped,
+    and added tensors keep their values where the checkpoint lacks them. After a fold the original's checkpoints are
+    refused, since they would give another function.
 
-    Its own attributes have names that no network's modules have.
+    The attributes have names that no network's modules have.
     """
 
     _skiplab_code: Code
-    _skiplab_origin: Origin
+    _skiplab_changes: NameChanges
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **named: Any) -> None:
-        """Called by `load_state_dict` before those of the modules below, and with a dictionary of the call's own."""
-        origin = self._skiplab_origin
-        there = [name for name in origin.removed if prefix + name in state_dict]
-        if there and origin.rewritten:
+        """`load_state_dict` calls this before the submodules' own, with a dictionary that it may change."""
+        changes = self._skiplab_changes
+        present = [name for name in changes.removed if prefix + name in state_dict]
+        if present and changes.rewritten:
             raise UsageError(
-                f"this checkpoint holds `{min(there)}`, and so is one of the network before it was folded, whose other "
-                f"weights ({min(origin.rewritten)}) are no longer what they were: load it into that network, and edit "
-                "that again"
+                f"this checkpoint holds `{min(present)}`, so it is one of the network before it was folded, and its "
+                f"weights ({min(changes.rewritten)}) do not fit any more: load it into that network and edit it again"
             )
-        for name in there:
+        for name in present:
             del state_dict[prefix + name]
         own = self.state_dict()
-        for name in origin.added:
+        for name in changes.added:
             if name in own:
                 state_dict.setdefault(prefix + name, own[name])
         super()._load_from_state_dict(state_dict, prefix, *rest, **named)
@@ -62,19 +61,21 @@ class Network(nn.Module):
         return _bare, (type(self).__name__, self._skiplab_code), vars(self)
 
 
-def network(name: str, code: Code, tensors: Iterable[tuple[str, Tensor, bool]], origin: Origin) -> Network:
+def build_module(
+    name: str, code: Code, tensors: Iterable[tuple[str, Tensor, bool]], changes: NameChanges
+) -> ProgramModule:
     """A module in evaluation mode.
 
     Args:
-        name: its class's.
+        name: of its class.
         code: its `forward`.
-        tensors: (name, tensor, whether state dicts hold it). Parameters are told by their type; a tensor under two
-            names is tied.
-        origin: how its tensors differ from those of the network that it was made of.
+        tensors: (name, tensor, whether state dicts hold it). An `nn.Parameter` becomes a parameter, any other tensor a
+            buffer; a tensor under two names is tied.
+        changes: how its state dict differs from the original's.
     """
     module = _bare(name, code)
     nn.Module.__init__(module)
-    module._skiplab_origin = origin
+    module._skiplab_changes = changes
     for path, tensor, persistent in tensors:
         *parents, leaf = path.split(".")
         owner: nn.Module = module
@@ -89,24 +90,24 @@ def network(name: str, code: Code, tensors: Iterable[tuple[str, Tensor, bool]], 
     return module.eval()
 
 
-def _bare(name: str, code: Code) -> Network:
-    """An instance of a class of that name, with the code and nothing else yet."""
+def _bare(name: str, code: Code) -> ProgramModule:
+    """An instance of a class of that name, with the code and no tensors yet."""
     run = code.function()
 
     named = [inspect.Parameter(each, inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in ("self", *code.arguments)]
     signature = inspect.Signature(named)
 
-    def forward(self: Network, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: ProgramModule, *args: Any, **kwargs: Any) -> Any:
         assert code.specs is not None
         inputs, outputs = code.specs
-        bound = signature.bind(self, *args, **kwargs).arguments  # as captured: by place, then by keyword
+        bound = signature.bind(self, *args, **kwargs).arguments  # in captured order: positional, then by keyword
         count = inputs.child(0).num_children
         given = [value for name, value in bound.items() if name != "self"]
         named = dict(zip(code.arguments[count:], given[count:], strict=True))
         flat = inputs.flatten_up_to((tuple(given[:count]), named))
         return pytree.tree_unflatten(run(self, *flat), outputs)
 
-    forward.__signature__ = signature  # type: ignore[attr-defined]  # by which a capture goes
+    forward.__signature__ = signature  # type: ignore[attr-defined]  # torch.export reads it
     own = {"forward": forward if code.specs else run, "_skiplab_code": code, "__module__": __name__}
-    made = type(name, (Network,), own)
+    made = type(name, (ProgramModule,), own)
     return made.__new__(made)

@@ -1,7 +1,7 @@
-"""Where ways of the signal part and meet, apart from what happens inside one function of one value.
+"""The layers, merges and inputs that each value is computed from.
 
-Two values belong to different ways when they are computed from different weight layers, merges or inputs. The
-halves of a rotary embedding, or x and x³ in GELU's cubic, come from one value alone: no ways meet where they do.
+Two values are different signals when these differ. The halves of a rotary embedding, or x and x³ in GELU's cubic, come
+from one value: no signals meet where they are combined.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from skiplab.graph.ops import WEIGHT_LAYERS, Op
 
 
 def anchors(ops: Sequence[Op]) -> list[frozenset[int]]:
-    """For each op, the weight layers, merges of ways and inputs from which its value is computed directly."""
+    """For each op, the weight layers, merges of several signals and inputs that its value is computed from directly."""
     found: list[frozenset[int]] = []
     for op in ops:
         below = {found[i] for i in op.inputs}
@@ -25,7 +25,7 @@ def anchors(ops: Sequence[Op]) -> list[frozenset[int]]:
 
 
 def ways(anchored: list[frozenset[int]], operands: Iterable[int]) -> list[list[int]]:
-    """The operands of a merge, grouped into ways."""
+    """The operands of a merge, grouped by the signal that they belong to."""
     groups: dict[frozenset[int], list[int]] = {}
     for operand in operands:
         groups.setdefault(anchored[operand], []).append(operand)

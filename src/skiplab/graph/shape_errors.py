@@ -1,4 +1,4 @@
-"""What to say where a model's `forward` fails because two values that it joins do not have the same sizes."""
+"""Explains the error of a model whose `forward` joins two values of different sizes."""
 
 import linecache
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from skiplab.errors import format_shape
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _SHOWN = 4
@@ -29,16 +31,13 @@ _GENERAL = "bring both to one shape before they are joined"
 
 
 def explain(error: BaseException) -> str:
-    """The tensors at the line that failed with their shapes, and how to mend it; "" for any other error.
-
-    The second line of the message begins where the shapes end.
-    """
+    """The tensors on the failing line with their shapes, and on a second line the fix; "" for any other error."""
     text = str(error)
     concat, added = _CONCAT.search(text), _SUM.search(text)
     if not (concat or added or _IN_PLACE.search(text)):
         return ""
     tensors = dict(islice(_tensors(error), _SHOWN))
-    shapes = "; ".join(f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'}" for name, tensor in tensors.items())
+    shapes = "; ".join(f"{name} {format_shape(tensor.shape)}" for name, tensor in tensors.items())
     ranks = {tensor.ndim for tensor in tensors.values()}
     rank = ranks.pop() if len(ranks) == 1 else 0
     if concat:
@@ -65,7 +64,7 @@ def _differing(tensors: list[Tensor], along: int, sizes: set[int]) -> int | None
     """The dimension, other than the one of the concatenation, in which tensors have these sizes."""
     rank = min((tensor.ndim for tensor in tensors), default=0)
     found = [dim for dim in range(rank) if dim != along and sizes <= {tensor.shape[dim] for tensor in tensors}]
-    # What fails may be made on the line itself: then all that is known is that an image's channels are joined.
+    # the failing tensors may be made on the line itself: then only the concatenation of channels is known
     return found[0] if found else (2 if rank >= 4 and along == 1 else None)
 
 

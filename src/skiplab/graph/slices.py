@@ -1,7 +1,7 @@
 """Parts of a value that share no entry: the steps of a sequence, the halves of a gated linear unit.
 
-What is carried past a branch must be what the branch works on too. That a recurrent network adds its input at
-step t to what it made of the input at step t − 1 is no skip connection from the whole sequence.
+A shortcut must carry the value that its branch works on. A recurrent network that adds its input at step t to a
+function of the input at step t − 1 has no skip connection from the whole sequence.
 """
 
 from collections.abc import Iterator
@@ -9,22 +9,16 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.fx import Node
 
-from skiplab.graph.ops import operator_name
+from skiplab.graph.ops import op_info, operator_name
 from skiplab.graph.program import Op, Program
 
 Position = tuple[int, int, int]  # source, dimension, index
-_SPLITS = ("split", "chunk", "unbind")
-_SLICES = ("slice", "select", "narrow")
-# A part of what these give is made of the same part of what they take, or of a part of it.
-_WITHIN = frozenset(
-    (*_SLICES, *_SPLITS, *"split_with_sizes tensor_split sigmoid hardsigmoid tanh exp rsub mul".split())
-)
 
 
 def position(program: Program, op: Op) -> Position | None:
-    """Which single position of which value an op takes, if it does: `x[:, t]`, `x[:, t:t + 1]`, one of `unbind`.
+    """The single position that an op takes out of a value: `x[:, t]`, `x[:, t:t + 1]`, one part of `unbind`; else None.
 
-    A window of several positions may as well be a group of channels, and is none.
+    A window of several positions does not count, since it may be a group of channels.
     """
     node = program.nodes.get(op.name)
     if node is None or len(op.inputs) != 1 or not node.args or not isinstance(node.args[0], Node):
@@ -45,12 +39,11 @@ def position(program: Program, op: Op) -> Position | None:
 
 def _part(program: Program, op: Op, parts: Node, index: object) -> Position | None:
     """One of the tensors of `unbind`, or of a split into pieces of one position each."""
-    kind = operator_name(parts.target)
-    if not parts.args or not isinstance(parts.args[0], Node) or kind not in ("unbind", "split", "chunk"):
+    info = op_info(parts)
+    if not parts.args or not isinstance(parts.args[0], Node) or not info.even_split or info.split_dim is None:
         return None
-    place = 1 if kind == "unbind" else 2
-    dim = parts.args[place] if len(parts.args) > place else parts.kwargs.get("dim", 0)
-    if kind != "unbind" and (not op.shape or op.shape[_whole(dim) % len(op.shape)] != 1):
+    dim = parts.args[info.split_dim] if len(parts.args) > info.split_dim else parts.kwargs.get("dim", 0)
+    if operator_name(parts.target) != "unbind" and (not op.shape or op.shape[_whole(dim) % len(op.shape)] != 1):
         return None
     return _at(program, program.ops[op.inputs[0]].inputs[0], parts.args[0], dim, index)
 
@@ -65,12 +58,12 @@ def elsewhere(program: Program, taken: Position) -> Iterator[int]:
             at = position(program, op)
             if at is not None and at[:2] == taken[:2] and at[2] != taken[2]:
                 yield user
-            elif op.target in _SPLITS or _is_whole(program, op):
+            elif op_info(op.target).split or _is_whole(program, op):
                 rest.append(user)
 
 
 def are_two_signals(program: Program, one: int, other: int) -> bool:
-    """Whether two values are made of different values, or of parts of one that share no entry."""
+    """Whether two values are computed from different values, or from parts of one that share no entry."""
     return program.anchors[one] != program.anchors[other] or _are_disjoint(program, one, other)
 
 
@@ -84,19 +77,19 @@ def _are_disjoint(program: Program, one: int, other: int) -> bool:
 
 
 def _above(chains: set[Chain]) -> set[Chain]:
-    """The parts, and what they are parts of."""
+    """The parts, and the larger parts that contain them."""
     return {chain[:length] for chain in chains for length in range(1, len(chain) + 1)}
 
 
 def _parts(program: Program, index: int) -> set[Chain]:
-    """The slices of a value from which an op is computed; empty where it is computed from more than slices."""
+    """The slices that an op is computed from; empty where it is computed from other values too."""
     parts, rest, seen = set(), [index], set()
     while rest:
         op = program.ops[rest.pop()]
         if op.index in seen:
             continue
         seen.add(op.index)
-        if op.target in _SLICES:
+        if op_info(op.target).slice:
             parts.add(_chain(program, op))
         elif op.kind in ("weight", "recurrent", "input"):
             return set()
@@ -106,23 +99,30 @@ def _parts(program: Program, index: int) -> set[Chain]:
 
 
 def _chain(program: Program, op: Op) -> Chain:
-    """Where a slice lies in the value that it was taken out of, perhaps in several steps: of unbind, then of chunk."""
+    """The place of a slice in the value it is taken from, in one step or several: of `unbind`, then of `chunk`."""
     keys: list[object] = []
-    while op.target in _WITHIN and len(op.inputs) == 1:
-        if op.target in _SLICES and not _is_whole(program, op):
+    while _keeps_parts(op) and len(op.inputs) == 1:
+        if op_info(op.target).slice and not _is_whole(program, op):
             taken = position(program, op)
             keys.append(op.index if taken is None else taken[1:])
         op = program.ops[op.inputs[0]]
     return (op.index, *reversed(keys))
 
 
+def _keeps_parts(op: Op) -> bool:
+    """Whether a part of an op's value is computed from the same part of its operand, or is a part of that part."""
+    info = op_info(op.target)
+    elementwise = (info.gate is not None and info.elementwise) or info.multiplication or op.target == "rsub"
+    return info.slice or info.split or elementwise
+
+
 def _is_whole(program: Program, op: Op) -> bool:
-    """Whether a slice takes all that there is, as the first of the two that `x[:, t]` is made of."""
+    """Whether a slice takes every entry, as the first of the two slices in `x[:, t]` does."""
     return op.target == "slice" and len(op.inputs) == 1 and op.shape == program.ops[op.inputs[0]].shape
 
 
 def _at(program: Program, source: int, node: Node, dim: object, index: object) -> Position | None:
-    """With dimension and index counted from the front where the size is known."""
+    """The position with dimension and index counted from the front, where the size is known."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor) or not isinstance(index, int):
         return None

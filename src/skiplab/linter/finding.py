@@ -1,57 +1,49 @@
-"""What `lint` finds: one frozen `Finding` for each mistake, and their sequence."""
+"""The results of `lint`: one frozen `Finding` for each likely mistake, and their sequence."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import pandas as pd
 
-SCHEMA = "skiplab.lint/1"
+from skiplab.graph.ops import Op
 
-Rule = Literal[
-    "overwritten-shortcut",
-    "no-identity-path",
-    "drop-path-without-shortcut",
-    "shared-drop-path",
-    "nonlinear-shortcut",
-    "dead-branch",
-    "broadcast-merge",
-]
+SCHEMA = "skiplab.lint/2"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing around a skip connection that is likely to be a mistake.
+    """One likely mistake around a skip connection.
 
     Attributes:
-        rule: which of the rules found it.
-        path: path of the module in whose `forward` it stands; "" for the root.
+        rule: name of the rule.
+        path: path of the module whose `forward` holds it; "" for the root.
         source: "file:line" of it, as absolute path; None where the graph does not know.
-        what: what stands there.
+        what: what the code does.
         why: why it matters.
-        mend: what to write instead.
+        fix: what to write instead.
         reference: where to read more.
     """
 
-    rule: Rule
+    rule: str
     path: str
     source: str | None
     what: str
     why: str
-    mend: str
+    fix: str
     reference: str
 
 
 class Findings(Sequence[Finding]):
-    """The findings of one network, by rule and in order of execution.
+    """The findings of one network, by rule and in order of execution, each once.
 
     Attributes:
-        notes: sentences on what could not be checked, and why.
+        notes: sentences on what `lint` could not check, and why.
     """
 
     def __init__(self, findings: Iterable[Finding] = (), notes: Iterable[str] = ()) -> None:
-        self._findings = tuple(dict.fromkeys(findings))  # a module that is called twice is wrong once
+        self._findings = tuple(dict.fromkeys(findings))  # a module may be called twice
         self.notes = tuple(dict.fromkeys(notes))
 
     @overload
@@ -65,7 +57,7 @@ class Findings(Sequence[Finding]):
         return len(self._findings)
 
     def __add__(self, other: "Findings") -> "Findings":
-        """The findings of two graphs of one network, each once; a note stays where neither graph could tell."""
+        """The findings of two graphs of one network, each once, and the notes that both graphs have."""
         return Findings((*self, *other), (note for note in self.notes if note in other.notes))
 
     def __repr__(self) -> str:
@@ -76,13 +68,18 @@ class Findings(Sequence[Finding]):
         return self.table().to_html(index=False)
 
     def table(self) -> pd.DataFrame:
-        """One row a finding, columns as the attributes of `Finding`."""
+        """One row per finding; the columns are the attributes of `Finding`."""
         columns = [field.name for field in fields(Finding)]
         return pd.DataFrame([asdict(finding) for finding in self], columns=columns)
 
 
+def op_label(op: Op) -> str:
+    """An op in a message: "`layer1.0.relu` (relu)", or "relu" in the root module."""
+    return f"`{op.module}` ({op.target})" if op.module else op.target
+
+
 def findings_json(model: str, findings: Findings) -> dict[str, Any]:
-    """What `skiplab lint --json` prints."""
+    """The JSON of `skiplab lint --json`."""
     return {
         "schema": SCHEMA,
         "model": model,

@@ -1,9 +1,8 @@
-"""Whether the source code reads a value by the name that it had before it was overwritten in place.
+"""Whether the source code reads an overwritten value by the name that it had before the in-place write.
 
-A graph cannot tell `y = relu_(x); conv(y) + x` from `y = relu_(x); conv(y) + y`, since both names hold one tensor.
-The source can: the statement that wrote is found by the write's stack trace, the one that reads by the
-reader's, both in the function in which they meet. Whatever is not plain there (the source is not at hand, a
-loop goes round in between) counts as not known.
+A graph cannot distinguish `y = relu_(x); conv(y) + x` from `y = relu_(x); conv(y) + y`: both names hold one tensor. The
+source can. The stack traces of write and reader give the statement of each, in the function that both have in common.
+Unclear cases (no source code, a loop between the two) count as unknown.
 """
 
 import ast
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 
 from torch.fx import Node
 
-from skiplab.linter.trace import Frame, placed
+from skiplab.graph.source_map import Frame, frames_by_call
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _JOINING = frozenset("add add_ cat concat concatenate stack hstack vstack sum".split())
@@ -27,12 +26,12 @@ class Sources:
         self.unreadable: set[str] = set()
 
     def old_name(self, write: Node, reader: Node, overwritten: Node, *, merges: bool) -> str | None:
-        """The name by which `reader` reads what `write` has overwritten, if that is not the name of its result.
+        """The name by which `reader` reads the value that `write` overwrites, if it is not the name of the result.
 
         Args:
-            write: an operator that works in place.
+            write: an in-place operator.
             reader: a later operator that reads the written tensor.
-            overwritten: the operator that made it.
+            overwritten: the operator that computes the overwritten value.
             merges: whether the reader is an addition or concatenation, rather than a function of the tensor.
         """
         lines = _meeting(write, reader)
@@ -43,16 +42,16 @@ class Sources:
         if wrote is None or read is None or read.lineno < wrote.lineno:
             return None
         made = _meeting(overwritten, write)
-        beside = len(made) == len(lines) and _statement(function, made[-1][0].line) is wrote
-        if len(made) > len(lines) or beside:
-            return None  # it was made by what then overwrote it, and had no name here
+        same_statement = len(made) == len(lines) and _statement(function, made[-1][0].line) is wrote
+        if len(made) > len(lines) or same_statement:
+            return None  # one statement computes and overwrites the value, so it has no name here
         used = _operand_names(read) if merges else _argument_names(read)
         if wrote is read:  # `x + f(x)` names x twice, `helper(x)` once
             used = {name for name in used if _times(name, read) > 1}
         return min(_old_names(function, wrote, read) & used, default=None)
 
     def _function(self, one: Frame, other: Frame) -> _Function | None:
-        """The innermost function that holds both lines."""
+        """The innermost function that contains both lines."""
         if one.file not in self.functions:
             self.functions[one.file] = _functions(one.file)
         if not self.functions[one.file]:
@@ -63,7 +62,7 @@ class Sources:
 
 
 def _functions(file: str) -> list[_Function]:
-    """All functions of a file but lambdas; none where it cannot be read."""
+    """All functions of a file except lambdas; empty if the file cannot be read."""
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except SyntaxError:
@@ -76,8 +75,8 @@ def _holds(node: _Function | ast.stmt, line: int) -> bool:
 
 
 def _meeting(one: Node, other: Node) -> list[tuple[Frame, Frame]]:
-    """For each module call, and each helper in the innermost, that led to both: the lines in it that did."""
-    pairs = zip(placed(one), placed(other), strict=False)
+    """For each module call that leads to both nodes, and each helper in the innermost one, the line for each node."""
+    pairs = zip(frames_by_call(one), frames_by_call(other), strict=False)
     shared = list(itertools.takewhile(lambda pair: pair[0][0] == pair[1][0], pairs))
     met = [(lines[0], other_lines[0]) for (_, lines), (_, other_lines) in shared[:-1]]
     innermost = (shared[-1][0][1], shared[-1][1][1]) if shared else ((), ())
@@ -112,16 +111,16 @@ def _times(name: str, statement: ast.stmt) -> int:
 
 
 def _old_names(function: _Function, wrote: ast.stmt, read: ast.stmt) -> set[str]:
-    """Names that at `read` still mean what `wrote` has overwritten, other than those bound to its result."""
+    """Names that at `read` still refer to the overwritten value, except those bound to the result of `wrote`."""
     written = _argument_names(wrote)
     if _is_bare_call(wrote) or not written:
-        return set()  # `self.relu(x)` as a statement of its own overwrites x on purpose
+        return set()  # `self.relu(x)` as a statement overwrites x on purpose
     if len(written) > 1 and (wrote is read or _stored(wrote) & (_operand_names(read) | _argument_names(read))):
-        return set()  # which of them was overwritten is not plain
+        return set()  # unclear which of them is overwritten
     aliases = _Aliases()
     for statement in _statements(function):
         if statement.lineno < wrote.lineno:
-            aliases.bind(statement, definite=True)
+            aliases.bind(statement)
     old = aliases.of(written)
     if wrote is read:
         return old
@@ -137,13 +136,13 @@ def _old_names(function: _Function, wrote: ast.stmt, read: ast.stmt) -> set[str]
 
 
 class _Aliases:
-    """Which names mean the same value, by plain assignments `a = b` and by `list.append(a)`."""
+    """Names that refer to the same value, through assignments `a = b` and `list.append(a)`."""
 
     def __init__(self) -> None:
         self.value: dict[str, object] = {}
         self.held: dict[str, set[str]] = {}
 
-    def bind(self, statement: ast.stmt, *, definite: bool) -> None:
+    def bind(self, statement: ast.stmt) -> None:
         source, container = _copied_name(statement), _appended(statement)
         if container is not None:
             name, item = container
@@ -151,7 +150,7 @@ class _Aliases:
         for name in _stored(statement):
             if source is not None:
                 self.value[name] = self.value.setdefault(source, object())
-            elif definite:
+            else:
                 self.value[name] = object()
                 self.held.pop(name, None)
 
@@ -162,14 +161,14 @@ class _Aliases:
 
 
 def _copied_name(statement: ast.stmt) -> str | None:
-    """b, of `a = b`."""
+    """b in `a = b`."""
     if isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(statement.value, ast.Name):
         return statement.value.id
     return None
 
 
 def _appended(statement: ast.stmt) -> tuple[str, str] | None:
-    """(a, b), of `a.append(b)`."""
+    """(a, b) in `a.append(b)`."""
     call = statement.value if isinstance(statement, ast.Expr) else None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.func.attr != "append":
         return None
@@ -178,7 +177,7 @@ def _appended(statement: ast.stmt) -> tuple[str, str] | None:
 
 
 def _stored(statement: ast.stmt) -> set[str]:
-    """Names that a statement binds anew; `x += y` leaves x the tensor that it was."""
+    """Names that a statement binds to a new value; `x += y` does not rebind a tensor."""
     if isinstance(statement, ast.AugAssign):
         return set()
     return {n.id for part in _own(statement) for n in ast.walk(part) if isinstance(n, ast.Name) and _binds(n)}
@@ -189,12 +188,12 @@ def _binds(name: ast.Name) -> bool:
 
 
 def _own(statement: ast.stmt) -> list[ast.AST]:
-    """The parts of a statement that are not statements themselves."""
+    """The parts of a statement that are not statements."""
     return [child for child in ast.iter_child_nodes(statement) if not isinstance(child, ast.stmt)]
 
 
 def _encloses(function: _Function, statement: ast.stmt, read: ast.stmt) -> bool:
-    """Whether a statement is surely executed before `read`: no `if` or loop stands around it alone."""
+    """Whether a statement is always executed before `read`: no `if` or loop contains only the statement."""
     around = [s for s in _statements(function) if s is not statement and statement in ast.walk(s)]
     return all(read in ast.walk(s) for s in around)
 
@@ -208,7 +207,7 @@ def _appends(call: ast.Call) -> bool:
 
 
 def _argument_names(statement: ast.stmt) -> set[str]:
-    """Names that a statement hands to functions, or whose in-place method it calls."""
+    """Names that a statement passes to functions, or whose in-place method it calls."""
     names = set()
     for part in _own(statement):
         for call in ast.walk(part):
@@ -230,7 +229,7 @@ def _direct_names(call: ast.Call) -> Iterator[str]:
 
 
 def _operand_names(statement: ast.stmt) -> set[str]:
-    """Names that a statement adds or joins: outside any call beside a plus, or arguments of a joining function."""
+    """Names that a statement adds or joins: operands of a sum outside calls, or arguments of a joining function."""
     names: set[str] = set()
     pending: list[ast.AST] = list(_own(statement))
     joined = isinstance(statement, ast.AugAssign)
@@ -246,7 +245,7 @@ def _operand_names(statement: ast.stmt) -> set[str]:
 
 
 def _joined_names(call: ast.AST) -> Iterator[str]:
-    """Operands that are names, of `torch.cat([x, y])` or `x.add(y)`."""
+    """Operands that are names in `torch.cat([x, y])` or `x.add(y)`."""
     if isinstance(call, ast.Call):
         function = call.func
         if isinstance(function, ast.Attribute) and function.attr in _JOINING:

@@ -7,14 +7,15 @@ import difflib
 import importlib
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from skiplab.errors import ModelError, SkiplabError
+from skiplab.graph.rng import isolated_rng
 from skiplab.loading.example_inputs import Declared, Inputs, normal
 from skiplab.loading.transformers_inputs import of_signature, parts
 
@@ -22,18 +23,20 @@ Built = tuple[nn.Module, Declared]
 
 
 def timm(name: str, options: dict[str, Any], meta: bool | None = False) -> Built:
-    """`timm.create_model`, on the input of the model's default configuration."""
-    library = _library("timm")
+    """`timm.create_model`, on the input of the model's default configuration, unless the options have another one."""
+    library = import_library("timm")
     if not library.is_model(name):
         raise ModelError(f"timm has no model `{name}`{nearest(name, library.list_models())}")
     model = call(f"timm:{name}", lambda **kw: library.create_model(name, pretrained=False, **kw), options, bool(meta))
-    size = tuple(getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224)))
-    return model, lambda: ((normal(1, *size),), {})
+    channels, *size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+    if img_size := options.get("img_size"):
+        size = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
+    return model, lambda: ((normal(1, options.get("in_chans", channels), *size),), {})
 
 
 def torchvision(name: str, options: dict[str, Any], meta: bool | None = False) -> Built:
     """`torchvision.models.get_model` without weights, on an image, a film or a pair of images."""
-    models = _library("torchvision.models")
+    models = import_library("torchvision.models")
     if name not in models.list_models():
         raise ModelError(f"torchvision has no model `{name}`{nearest(name, models.list_models())}")
     defaults: dict[str, Any] = {"weights": None}
@@ -68,7 +71,7 @@ def transformers(name: str, options: dict[str, Any], meta: bool | None = False) 
 
 def config_of(name: str, options: dict[str, Any]) -> Any:
     """The configuration in a folder or file, or a model type's own, changed by `options`."""
-    library = _library("transformers")
+    library = import_library("transformers")
     try:
         if Path(name).exists():
             return library.AutoConfig.from_pretrained(name, **options)
@@ -82,7 +85,7 @@ def config_of(name: str, options: dict[str, Any]) -> Any:
 
 def of_config(name: str, config: Any, meta: bool | None = False) -> Built:
     """The base model of a transformers configuration, on inputs that fit its `forward`."""
-    library = _library("transformers")
+    library = import_library("transformers")
     for part in parts(config):
         if hasattr(part, "use_cache"):
             part.use_cache = False  # a cache is an output of its own, and no part of the signal's way
@@ -113,7 +116,7 @@ def _family(library: Any, config: Any) -> Any:
 
 def _on_meta(name: str, build: Any, must: bool) -> nn.Module | None:
     """The model on meta; None where its code needs values, unless it must be there."""
-    with torch.random.fork_rng(devices=()):  # what is built afterwards has the weights of its seed
+    with isolated_rng():  # what is built afterwards has the weights of its seed
         try:
             return call(name, build, {}, meta=True).to("meta")  # `torch.Tensor(n)` heeds no default device
         except ModelError:
@@ -167,7 +170,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _library(name: str) -> Any:
+def import_library(name: str) -> Any:
+    """The module of that name; ModelError where it is missing or does not work."""
     package = name.partition(".")[0]
     try:
         return importlib.import_module(name)
@@ -176,5 +180,26 @@ def _library(name: str) -> Any:
     except Exception as error:  # such as torchvision's operators, compiled for another torch
         raise ModelError(
             f"{package} does not work with the installed torch {torch.__version__}: {error}; install the "
-            f"release of {package} (or of torchvision, if it stands on that) that was built for this torch"
+            f"release of {package} (or of torchvision, if it needs that) that was built for this torch"
         ) from error
+
+
+class ModelLibrary(NamedTuple):
+    """A library whose models are named LIBRARY:NAME.
+
+    Attributes:
+        build: takes the name, keyword arguments and `meta`; returns the model, and what declares its inputs.
+        keywords: the library's names for `num_classes`, `in_channels` and `img_size`, where they differ.
+    """
+
+    build: Callable[..., Built]
+    keywords: Mapping[str, str]
+
+
+LIBRARIES: Mapping[str, ModelLibrary] = {
+    "timm": ModelLibrary(timm, {"in_channels": "in_chans"}),
+    "torchvision": ModelLibrary(torchvision, {"img_size": "image_size"}),
+    "transformers": ModelLibrary(
+        transformers, {"num_classes": "num_labels", "in_channels": "num_channels", "img_size": "image_size"}
+    ),
+}

@@ -1,36 +1,30 @@
-"""Number of classes, channels and image size of a model, under the names that its builder has for them."""
+"""The names of a model builder's keyword arguments for the number of classes, the channels and the image size."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, get_args
 
+from skiplab.loading.libraries import LIBRARIES, import_library
 from skiplab.loading.resolve import builder_of
-
-# Where the builders of a library have another name.
-LIBRARY_NAMES: Mapping[str, Mapping[str, str]] = {
-    "timm": {"in_channels": "in_chans"},
-    "torchvision": {"img_size": "image_size"},
-    "transformers": {"num_classes": "num_labels", "in_channels": "num_channels", "img_size": "image_size"},
-}
 
 
 def keyword_name(model: str, name: str) -> str:
     """What the builder of `model` (as the user names it) calls `num_classes`, `in_channels` or `img_size`."""
-    return LIBRARY_NAMES.get(model.partition(":")[0], {}).get(name, name)
+    library = LIBRARIES.get(model.partition(":")[0])
+    return library.keywords.get(name, name) if library else name
 
 
 def takes_img_size(model: str) -> bool:
     """Whether the builder of `model` has to know the image size, as that of a Vision Transformer.
 
-    Convolutional networks take images of any size: there the size of the example input says it all.
+    Convolutional networks take images of any size: only the example input tells them the size.
     """
     library, _, name = model.partition(":")
     if library == "timm":
-        import timm
-
+        timm = import_library("timm")
         config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
         return config is not None and bool(config.fixed_input_size)
-    if library in LIBRARY_NAMES:
+    if library in LIBRARIES:
         return library == "transformers" or name.startswith("vit_")
     build = builder_of(model)
     return build is not None and _takes(build, keyword_name(model, "img_size"))

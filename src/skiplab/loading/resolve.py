@@ -17,29 +17,24 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import ModelError, UsageError
+from skiplab.graph.torch_compat import pytree
 from skiplab.io.weights import load_weights
 from skiplab.loading import example_inputs, libraries
-from skiplab.loading.libraries import Built, call, nearest
+from skiplab.loading.libraries import LIBRARIES, Built, call, nearest
 
 FORMS = (
     "a name of ours (resnet50), package.module:callable, file.py:callable, timm:NAME, torchvision:NAME, "
     "transformers:TYPE_OR_PATH or file.pt2"
 )
-_LIBRARIES = {
-    "timm": libraries.timm,
-    "torchvision": libraries.torchvision,
-    "transformers": libraries.transformers,
-}
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,24 @@ class Resolved:
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     meta: bool = False
+
+    def with_img_size(self, size: int) -> "Resolved":
+        """The same model on images of this height and width; UsageError where no input is an image."""
+        resized, kwargs = pytree.tree_map_only(
+            Tensor, lambda tensor: _resized(tensor, size) if _is_image(tensor) else tensor, (self.args, self.kwargs)
+        )
+        if not any(isinstance(leaf, Tensor) and _is_image(leaf) for leaf in pytree.tree_leaves((resized, kwargs))):
+            raise UsageError(f"--img-size {size}: {self.name} takes no images: give --input")
+        return replace(self, args=resized, kwargs=kwargs)
+
+
+def _is_image(tensor: Tensor) -> bool:
+    """Whether the shape is (samples, channels, height, width), or that of a film."""
+    return tensor.ndim in (4, 5) and tensor.is_floating_point()
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    return example_inputs.normal(*image.shape[:-2], size, size).to(image)
 
 
 def resolve(
@@ -97,9 +110,9 @@ def resolve(
 
 def _build(spec: str, options: dict[str, Any], trust: bool, meta: bool | None) -> Built:
     owner, colon, name = spec.rpartition(":")
-    library = _LIBRARIES.get(spec.partition(":")[0])
+    library = LIBRARIES.get(spec.partition(":")[0])
     if colon and library:
-        return library(spec.partition(":")[2], options, meta)
+        return library.build(spec.partition(":")[2], options, meta)
     if spec.endswith(".pt2"):
         if meta:
             raise UsageError(f"{spec} brings its own weights, which have to be read: leave out --meta")

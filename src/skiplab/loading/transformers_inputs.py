@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from skiplab.errors import UsageError
+from skiplab.graph.torch_compat import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from skiplab.loading.example_inputs import Inputs, generator, normal
 
 TOKENS = 16  # length of a text

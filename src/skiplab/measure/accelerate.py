@@ -1,28 +1,23 @@
 """The same network in a faster form, for measures that run it many times."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.utils import _pytree as pytree
 
-from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch
-from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
-from skiplab.graph.ops import WEIGHT_LAYERS, operator_name
+from skiplab.graph.ops import WEIGHT_LAYERS, op_info, operator_name
 from skiplab.graph.program import Program
-from skiplab.measure.batches import Loss
+from skiplab.graph.rng import isolated_rng
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.fold import fold
-from skiplab.measure.lesion import lesion
+from skiplab.training.precision import has_bfloat16_units
 
 aten = torch.ops.aten
-_PRODUCTS = frozenset("conv1d conv2d conv3d matmul mm bmm einsum scaled_dot_product_attention".split())
 _IN_ANY_LAYOUT = {
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
@@ -31,26 +26,23 @@ _IN_ANY_LAYOUT = {
 
 
 def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
-    """The program in a form that takes less time: hand it to a measure instead, with the same skips and batches.
+    """The same network as a program that runs faster: give it to a measure, with the same skips and batches.
 
     - Batch norm is folded into the convolution or linear layer that only it reads.
-    - Weight layers and matrix products compute in `dtype`, and what follows takes their results as they are. Casts
-      that the network itself makes and the statistics of batch norm stay; so does, in the network's own type, what
-      cannot be computed in the other. The output has the type that it had.
-    - Images are kept with their channels last.
+    - Weight layers and matrix products compute in `dtype`, and later ops take their results in that type. Casts of
+      the network itself and the statistics of batch norm keep their type, and so do ops without a kernel for `dtype`.
+      The output keeps its type.
+    - Images are stored with channels last.
 
-    What does not apply to a network, or fails on its example, is left out. Results deviate by rounding, `deviation`
-    tells how far. The program has copies of the weights, as they are now.
+    Steps that do not apply to a network, or fail on its example, are left out. Results differ by rounding;
+    `skiplab.measure.lesion.deviation` measures by how much. The program has copies of the current weights.
 
     Args:
         program: an inference graph.
-        dtype: by default bfloat16 where the hardware computes in it natively (see `native`), else the network's own.
+        dtype: by default bfloat16 where the hardware computes in it natively (`training.precision.has_bfloat16_units`),
+            else the network's own.
     """
-    if program.training:
-        raise UsageError(
-            f"{program.name} was captured as training graph, whose batch norm cannot be folded: "
-            "capture it without train=True"
-        )
+    program.require_inference("whose batch norms cannot be folded")
     graph = _copied(program)
     new = fold(graph, program.tensors)
     folded = replace(program, graph=GraphModule(program.graph, graph), tensors={**program.tensors, **new})
@@ -60,35 +52,13 @@ def faster(program: Program, dtype: torch.dtype | None = None) -> Program:
         return folded
     own = real[0].dtype
     if dtype is None:
-        dtype = torch.bfloat16 if native(real[0].device) else own
+        dtype = torch.bfloat16 if has_bfloat16_units(real[0].device) else own
     fast = _converted(folded, learned, dtype)
     return fast if _runs(fast, own, dtype) else folded
 
 
-def deviation(
-    program: Program, fast: Program, skips: Skips, batches: Iterable[Batch], loss: Loss, lesions: int = 3
-) -> float:
-    """What the speed costs: largest absolute deviation of a `loss_change` between the fast and the exact program.
-
-    Over `lesions` skips spread over the network, on the first batch alone; in the loss's unit. NaN where a lesioned
-    network's loss is no number.
-    """
-    some = skips[:: max(1, len(skips) // lesions)][:lesions]
-    first = list(islice(batches, 1))
-    exact, other = (lesion(each, some, first, loss)["loss_change"] for each in (program, fast))
-    return float((exact - other).abs().max(skipna=False))
-
-
-def native(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself: a CPU with AVX-512 BF16 or AMX, a GPU that does not emulate it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def _copied(program: Program) -> Graph:
-    """Of the same names, which a copy of a graph changes where they are Python's own, such as `input`."""
+    """A copy with the same node names: `deepcopy` renames those that are Python's own, such as `input`."""
     graph = copy.deepcopy(program.graph.graph)
     for node, original in zip(graph.nodes, program.graph.graph.nodes, strict=True):
         node.name = original.name
@@ -98,12 +68,12 @@ def _copied(program: Program) -> Graph:
 def _converted(program: Program, learned: set[str], dtype: torch.dtype) -> Program:
     graph = _copied(program)
     tensors = dict(program.tensors)
-    strided = any(node.target is aten.as_strided.default for node in graph.nodes)  # it counts on one layout
+    strided = any(node.target is aten.as_strided.default for node in graph.nodes)  # it assumes one layout
     for node in list(graph.nodes):
         node.target = _IN_ANY_LAYOUT.get(node.target, node.target)
         if node.name in learned:
             tensors[node.name] = _stored(node, tensors[node.name], dtype, channels_last=not strided)
-        elif node.target is aten._assert_tensor_metadata.default:  # held of the types as they were
+        elif node.target is aten._assert_tensor_metadata.default:  # it asserts the old types
             graph.erase_node(node)
         elif node.op == "output":
             _keep_types(graph, node)
@@ -113,7 +83,7 @@ def _converted(program: Program, learned: set[str], dtype: torch.dtype) -> Progr
 def _stored(node: Node, weight: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
     readers = {operator_name(reader.target) for reader in node.users}
     weight = weight.detach()
-    if weight.is_floating_point() and readers != {"batch_norm"}:  # which takes its statistics more exactly
+    if weight.is_floating_point() and readers != {"batch_norm"}:  # its statistics stay in full precision
         weight = weight.to(dtype)
     if channels_last and "conv2d" in readers and weight.ndim == 4:
         weight = weight.contiguous(memory_format=torch.channels_last)
@@ -132,21 +102,21 @@ def _keep_types(graph: Graph, output: Node) -> None:
 
 
 def _runs(program: Program, own: torch.dtype, dtype: torch.dtype) -> bool:
-    """Settles for each operator in which type it gets its operands; whether the example then has a finite output."""
+    """Chooses for each operator the type of its operands; returns whether the output on the example is then finite."""
     trial = _Trial(program, own, dtype)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=()):  # drawn from where the network has noise
+        with torch.no_grad(), isolated_rng():  # the network may draw noise
             output = pytree.tree_leaves(trial.finish())
-    except Exception:  # of whatever kind a backend raises
+    except Exception:  # backends raise errors of any type
         return False
     return all(bool(value.isfinite().all()) for value in output if isinstance(value, Tensor))
 
 
 @dataclass(frozen=True)
 class _In:
-    """An operator whose operands of type `given` come to it as `wanted`; contiguous, if it needs them so.
+    """An operator that casts its operands of type `given` to `wanted`, and makes them contiguous if it needs that.
 
-    Inside the operator's node, since a node of its own would stand between a merge and its operands.
+    The cast is part of the operator's node, since a node of its own would stand between a merge and its operands.
     """
 
     target: Callable[..., Any]
@@ -164,7 +134,7 @@ class _In:
 
 
 class _Trial(Execution):
-    """A pass over the example that settles for each operator in which type it gets its operands, and tries it."""
+    """A pass over the example that chooses for each operator the type of its operands, and runs it."""
 
     def __init__(self, program: Program, own: torch.dtype, dtype: torch.dtype) -> None:
         args, kwargs = program.example
@@ -179,7 +149,7 @@ class _Trial(Execution):
             n.target = _In(target, self.own, self.dtype)
         try:
             return super().run_node(n)
-        except Exception:  # of whatever kind: a product that this type has no kernel for, types that do not mix, …
+        except Exception:  # of any type: no kernel for a product in this dtype, dtypes that do not mix, …
             schema = getattr(target, "_schema", None)
             if schema is not None and schema.is_mutable:
                 raise
@@ -188,4 +158,4 @@ class _Trial(Execution):
 
     def _multiplies(self, node: Node) -> bool:
         op = self.program.by_name.get(node.name)
-        return op is not None and (op.kind in WEIGHT_LAYERS or op.target in _PRODUCTS)
+        return op is not None and (op.kind in WEIGHT_LAYERS or op_info(op.target).contraction)

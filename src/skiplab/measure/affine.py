@@ -7,30 +7,30 @@ import torch
 from sklearn.linear_model import RidgeCV
 from torch import Tensor
 
-_STRENGTHS = np.logspace(-10, 2, 13)  # of the penalty, in units of the features' mean squared singular value
-_CHUNK = 2**14  # features that are in double precision at a time
+_PENALTIES = np.logspace(-10, 2, 13)  # in units of the features' mean squared singular value
+_CHUNK = 2**14  # features converted to double precision at a time
 
 
 def unexplained(fitted: tuple[Tensor, Tensor], scored: tuple[Tensor, Tensor]) -> float:
     """1 − R² = ‖Y − Ŷ‖² / ‖Y − Ȳ‖² on (X, Y) = `scored`, of ridge regression on `fitted`; NaN where Y is constant.
 
-    X: (rows, features), Y: (rows, targets), R² weighted by each target's variance. The strength of the penalty is
-    the one with the least leave-one-out error on the fitted rows.
+    X: (rows, features), Y: (rows, targets), R² weighted by each target's variance. The penalty is the one
+    with the least leave-one-out error on the fitted rows.
     """
     x, held_x = _coordinates(fitted[0], scored[0])
     y, held_y = (part.double().cpu().numpy() for part in (fitted[1], scored[1]))
-    centred = x - x.mean(0)
-    unit = np.square(centred).sum() / min(x.shape) or 1.0
-    model = RidgeCV(alphas=unit * _STRENGTHS).fit(x, y)
+    centered = x - x.mean(0)
+    unit = np.square(centered).sum() / min(x.shape) or 1.0
+    model = RidgeCV(alphas=unit * _PENALTIES).fit(x, y)
     rest = np.square(held_y - model.predict(held_x).reshape(held_y.shape)).sum()
     variance = np.square(held_y - held_y.mean(0)).sum()
     return float(rest / variance) if variance else math.nan
 
 
 def _coordinates(*parts: Tensor) -> list[np.ndarray]:
-    """The features in double precision; those of more dimensions than rows turned into as few as there are rows.
+    """The features in double precision, rotated into as many dimensions as there are rows if they have more.
 
-    Ridge regression knows the features by their inner products alone, and the turn keeps these.
+    Ridge regression depends only on inner products of features, which the rotation preserves.
     """
     sizes, features = [len(part) for part in parts], parts[0].shape[1]
     if features <= sum(sizes):

@@ -1,4 +1,4 @@
-"""The batches that measures run on: checked, split where they fill the memory, and blamed for what is not finite."""
+"""The batches that measures run on: validated, split when they do not fit into memory, checked for NaN and infinity."""
 
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -8,30 +8,31 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, Given, checked
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 
 Loss = Callable[[Any, Any], Tensor]  # (output, target) -> the batch's mean, a scalar
 Result = TypeVar("Result")
 
 
-def each(
-    program: Program, batches: Iterable[Batch], work: Callable[[Given], Result], largest: int | None = None
-) -> Iterator[tuple[Given, Result]]:
-    """`work` on every batch, in batches of at most `largest` samples.
+def map_batches(
+    program: Program, batches: Iterable[Batch], work: Callable[[BoundBatch], Result], largest: int | None = None
+) -> Iterator[tuple[BoundBatch, Result]]:
+    """`work` on every batch, in chunks of at most `largest` samples.
 
-    One that does not fit into memory is tried again in halves, with a warning, and so are all that follow it.
-    `work` must therefore change nothing outside before it returns. DataError when one sample does not fit.
+    A chunk that does not fit into memory is run again in halves, with a warning, and later batches are split alike.
+    Therefore `work` must have no side effects before it returns. DataError when one sample does not fit.
     """
-    for given in checked(program, batches):
-        largest = yield from in_parts(program, given, work, largest)
+    for given in validate_batches(program, batches):
+        largest = yield from map_chunks(program, given, work, largest)
 
 
-def in_parts(
-    program: Program, given: Given, work: Callable[[Given], Result], largest: int | None = None
-) -> Generator[tuple[Given, Result], None, int | None]:
-    """`work` on the samples of one batch, as `each`; returns how many can be run at once, where that is known."""
+def map_chunks(
+    program: Program, given: BoundBatch, work: Callable[[BoundBatch], Result], largest: int | None = None
+) -> Generator[tuple[BoundBatch, Result], None, int | None]:
+    """`work` on chunks of one batch, as in `map_batches`; returns the chunk size that fits, if one is known."""
     pending = given.parts(largest or given.size)
     while pending:
         try:
@@ -49,45 +50,41 @@ def in_parts(
 
 @contextmanager
 def own_randomness(program: Program) -> Iterator[None]:
-    """What is drawn inside, such as a training graph's dropout, is the same each time, and nothing outside changes."""
-    devices = {tensor.device for tensor in program.tensors.values() if tensor.device.type == "cuda"}
-    with torch.random.fork_rng([device.index or 0 for device in devices]):
-        torch.manual_seed(0)
+    """Random draws inside, such as a training graph's dropout, are the same each time; torch's state is restored."""
+    device = next((tensor.device for tensor in program.tensors.values() if tensor.device.type != "cpu"), None)
+    with isolated_rng(0, device):
         yield
 
 
-def loss_of(program: Program, given: Given, loss: Loss | None, output: Any) -> Tensor:
-    """A batch's loss, to be differentiated: the mean, where the function gives one value a sample."""
+def batch_loss(program: Program, given: BoundBatch, loss: Loss | None, output: Any) -> Tensor:
+    """A batch's loss, to be differentiated: the mean when the function returns one value a sample."""
     if loss is None:
-        raise UsageError("a gradient is that of a loss: give a function (output, target) -> mean over the batch")
+        raise UsageError("a gradient needs a loss: give a function (output, target) -> mean over the batch")
     value = loss(output, given.target)
     if not isinstance(value, Tensor) or not value.requires_grad:
-        raise UsageError(
-            "the loss has no gradient, as an error rate or a detached output has none: give one that can be "
-            "differentiated"
-        )
+        raise UsageError("the loss has no gradient, like an error rate or a detached output: give a differentiable one")
     return finite(program, given, value.mean() if value.ndim else value, "the loss")
 
 
-def finite(program: Program, given: Given, value: Tensor, what: str) -> Tensor:
-    """The value; DataError where it holds NaN or infinity, since a mean over it would hide where that came from."""
+def finite(program: Program, given: BoundBatch, value: Tensor, what: str) -> Tensor:
+    """The value; DataError when it holds NaN or infinity, since a mean over it would hide their origin."""
     if not torch.isfinite(value).all():
-        from skiplab.measure.nan_origin import blame  # it runs the network again, which only an error is worth
+        from skiplab.measure.nan_origin import find_origin  # it runs the network again
 
         shown = f" is {float(value.detach()):g}" if value.numel() == 1 else " holds NaN or infinity"
-        raise DataError(f"{what}{shown}: {blame(program, given)}")
+        raise DataError(f"{what}{shown}: {find_origin(program, given)}")
     return value
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """CPU memory has no exception of its own in torch."""
+    """For CPU memory, torch has no exception type."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def _halved(program: Program, given: Given, error: BaseException) -> int:
+def _halved(program: Program, given: BoundBatch, error: BaseException) -> int:
     size = given.size // 2
-    if not size or not program.dynamic_batch:
-        why = "one sample" if not size else f"a batch of {given.size}, which the program was captured to need,"
+    if not size or not divisible(program):
+        why = "one sample" if not size else f"a batch of {given.size}, the only size that the program takes,"
         raise DataError(f"{why} does not fit into memory: measure fewer skips, or smaller inputs") from error
-    warnings.warn(f"a batch of {given.size} samples does not fit into memory: going on with {size}", stacklevel=3)
+    warnings.warn(f"a batch of {given.size} samples does not fit into memory: continuing with {size}", stacklevel=3)
     return size

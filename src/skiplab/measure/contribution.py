@@ -1,6 +1,6 @@
 """How much each branch adds to the signal that its shortcut carries."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 
 import pandas as pd
@@ -10,47 +10,50 @@ from torch import Tensor
 from skiplab.analysis.edges import into
 from skiplab.analysis.merges import Merge
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.graph.interpreter import Edge, Patch
 from skiplab.graph.ops import is_concat
 from skiplab.graph.program import Program
 from skiplab.measure.batches import finite
-from skiplab.measure.merge_operands import by_sample, gathered, merges_of, stacked
+from skiplab.measure.merge_operands import by_sample, collect_operands, merges_of, pad_stack
 from skiplab.measure.moments import Moments
 from skiplab.measure.norms import norm
-from skiplab.measure.observers import Gradients, Look, observe
+from skiplab.measure.observers import Gradients, Hooks, observe
+from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
+from skiplab.measure.table import MeasureTable
+from skiplab.stats.columns import Column
+from skiplab.stats.wording import counted, extremes, finite_in, intervals_of, short, sign_counts
 
 QUANTITIES = ("ratio", "cosine", "growth", "influence")
 COLUMNS = ["id", "order", "samples", *(f"{quantity}{end}" for quantity in QUANTITIES for end in ("", "_std"))]
 
 
-def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> pd.DataFrame:
-    """Size and direction of each branch's output F beside the signal x that the shortcut brings.
+def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> MeasureTable:
+    """Size and direction of each branch's output F, compared with the signal x from the shortcut.
 
     Per sample, over all its other dimensions, at the merge; then mean and standard deviation over samples:
 
-    - ratio: ‖F‖ / ‖x‖, dimensionless; NaN for samples whose x is zero.
-    - cosine: ⟨F, x⟩ / (‖F‖ ‖x‖) in [−1, 1]: 0 where F and x do not speak of the same thing, −1 where F takes
-      away what x says.
+    - ratio: ‖F‖ / ‖x‖; NaN for samples whose x is zero.
+    - cosine: ⟨F, x⟩ / (‖F‖ ‖x‖) in [−1, 1]: 0 where F and x do not overlap, −1 where F removes what x carries.
     - growth: ‖x + F‖ / ‖x‖.
     - influence: 1 − cos(x, x + F), how far the block turns the signal: 0 for a block that does nothing (block
-      influence, Men et al. 2024, arXiv:2403.03853, §3.1, there for each token by itself).
+      influence, Men et al. 2024, arXiv:2403.03853, §3.1, who take it token by token).
 
-    All are invariant to the scale of the network's output. F is what the merge would be without the shortcut: the
-    signed sum of all the other operands of an addition; for `concat` their concatenation, where only the ratio has
-    a meaning and the others are NaN. Likewise x is what it would be without all the others. Sums over a sample are
-    in its own precision, single at least. Compare Veit et al. 2016, §4; Greff et al. 2017, §3.
+    All are dimensionless and invariant to the scale of the network's output. F is the merge without the shortcut: the
+    signed sum of all other operands of an addition. For `concat` it is their concatenation, and only the ratio is
+    defined; the others are NaN. Likewise x is the merge without all the other operands. Sums over a sample are taken
+    in its own precision, in single precision at least. Compare Veit et al. 2016, §4; Greff et al. 2017, §3.
 
     Returns:
         One row a skip: id, order, samples, and each quantity with its `_std`.
     """
     observer = Contribution(program, skips)
     observe(program, batches, [observer])
-    return observer.table()
+    return MeasureTable.of(__name__, observer.table())
 
 
 class Contribution:
-    """`contribution` as one observer of a pass."""
+    """`contribution` as an observer of a pass."""
 
     backward = False
 
@@ -62,7 +65,8 @@ class Contribution:
         self.moments = Moments()
         self.samples = 0
 
-    def look(self, given: Given) -> Look:
+    def make_hooks(self, given: BoundBatch) -> Hooks:
+        """Hooks on the operands of every merge."""
         inner: dict[str, Tensor] = {}  # merge -> inner products of its operands
 
         def ready(merge: Merge) -> Callable[[list[Tensor]], None]:
@@ -70,20 +74,20 @@ class Contribution:
 
         edges: dict[Edge, Patch] = {}
         for merge in self.merges.values():
-            edges.update(gathered(self.program, merge, ready(merge)))
+            edges.update(collect_operands(self.program, merge, ready(merge)))
 
-        def keep(_: Gradients) -> None:
+        def commit(_: Gradients) -> None:
             if not inner:
                 return
             finite(self.program, given, torch.stack([each.sum() for each in inner.values()]), "a value at a merge")
             found = [_quantities(inner[s.merge], *self.parts[s.id], concat=self._is_concat(s)) for s in self.skips]
-            self.moments.add(stacked(found))
+            self.moments.add(pad_stack(found))
             self.samples += given.size
 
-        return Look(keep, edges)
+        return Hooks(commit, edges)
 
     def _inner_products(self, merge: Merge, values: list[Tensor], size: int) -> Tensor:
-        """(samples, operands, operands): ⟨a, b⟩ of each pair for each sample; of a concat the diagonal alone."""
+        """(samples, operands, operands): ⟨a, b⟩ of each pair for each sample; for a concat only the diagonal."""
         concat = is_concat(merge.op.target)
         ops = [self.program.ops[index] if concat else merge.op for index in merge.operands]
         rows = [by_sample(self.program, op, value, size) for op, value in zip(ops, values, strict=True)]
@@ -98,12 +102,12 @@ class Contribution:
         return is_concat(self.merges[skip.merge].op.target)
 
     def table(self) -> pd.DataFrame:
-        means, deviations = self.moments.means(), self.moments.deviations()
-        rows = []
-        for number, skip in enumerate(self.skips):
-            pairs = zip(means[number].tolist(), deviations[number].tolist(), strict=True)
-            order = self.program.by_name[skip.merge].index
-            rows.append([skip.id, order, self.samples, *(number for pair in pairs for number in pair)])
+        """See `contribution`."""
+        quantities = self.moments.columns()
+        rows = [
+            [skip.id, self.program.by_name[skip.merge].index, self.samples, *quantities[number]]
+            for number, skip in enumerate(self.skips)
+        ]
         return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -127,3 +131,43 @@ def _quantities(inner: Tensor, shortcut: list[int], others: list[int], *, concat
     if concat:
         found[:, 1:] = torch.nan
     return torch.where((size > 0)[:, None] & found.isfinite(), found, torch.nan)
+
+
+def sentences(table: pd.DataFrame) -> Iterator[str]:
+    """The branches' size, and their direction."""
+    ratio = finite_in(table, "ratio")
+    if ratio.empty:
+        yield "No skip has a shortcut whose signal is not zero, so the size of the branches has no reference."
+        return
+    yield (
+        f"A branch is {short(ratio['ratio'].median())} times as large as what its shortcut brings, in the median of "
+        f"{counted(ratio, 'skip')}: {extremes(ratio, 'ratio')}."
+    )
+    cosine = finite_in(table, "cosine")
+    if len(cosine):
+        yield (
+            f"Its direction: the median cosine with the shortcut's signal is {cosine['cosine'].median():+.2f}; "
+            f"{sign_counts(intervals_of(cosine, 'cosine'))}."
+        )
+
+
+MEASURE = Measure(
+    function=contribution,
+    run=lambda inputs: contribution(inputs.program, inputs.skips, inputs.batches),
+    sentences=sentences,
+    columns=(
+        SKIP_ID,
+        ORDER,
+        SAMPLES,
+        Column("‖F‖/‖x‖", "ratio", "std", doc="size of the branch's output F over that of the shortcut's x"),
+        Column("cosine", "cosine", "std", doc="cosine of F and x"),
+        Column("growth", "growth", "std", doc="‖x + F‖ / ‖x‖"),
+        Column("", "influence", doc="1 − cos(x, x + F)"),
+    ),
+    title="Contribution",
+    reading="Size of each branch's output relative to its shortcut's signal, and its direction: at a cosine of 0 the "
+    "two do not overwrite each other. Lines: ± one standard deviation over samples.",
+    chart="contribution",
+    observer=Contribution,
+    default=True,
+)

@@ -1,9 +1,9 @@
-"""What a skip connection costs: the memory that waits for its merge, and the work on both of its ways."""
+"""What a skip connection costs: the memory held until its merge, and the work on branch and shortcut."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -14,43 +14,46 @@ from torch.utils.flop_counter import FlopCounterMode
 from skiplab.analysis.edges import shortcut_edges
 from skiplab.analysis.reachability import between
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch, Given
+from skiplab.data.bound_batches import Batch, BoundBatch
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
-from skiplab.measure.batches import each
-from skiplab.measure.kernels import plain
+from skiplab.measure.batches import map_batches
+from skiplab.measure.kernels import unfused_kernels
 from skiplab.measure.memory import live_bytes
+from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
+from skiplab.measure.table import MeasureTable
+from skiplab.stats.columns import Column
+from skiplab.stats.wording import extremes, finite_in, memory, row_at
 
 
-def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int = 5) -> pd.DataFrame:
+def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int = 5) -> MeasureTable:
     """Memory held by each shortcut, and arithmetic, parameters and time of branch and shortcut.
 
-    Memory, from the graph, for one sample: what is alive in a forward pass, less what would be alive if the
-    shortcut did not enter the merge (`skiplab.measure.memory` says what is counted).
+    Memory, from the graph, for one sample: live bytes in a forward pass, minus live bytes if the shortcut did not
+    enter the merge (`skiplab.measure.memory` documents what counts).
 
-    - held_bytes: the most that is alive for the shortcut's sake alone at any op; held_ops: at how many ops there is
-      any, the merge included; byte_ops: the sum over them, in bytes · ops.
-    - peak_share: the part of the pass's largest need that would go with it, in [0, 1]; 0 where the peak lies
-      elsewhere. (In training, where autograd keeps values for the backward pass, it would save less.)
+    - held_bytes: the maximum of this difference over all ops; held_ops: at how many ops it is not zero, the merge
+      included; byte_ops: its sum over ops, in bytes · ops.
+    - peak_share: the part of the pass's peak memory that would be saved, in [0, 1]; 0 where the peak lies elsewhere.
+      (In training, autograd keeps values for the backward pass, and less would be saved.)
 
-    Work, over the ops between fork and merge; those on both ways count for the branch, the merge itself for none:
+    Work, over the ops between fork and merge; ops on both ways count for the branch, the merge itself for neither:
 
-    - branch_flops, shortcut_flops: floating-point operations for one sample by torch's `FlopCounterMode`: of
-      convolutions and matrix products alone (attention and recurrent layers are made of these), a multiplication and
-      an addition being two.
-    - branch_parameters: numbers in the parameters that the branch reads, each once.
-    - branch_ms, shortcut_ms: time of these ops in whole passes on the first batch, in milliseconds: each op's least
-      over the repeats, added up, and with `_median` each op's median. Each op is waited for, so that an accelerator
-      gains nothing from running ahead.
-    - share_of_time: branch_ms_median over the same of the whole pass. Branches that lie within each other share ops,
-      so that the column need not sum to at most 1.
+    - branch_flops, shortcut_flops: floating-point operations for one sample by torch's `FlopCounterMode`: only of
+      convolutions and matrix products (attention and recurrent layers consist of these); a multiply-add counts as two.
+    - branch_parameters: number of parameters that the branch reads, each once.
+    - branch_ms, shortcut_ms: time of these ops in whole passes on the first batch, in milliseconds: the sum of each
+      op's minimum over the repeats, and with `_median` of each op's median. The device is synchronized after each op,
+      so that an accelerator gains nothing from asynchronous execution.
+    - share_of_time: branch_ms_median over that of the whole pass. Nested branches share ops, so the column may sum to
+      more than 1.
 
     Args:
         program: the captured network.
         skips: those to measure.
-        batches: pairs (inputs, target); the first alone is used, its target not.
-        repeats: passes that are timed, after one that is not.
+        batches: pairs (inputs, target); only the first is used, without its target.
+        repeats: number of timed passes, after a warm-up pass.
 
     Returns:
         One row a skip: id, order, samples (of the batch), held_bytes, held_ops, byte_ops, peak_share, branch_flops,
@@ -60,19 +63,13 @@ def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int 
     skips.check(program).require_merges()
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, got {repeats}")
-    given, work = next(each(program, batches, lambda given: _work(program, given, repeats)))
+    given, work = next(map_batches(program, batches, lambda given: _work(program, given, repeats)))
     live = live_bytes(program)
-    rows = [
-        [
-            skip.id,
-            program.by_name[skip.merge].index,
-            given.size,
-            *_held(program, skip, live),
-            *_ways(program, skip, work),
-        ]
-        for skip in skips
-    ]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    rows = []
+    for skip in skips:
+        about = [skip.id, program.by_name[skip.merge].index, given.size]
+        rows.append([*about, *_held(program, skip, live), *_ways(program, skip, work)])
+    return MeasureTable.of(__name__, pd.DataFrame(rows, columns=_COLUMNS))
 
 
 _COLUMNS = """id order samples held_bytes held_ops byte_ops peak_share branch_flops shortcut_flops branch_parameters
@@ -81,7 +78,7 @@ _COLUMNS = """id order samples held_bytes held_ops byte_ops peak_share branch_fl
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """Of each op, flops for one sample, and least and median time; total is the median times' sum over all nodes."""
+    """For each op, flops for one sample, minimum and median time; `total` sums the median times of all nodes."""
 
     flops: np.ndarray
     least: np.ndarray
@@ -115,15 +112,15 @@ def _parameters(program: Program, ops: list[int]) -> int:
     return sum(program.tensors[node].numel() for node, name in program.parameters.items() if name in names)
 
 
-def _work(program: Program, given: Given, repeats: int) -> _Work:
+def _work(program: Program, given: BoundBatch, repeats: int) -> _Work:
     counted = _Counted(program, given.args, given.kwargs)
     passes = []
     with torch.no_grad():
-        with plain(program):
-            counted.advance()
+        with unfused_kernels(program):
+            counted.run_until()
         for _ in range(1 + repeats):
             passes.append(_Timed(program, given.args, given.kwargs))
-            passes[-1].advance()
+            passes[-1].run_until()
     ms = pd.DataFrame([each_pass.ms for each_pass in passes[1:]])
     names = [op.name for op in program.ops]
     flops = np.array([counted.flops[name] for name in names]) / given.size
@@ -134,9 +131,9 @@ def _work(program: Program, given: Given, repeats: int) -> _Work:
 class _Counted(Execution):
     """A pass that counts the floating-point operations of each node."""
 
-    def advance(self, until: str | None = None) -> Execution:
+    def run_until(self, name: str | None = None) -> Self:
         self.flops: dict[str, int] = {}
-        return super().advance(until)
+        return super().run_until(name)
 
     def run_node(self, n: Node) -> Any:
         with FlopCounterMode(display=False) as counter:
@@ -148,9 +145,9 @@ class _Counted(Execution):
 class _Timed(Execution):
     """A pass that times each node, in milliseconds."""
 
-    def advance(self, until: str | None = None) -> Execution:
+    def run_until(self, name: str | None = None) -> Self:
         self.ms: dict[str, float] = {}
-        return super().advance(until)
+        return super().run_until(name)
 
     def run_node(self, n: Node) -> Any:
         start = time.perf_counter()
@@ -159,3 +156,42 @@ class _Timed(Execution):
             torch.accelerator.synchronize()
         self.ms[n.name] = 1000 * (time.perf_counter() - start)
         return value
+
+
+def sentences(table: pd.DataFrame) -> Iterator[str]:
+    """The shortcut that holds most memory, and the branches' shares of the time."""
+    held = finite_in(table, "held_bytes")
+    if len(held):
+        most = row_at(held, held["held_bytes"].argmax())
+        yield (
+            f"The shortcut that holds most memory in a forward pass is `{most['id']}`: "
+            f"{memory(float(most['held_bytes']))} for one sample, over {int(most['held_ops'])} operations."
+        )
+    shares = finite_in(table, "share_of_time")
+    if len(shares):
+        yield f"Of the whole network's time a branch takes {extremes(shares, 'share_of_time', '.1%')}."
+
+
+MEASURE = Measure(
+    function=cost,
+    run=lambda inputs: cost(inputs.program, inputs.skips, inputs.batches),
+    sentences=sentences,
+    columns=(
+        SKIP_ID,
+        ORDER,
+        SAMPLES,
+        Column("held", "held_bytes", "bytes", doc="most memory that is held only for the shortcut", unit="B a sample"),
+        Column("over ops", "held_ops", doc="number of ops during which it holds any"),
+        Column("", "byte_ops", doc="sum of the held memory over ops", unit="B · ops a sample"),
+        Column("", "peak_share", doc="share of the pass's peak memory that is held for the shortcut"),
+        Column("", "branch_flops", doc="floating-point operations of the branch", unit="FLOPs a sample"),
+        Column("", "shortcut_flops", doc="floating-point operations of the shortcut", unit="FLOPs a sample"),
+        Column("", "branch_parameters", doc="number of parameters that the branch reads"),
+        Column("branch ms", "branch_ms", doc="least time of the branch's ops", unit="ms a batch"),
+        Column("shortcut ms", "shortcut_ms", doc="least time of the shortcut's ops", unit="ms a batch"),
+        Column("of time", "share_of_time", "share", doc="median time of the branch over that of the whole pass"),
+    ),
+    title="Cost",
+    reading="Memory that a shortcut holds while its branch runs, and the time that both take.",
+    chart="cost",
+)

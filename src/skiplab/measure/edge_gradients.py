@@ -6,50 +6,52 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Given
+from skiplab.data.bound_batches import BoundBatch
 from skiplab.errors import DataError
-from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Program
 from skiplab.measure.merge_operands import by_sample
 
 
 class Gates:
-    """A pass with a gate on each of some edges: a factor of 1 on the value, by which a loss can be differentiated.
+    """A pass with a gate on some edges: a factor of 1 on the value, which a loss can be differentiated by.
 
-    That derivative is the inner product of gradient and value. It is taken when a backward pass comes by, so that no
-    gradient is kept; those of parameters are not computed at all. To be used where gradients are enabled.
+    That derivative is the inner product of gradient and value. It is computed during the backward pass, so that no
+    gradient is stored; gradients of parameters are not computed. Requires grad mode.
 
     Attributes:
-        output: the network's.
+        output: the network's output.
     """
 
-    def __init__(self, program: Program, given: Given, edges: Iterable[Edge]) -> None:
+    def __init__(self, program: Program, given: BoundBatch, edges: Iterable[Edge]) -> None:
         self._program, self._given = program, given
         self._leaves: list[Tensor] = []
         self._found: dict[Edge, Tensor] = {}
         self._edges = tuple(edges)
         patches: dict[Edge, Patch] = {edge: partial(self._gate, edge) for edge in self._edges}
-        self.output = Execution(program, given.args, given.kwargs, patches=patches, tensors=frozen(program)).finish()
+        self.output = Execution(
+            program, given.args, given.kwargs, patches=patches, tensors=detached_tensors(program)
+        ).finish()
 
     def backward(self, scalar: Tensor, again: bool = False) -> dict[Edge, Tensor]:
-        """The derivatives of a scalar that was made of `output`: for each edge its samples' parts, (samples,).
+        """The derivatives of a scalar function of `output` by each gate, one for each sample: shape (samples,).
 
-        With `again`, a further scalar can be differentiated afterwards.
+        With `again`, another scalar can be differentiated afterwards.
         """
-        none = scalar.new_zeros(self._given.size, dtype=torch.double)  # of what the scalar does not depend on
+        none = scalar.new_zeros(self._given.size, dtype=torch.double)  # for edges that the scalar does not depend on
         self._found = dict.fromkeys(self._edges, none)
         torch.autograd.grad(scalar, self._leaves, retain_graph=again, allow_unused=True)
         return self._found
 
     def _gate(self, edge: Edge, value: Tensor) -> Tensor:
         alias = alias_of(value)
-        if alias.is_leaf:  # no gate lies before it
+        if alias.is_leaf:  # no gate before it
             self._leaves.append(alias)
 
-        def meet(gradient: Tensor) -> None:
+        def accumulate(gradient: Tensor) -> None:
             self._found[edge] = self._found[edge] + self._by_sample(edge[1], gradient * value.detach())
 
-        alias.register_hook(meet)
+        alias.register_hook(accumulate)
         return alias
 
     def _by_sample(self, name: str, product: Tensor) -> Tensor:
@@ -63,5 +65,5 @@ class Gates:
 
 
 def alias_of(value: Tensor) -> Tensor:
-    """The value for one reader, whose gradient alone it sees; a leaf where nothing before it learns."""
+    """A view of the value that gets one reader's gradient; a leaf if the value requires none."""
     return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()

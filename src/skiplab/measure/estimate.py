@@ -1,7 +1,9 @@
-"""What deleting each branch would cost, estimated for all branches at once from two gradients."""
+"""The change in loss when each branch is deleted, estimated for all branches at once from two gradients."""
 
+import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,47 +13,57 @@ from torch import Tensor
 
 from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.program import Program
-from skiplab.measure.batches import Loss, each, finite, loss_of
+from skiplab.measure.batches import Loss, batch_loss, finite, map_batches
 from skiplab.measure.edge_gradients import Gates
 from skiplab.measure.ggn_probe import Probe, probe_of
 from skiplab.measure.lesion import lesion
 from skiplab.measure.lesions.runner import require_trained
+from skiplab.measure.losses import NamedLoss, named_loss
 from skiplab.measure.moments import Moments
+from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
+from skiplab.measure.table import MeasureTable
+from skiplab.stats.columns import Column
+from skiplab.stats.wording import counted, farthest, finite_in
 
 
 def estimate(
-    program: Program, skips: Skips, batches: Iterable[Batch], loss: Loss, probe: Probe | None = None, exact: int = 8
-) -> pd.DataFrame:
-    """Estimates of what `lesion` measures, for all branches together in the time of about four forward passes.
+    program: Program,
+    skips: Skips,
+    batches: Iterable[Batch],
+    loss: Loss | str,
+    probe: Probe | None = None,
+    exact: int = 8,
+) -> MeasureTable:
+    """Estimates what `lesion` measures, for all branches together in the time of about four forward passes.
 
-    Let f be a branch's values as they enter the merge and ℓ a sample's loss. Replacing f by (1 − α)·f, α from 0 to 1,
+    Let f be a branch's value as it enters the merge and ℓ a sample's loss. Replacing f by (1 − α)·f, α from 0 to 1,
     changes the loss, up to second order in α, by
 
     - first_order: the mean over samples of −⟨∂ℓ/∂f, f⟩ (Molchanov et al. 2017, arXiv:1611.06440, §2.2, with its
-      sign; "attribution patching"). By itself it fails near a minimum, where slopes vanish.
+      sign; "attribution patching"). Alone it fails near a minimum, where slopes vanish.
     - curvature: the mean of ½⟨∂(z·v)/∂f, f⟩² with z the output and v random, E[v vᵀ] = ∂²ℓ/∂z²: the Gauss–Newton
-      term, from one draw a sample. Never negative; the network's own curvature is left out.
+      term, from one random v a sample. Never negative; the network's own curvature is ignored.
     - loss_change: the sum of both.
 
-    All are in the loss's unit and scale with it. But for the draw they are exact where the network is linear from the
-    merge on and the loss quadratic in its output. The draw is the same in every call.
+    All are in the loss's unit and scale with it. Except for the randomness of v they are exact where the network is
+    linear after the merge and the loss is quadratic in its output. v is the same in every call.
 
-    Elsewhere it is for the network at hand to show what they are worth: `exact` skips, spread over the order of the
-    estimates, are lesioned as well, each at the cost of a part of a forward pass. `table.attrs` then has their number,
-    "checked", and "spearman", the rank correlation of estimated and exact (NaN for fewer than three).
+    In general the estimates are checked on the network itself: `exact` skips, spread over the order of the estimates,
+    are also lesioned, each at the cost of a part of a forward pass. `table.attrs` then has their number, "checked",
+    and "spearman", the rank correlation of estimated and exact changes (NaN for fewer than three).
 
     Args:
         program: the captured, trained network (not the training graph: batch norm must use its statistics).
         skips: those whose branches are deleted, one at a time.
-        batches: pairs (inputs, target), gone through twice unless `exact` is 0.
-        loss: (output, target) -> mean over the batch.
-        probe: (output, target, generator) -> Σ z·v, where torch's own cross_entropy, mse_loss or
-            binary_cross_entropy_with_logits is not the whole loss; see `skiplab.measure.ggn_probe`.
-        exact: how many estimates are held against exact lesions.
+        batches: pairs (inputs, target), read twice unless `exact` is 0.
+        loss: (output, target) -> mean over the batch, or the name of one ("cross-entropy").
+        probe: (output, target, generator) -> Σ z·v, for a loss other than torch's cross_entropy, mse_loss or
+            binary_cross_entropy_with_logits; see `skiplab.measure.ggn_probe`.
+        exact: how many estimates are compared with exact lesions.
 
     Returns:
         One row a skip: id, order, samples, loss_change, first_order, curvature.
@@ -59,27 +71,29 @@ def estimate(
     skips.check(program).require_merges()
     require_trained(program)
     _check(batches, exact)
-    project = probe or probe_of(loss)
+    function = named_loss(loss)
+    project = probe or (function.probe if isinstance(function, NamedLoss) else probe_of(function))
     edges = [tuple(dict.fromkeys(branch_edges(program, skip))) for skip in skips]
     terms, samples = Moments(), 0
 
     @torch.enable_grad()
-    def work(given: Given) -> Tensor:
+    def work(given: BoundBatch) -> Tensor:
         gates = Gates(program, given, {edge for of_skip in edges for edge in of_skip})
-        value = loss_of(program, given, loss, gates.output)
+        value = batch_loss(program, given, function, gates.output)
         generator = torch.Generator(value.device).manual_seed(samples)
         slopes = gates.backward(value, again=True)
         bends = gates.backward(project(gates.output, given.target, generator))
         found = torch.cat([-given.size * _of_skips(edges, slopes), _of_skips(edges, bends).square() / 2], 1)
         return finite(program, given, found, "the gradient of the whole network")
 
-    for given, found in each(program, batches, work) if edges else ():
+    for given, found in map_batches(program, batches, work) if edges else ():
         terms.add(found)
         samples += given.size
     table = _table(program, skips, terms.means() if edges else torch.empty(0), samples)
     if exact and edges:
-        table.attrs = _agreement(lambda some: lesion(program, some, batches, loss), skips, table["loss_change"], exact)
-    return table
+        measure: Callable[[Skips], pd.DataFrame] = lambda some: lesion(program, some, batches, function)  # noqa: E731
+        table.attrs = _agreement(measure, skips, table["loss_change"], exact)
+    return MeasureTable.of(__name__, table)
 
 
 def _check(batches: Iterable[Batch], exact: int) -> None:
@@ -90,7 +104,7 @@ def _check(batches: Iterable[Batch], exact: int) -> None:
 
 
 def _of_skips(edges: list[tuple[Edge, ...]], found: Mapping[Edge, Tensor]) -> Tensor:
-    """(samples, skips): a skip's branches are deleted together, so that their slopes add up."""
+    """(samples, skips): a skip's branches are deleted together, so their slopes are added."""
     return torch.stack([torch.stack([found[edge] for edge in of_skip]).sum(0) for of_skip in edges], 1)
 
 
@@ -109,7 +123,7 @@ def _table(program: Program, skips: Skips, terms: Tensor, samples: int) -> pd.Da
 
 
 def _agreement(measure: Callable[[Skips], pd.DataFrame], skips: Skips, estimates: pd.Series, exact: int) -> dict:
-    """Exact lesions of some skips beside their estimates."""
+    """Rank correlation with exact lesions of some skips."""
     places = np.linspace(0, len(skips) - 1, min(exact, len(skips))).round().astype(int)
     picked = estimates.to_numpy().argsort()[places]
     some = Skips(skips[int(i)] for i in picked)
@@ -117,6 +131,46 @@ def _agreement(measure: Callable[[Skips], pd.DataFrame], skips: Skips, estimates
     correlation = float("nan")
     if len(some) > 2:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConstantInputWarning)  # then there is no order, and NaN says so
+            warnings.simplefilter("ignore", ConstantInputWarning)  # constant values have no order: NaN
             correlation = float(spearmanr(estimates.iloc[picked], measured).statistic)  # type: ignore[attr-defined]
     return {"spearman": correlation, "checked": len(some)}
+
+
+def sentences(table: pd.DataFrame) -> Iterator[str]:
+    """The median and the largest estimate, and how well they agree with exact lesions."""
+    known = finite_in(table, "loss_change")
+    if known.empty:
+        return
+    most = farthest(known, "loss_change")
+    yield (
+        f"Deleting a branch is estimated to change the loss by {known['loss_change'].median():+.3g} in the median of "
+        f"{counted(known, 'skip')}, most at `{most['id']}`: {most['loss_change']:+.3g}. These are estimates, "
+        f"without an interval{_agreement_in_words(table.attrs)}."
+    )
+
+
+def _agreement_in_words(attrs: Mapping[Any, Any]) -> str:
+    rank = attrs.get("spearman")
+    if rank is None or math.isnan(rank):
+        return ""
+    return f"; on {attrs.get('checked')} skips that were also deleted, the two rank alike by {rank:.2f} (Spearman)"
+
+
+MEASURE = Measure(
+    function=estimate,
+    run=lambda inputs: estimate(inputs.program, inputs.skips, inputs.batches, inputs.loss),
+    sentences=sentences,
+    columns=(
+        SKIP_ID,
+        ORDER,
+        SAMPLES,
+        Column("loss change", "loss_change", doc="estimated change, first_order + curvature", unit="that of the loss"),
+        Column("first order", "first_order", doc="part from the gradient", unit="that of the loss"),
+        Column("curvature", "curvature", doc="Gauss–Newton part", unit="that of the loss"),
+    ),
+    title="Lesions, estimated",
+    reading="Estimated rise of the loss, from one forward and backward pass in place of a run for each lesion.",
+    chart="estimate",
+    needs_targets=True,
+    needs_inference_graph=True,
+)

@@ -1,27 +1,21 @@
-"""What each block of a network hands on: the value of a merge, after the activation that follows it."""
+"""The output of each block of a network: the value of a merge, after the activation that follows it."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Given
+from skiplab.data.bound_batches import BoundBatch
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import finite
 from skiplab.measure.input_leaves import is_real
-from skiplab.measure.merge_operands import sample_dimension
-
-# Operators that say which dimension holds the channels of what they read: the second, or the last.
-_SECOND = re.compile(r"_?conv|.*(batch|group|instance)_norm|.*_pool\dd|.*upsample")
-_LAST = re.compile(r"linear|.*layer_norm|.*rms_norm|mm$|matmul")
 
 
 def outputs(program: Program, skips: Skips) -> dict[str, Op]:
-    """The output of each block, by id of the first skip that has its merge; in order of the graph."""
+    """The output op of each block, by the id of the first skip with its merge, in the order of the graph."""
     merges: dict[str, Skip] = {}
     for skip in skips:
         merges.setdefault(skip.merge, skip)
@@ -30,9 +24,9 @@ def outputs(program: Program, skips: Skips) -> dict[str, Op]:
 
 
 def reduced(
-    program: Program, given: Given, wanted: Mapping[str, Op], reduce: Callable[[str, Tensor], Tensor]
+    program: Program, given: BoundBatch, wanted: Mapping[str, Op], reduce: Callable[[str, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """`reduce(name, value)` of each wanted op's value, in one pass, which keeps no whole value longer than it must."""
+    """`reduce(name, value)` of each wanted op's value, in one pass that drops each value after its last reader."""
     found: dict[str, Tensor] = {}
     names: dict[str, list[str]] = {}
     for name, op in wanted.items():  # a block's output may be the network's too
@@ -43,53 +37,26 @@ def reduced(
 
     with torch.no_grad():
         watch = {op: watcher(program.by_name[op], of_op) for op, of_op in names.items()}
-        Execution(program, given.args, given.kwargs, watch=watch).advance()
+        Execution(program, given.args, given.kwargs, watch=watch).run_until()
     return {name: found[name] for name in wanted}
 
 
-def sampled(program: Program, given: Given, op: Op, value: Tensor, name: str) -> Tensor:
+def sampled(program: Program, given: BoundBatch, op: Op, value: Tensor, name: str) -> Tensor:
     """An op's value, where it is finite and its first dimension is that of the samples; an error otherwise."""
-    if sample_dimension(program, op, given.size) != 0 or len(value) != given.size:
+    if program.layouts[op.index].samples != 0 or len(value) != given.size:
         raise UsageError(
-            f"the output of `{name}` has shape {tuple(value.shape)} for {given.size} samples, and so not one entry "
-            "a sample: leave it out, as in `Skips(s for s in skips if …)`"
+            f"the output of `{name}` has shape {tuple(value.shape)} for {given.size} samples, not one entry per "
+            "sample: leave it out, as in `Skips(s for s in skips if …)`"
         )
     return finite(program, given, value, f"the output of `{name}`")
 
 
 def tokens(program: Program, op: Op, value: Tensor) -> Tensor:
     """An op's value as (samples, positions, channels): images (N, C, H, W) and sequences (N, T, C) alike."""
-    if value.ndim < 3:
+    channels = program.layouts[op.index].channels
+    if value.ndim < 3 or channels is None:
         return value.reshape(len(value), 1, -1)
-    return value.movedim(channels(program, op), -1).flatten(1, -2)
-
-
-def channels(program: Program, op: Op) -> int:
-    """The dimension of an op's value that holds channels: by the nearest layer that reads it, or else makes it.
-
-    Where there is none, the last of a sequence (N, T, C), and the second of an image (N, C, H, W).
-    """
-    found = _nearest(program, op, program.users, reads=True)
-    if found is None:
-        found = _nearest(program, op, [each.inputs for each in program.ops], reads=False)
-    return found or (1 if len(op.shape) > 3 else -1)
-
-
-def _nearest(program: Program, op: Op, around: Sequence[tuple[int, ...]], reads: bool) -> int | None:
-    """Breadth first over ops that keep the shape: a layer that reads a value may change it, one that makes it not."""
-    seen, todo = {op.index}, [op.index]
-    for index in todo:  # grows on the way
-        for neighbour in (program.ops[i] for i in around[index] if i not in seen):
-            same = neighbour.shape == op.shape
-            if reads or same:
-                if _SECOND.match(neighbour.target):
-                    return 1
-                if _LAST.match(neighbour.target):
-                    return -1
-            if same:
-                seen.add(neighbour.index)
-                todo.append(neighbour.index)
-    return None
+    return value.movedim(channels, -1).flatten(1, -2)
 
 
 def output_of(program: Program, skip: Skip) -> Op:

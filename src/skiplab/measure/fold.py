@@ -11,14 +11,14 @@ from skiplab.graph.ops import operator_name
 
 
 def fold(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Folds each batch norm that alone reads a convolution or a linear layer: W ← W·γ/√(σ² + ε), and b likewise.
+    """Folds each batch norm that is the only reader of a convolution or linear layer: W ← W·γ/√(σ² + ε), b likewise.
 
-    `graph` is changed in place, `tensors` (by placeholder name) is not. The layer gets a placeholder for its bias
-    where it had none, and the batch norm becomes an alias of it: nodes keep their names, so that records of skips
-    stay valid. A layer whose weights are computed, or shared with another layer, is left as it is.
+    Changes `graph` in place, and not `tensors` (by placeholder name). A layer without bias gets a placeholder for
+    one, and the batch norm becomes an alias of the layer: nodes keep their names, so that records of skips stay
+    valid. Layers whose weights are computed, or shared with another layer, are not changed.
 
     Returns:
-        The tensors that are new, by placeholder name.
+        The new tensors, by placeholder name.
     """
     first, new = next(iter(graph.nodes)), {}
     for norm in list(graph.nodes):

@@ -1,9 +1,9 @@
 """Random projections of a network's output that carry the curvature of a loss: Gauss–Newton probes.
 
-A probe of (output, target) is a scalar Σ z·v, with z the output and v random, held constant, such that E[v vᵀ] of
-each sample is the Hessian of that sample's loss in z. (Each sample's loss is what the batch's mean loss is the mean
-of.) With Jδ the change of z by a small change δ, ½ E[(v·Jδ)²] is then the loss's second-order term in δ, without the
-curvature of the network itself. Schraudolph 2002, "Fast curvature matrix-vector products", §3; the factors as in
+A probe of (output, target) is a scalar Σ z·v, with z the output and v a random constant, such that E[v vᵀ] of each
+sample is the Hessian of that sample's loss in z. (The batch's loss is the mean of the samples' losses.) With Jδ the
+change of z by a small change δ, ½ E[(v·Jδ)²] is then the loss's second-order term in δ, without the curvature of the
+network itself. Schraudolph 2002, "Fast curvature matrix-vector products", §3; the factors as in
 Dangel et al. 2020, BackPACK, with random signs.
 """
 
@@ -26,20 +26,20 @@ def cross_entropy(
     target: Tensor,
     generator: torch.Generator,
     ignore_index: int = -100,
-    label_smoothing: float = 0.0,  # noqa: ARG001 (it moves the target, of which the Hessian is free)
+    label_smoothing: float = 0.0,  # noqa: ARG001 (it changes the target, and the Hessian does not depend on it)
 ) -> Tensor:
     """Of `F.cross_entropy` of logits (N, C) or (N, C, …): v = (√p⊙s − p(√p·s)) √w, since H = w (diag p − ppᵀ).
 
-    w is the weight of a position in its sample's loss: N over the number of positions that count.
+    w is the weight of a position in its sample's loss: N over the number of positions that are not ignored.
     """
-    p = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)  # halves overflow below
+    p = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)  # float16 overflows below
     known = torch.ones_like(p[:, :1]) if target.is_floating_point() else (target != ignore_index).unsqueeze(1).to(p)
     weight = len(p) * known / known.sum()
     signed = p.sqrt() * _signs(p, generator)
     return _projected(logits, (signed - p * signed.sum(1, keepdim=True)) * weight.sqrt())
 
 
-def mse(output: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001 (H is free of it)
+def mse(output: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG001 (not in H)
     """Of `F.mse_loss`: v = s √(2/D), since H = 2/D, with D the number of a sample's values."""
     return _projected(output, _signs(output, generator) * (2 * len(output) / output.numel()) ** 0.5)
 
@@ -59,7 +59,7 @@ _BUILT_IN = (
 
 
 def probe_of(loss: Callable[..., Any]) -> Probe:
-    """The probe of a loss function of torch's, or of a `functools.partial` of it; UsageError for any other."""
+    """The probe of one of torch's losses, or of a `functools.partial` of it; UsageError for any other loss."""
     function, options = loss, {}
     if isinstance(loss, functools.partial) and not loss.args:
         function, options = loss.func, loss.keywords
@@ -68,15 +68,15 @@ def probe_of(loss: Callable[..., Any]) -> Probe:
         raise UsageError(
             f"no probe is built in for the loss {getattr(loss, '__name__', loss)}, only for F.cross_entropy (with "
             "ignore_index and label_smoothing), F.mse_loss and F.binary_cross_entropy_with_logits: give "
-            "probe=function(output, target, generator), a scalar Σ z·v of the values z in the output of which the loss "
-            "is made, with v random and E[v vᵀ] the Hessian of each sample's loss in z; skiplab.measure.ggn_probe "
-            "has those of these three to compose it of"
+            "probe=function(output, target, generator), a scalar Σ z·v of the values z of the output in the loss, "
+            "with v random and E[v vᵀ] the Hessian of each sample's loss in z; compose it of the probes of these three "
+            "in skiplab.measure.ggn_probe"
         )
     return functools.partial(probe, **options)
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """±1 at random; the same for an output of the same shape, in whatever order it lies in memory."""
+    """Random ±1; the same for an output of the same shape in any memory layout."""
     drawn = torch.empty(like.shape, dtype=like.dtype, device=like.device)
     return drawn.bernoulli_(0.5, generator=generator) * 2 - 1
 

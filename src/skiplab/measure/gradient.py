@@ -1,7 +1,8 @@
-"""How large the gradient is, layer by layer, and which way it took."""
+"""How large the gradient is, layer by layer, and which way it takes back through each skip."""
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,71 +11,78 @@ from torch import Tensor
 
 from skiplab.analysis.edges import fork_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.edge_gradients import alias_of
-from skiplab.measure.network_variants import AS_IT_IS, Variant, variants
+from skiplab.measure.losses import named_loss
+from skiplab.measure.network_variants import ORIGINAL, Variant, check_networks, variants
 from skiplab.measure.norms import norm
-from skiplab.measure.observers import Gradients, Look, observe
+from skiplab.measure.observers import Gradients, Hooks, observe
+from skiplab.measure.protocol import Measure
+from skiplab.measure.table import MeasureTable
+from skiplab.stats.columns import Column
+from skiplab.stats.wording import finite_in, short, spread, times
 
-Way = tuple[str, str]  # (skip's id, "shortcut" or "branch")
+Way = tuple[str, str]  # (id of the skip, "shortcut" or "branch")
 _WAYS = ("shortcut", "branch")
+_WAY_COLUMNS = [f"{way}_norm" for way in _WAYS]
 
 
 def gradient(
     program: Program,
     skips: Skips,
     batches: Iterable[Batch],
-    loss: Loss,
-    networks: Sequence[str] = ("as it is",),
+    loss: Loss | str,
+    networks: Sequence[str] = ("original",),
     seed: int = 0,
-) -> pd.DataFrame:
-    """Norm of the loss's gradient for every weight layer and at every skip, by the way that it came.
+) -> MeasureTable:
+    """Norm of the loss's gradient for every weight layer and at every skip, split by the way that it came.
 
-    - For a weight layer: L2 norm of ∂L/∂W over all the layer's parameters with two or more dimensions (kernels
-      and matrices, not biases), with L the mean loss of a batch. Unit: that of the loss per unit of weight;
-      scales with the loss.
-    - For a skip: L2 norm over the batch of ∂L/∂(value of the merge), times the square root of the batch size,
-      so that it is the root mean square over samples of each sample's own gradient and does not depend on the
-      batch size. `shortcut_norm` and `branch_norm` are the same of the two parts of ∂L/∂(value of the fork): what
-      came back by the shortcut, and what came back by the branch.
+    - For a weight layer: L2 norm of ∂L/∂W over all the layer's parameters with two or more dimensions (kernels and
+      matrices, no biases), with L the mean loss of a batch. Unit: that of the loss per unit of weight; scales with
+      the loss.
+    - For a skip: L2 norm over the batch of ∂L/∂(value of the merge), times the square root of the batch size. This is
+      the root mean square over samples of each sample's own gradient, independent of the batch size. `shortcut_norm`
+      and `branch_norm` are the same for the two parts of ∂L/∂(value of the fork): what comes back by the shortcut,
+      and what comes back by the branch.
     - relative: the norm divided by the largest of the same kind in the same network: dimensionless, invariant to
       the loss's scale.
 
-    Mean and standard deviation over batches. Capture with `train=True` to measure at initialisation with batch
+    Mean and standard deviation over batches. Capture with `train=True` to measure at initialization with batch
     statistics (He et al. 2016, §4; Glorot and Bengio 2010, §4). Layers that are frozen or run under
     `torch.no_grad` are measured like all others. The model's own `.grad` is not touched.
 
     Args:
-        program, skips, batches: what is measured, and on what; batches that can be gone through again where there
-            are several networks.
-        loss: (output, target) -> mean over the batch.
-        networks: of "as it is"; "twin", the same weights with every one of the skips' shortcuts removed;
-            "reinitialised" and "reinitialised twin", both with fresh weights from `seed`.
+        program, skips, batches: the network and its data; batches that can be read again when there are several
+            networks.
+        loss: (output, target) -> mean over the batch, or the name of one; see `skiplab.measure.losses`.
+        networks: of "original"; "plain", the same weights with every one of the skips' shortcuts removed;
+            "reinitialized" and "reinitialized plain", both with fresh weights from `seed`.
 
     Returns:
         One row a weight layer or skip of each network: what ("weight" or "skip"), name (module path or skip id),
         network, order, gradient_norm, gradient_norm_std, relative, shortcut_norm, branch_norm (NaN for weights).
     """
+    function = named_loss(loss)
     if len(networks) > 1:
         require_again(batches, f"the data is read for {len(networks)} networks")
     tables = []
     for variant in variants(program, skips, networks, seed):
         observer = Gradient(program, skips, variant)
-        observe(program, batches, [observer], loss, variant)
+        observe(program, batches, [observer], function, variant)
         tables.append(observer.table())
-    return pd.concat(tables, ignore_index=True)
+    return MeasureTable.of(__name__, pd.concat(tables, ignore_index=True))
 
 
 class Gradient:
-    """`gradient` of one network as one observer of a pass."""
+    """`gradient` of one network as an observer of a pass."""
 
     backward = True
 
-    def __init__(self, program: Program, skips: Skips, variant: Variant = AS_IT_IS) -> None:
+    def __init__(self, program: Program, skips: Skips, variant: Variant = ORIGINAL) -> None:
         self.program = program
         self.variant = variant
         self.skips = skips.check(program).require_merges()
@@ -84,55 +92,25 @@ class Gradient:
         }
         self.norms: dict[tuple[str, str], list[float]] = defaultdict(list)
 
-    def look(self, given: Given) -> Look:
-        norms: dict[tuple[str, str], Tensor] = {}
-        sums: dict[Way, Tensor] = {}  # of ways of which more gradients are to come
-        left = {way: sum(self._readings(edge) for edge in edges) for way, edges in self.ways.items()}
-        by_edge: dict[Edge, list[Way]] = defaultdict(list)
-        for way, edges in self.ways.items():
-            for edge in edges:
-                by_edge[edge].append(way)
+    def make_hooks(self, given: BoundBatch) -> Hooks:
+        """Hooks on the gradients at every merge and on every edge out of a fork."""
+        batch = _BatchGradients(self.program, self.ways)
 
-        def arrived(edge: Edge, grad: Tensor) -> None:
-            for way in by_edge[edge]:
-                total = sums.pop(way) + grad if way in sums else grad
-                left[way] -= 1
-                if left[way]:
-                    sums[way] = total
-                else:
-                    norms[way] = _norm([total])
-
-        def merged(name: str) -> Callable[[Any], None]:
-            def see(value: Any) -> None:
-                if value.requires_grad:
-                    value.register_hook(lambda grad: norms.__setitem__(("skip", name), _norm([grad])))
-
-            return see
-
-        def keep(grads: Gradients) -> None:
-            norms.update((way, _norm([total])) for way, total in sums.items())
+        def commit(grads: Gradients) -> None:
             for op in self.layers:
-                norms["weight", op.name] = _norm([grads[w] for w in op.weights if w in grads and grads[w].ndim > 1])
-            self._keep(norms, given.size)
+                weights = [grads[w] for w in op.weights if w in grads and grads[w].ndim > 1]
+                self.norms["weight", op.name].append(float(_norm(weights)))
+            scale = given.size**0.5
+            for merge in {skip.merge for skip in self.skips}:
+                self.norms["skip", merge].append(batch.norm_at_merge(merge) * scale)
+            for way in self.ways:
+                self.norms[way].append(batch.norm_of_way(way) * scale)
 
-        values = {skip.merge: merged(skip.merge) for skip in self.skips}
-        return Look(keep, {edge: _tap(edge, arrived) for edge in by_edge}, values)
-
-    def _readings(self, edge: Edge) -> int:
-        """How often a reader takes the value: x · x does twice, and gives two gradients."""
-        reader, operand = (self.program.by_name[name] for name in edge)
-        return reader.inputs.count(operand.index)
-
-    def _keep(self, norms: dict[tuple[str, str], Tensor], size: int) -> None:
-        zero = torch.zeros((), dtype=torch.double)
-        for op in self.layers:
-            self.norms["weight", op.name].append(float(norms["weight", op.name]))
-        for name in {skip.merge for skip in self.skips}:
-            self.norms["skip", name].append(float(norms.get(("skip", name), zero)) * size**0.5)
-        for way in self.ways:  # a way on which nothing came back has no norm
-            self.norms[way].append(float(norms.get(way, zero)) * size**0.5)
+        merges = {skip.merge: batch.at_merge(skip.merge) for skip in self.skips}
+        return Hooks(commit, {edge: batch.at_fork(edge) for edge in batch.by_edge}, merges)
 
     def table(self) -> pd.DataFrame:
+        """See `gradient`."""
         missing = float("nan")
         rows = []
         for op in self.layers:
@@ -153,18 +131,66 @@ class Gradient:
         return table
 
 
-_WAY_COLUMNS = [f"{way}_norm" for way in _WAYS]
+class _BatchGradients:
+    """The gradients that come back during one batch.
+
+    `at_merge` and `at_fork` make hooks that change no value. A way out of a fork may have several edges, and its
+    gradient is the sum over them: it is kept until all have arrived, and then only its norm.
+
+    Attributes:
+        by_edge: the ways that an edge belongs to.
+    """
+
+    def __init__(self, program: Program, ways: dict[Way, tuple[Edge, ...]]) -> None:
+        self._norms: dict[Way | str, Tensor] = {}
+        self._sums: dict[Way, Tensor] = {}  # of ways with more gradients to come
+        self._left = {way: sum(_readings(program, edge) for edge in edges) for way, edges in ways.items()}
+        self.by_edge: dict[Edge, list[Way]] = defaultdict(list)
+        for way, edges in ways.items():
+            for edge in edges:
+                self.by_edge[edge].append(way)
+
+    def at_merge(self, merge: str) -> Callable[[Any], None]:
+        """A function that is called with the merge's value."""
+
+        def see(value: Any) -> None:
+            if value.requires_grad:
+                value.register_hook(lambda grad: self._norms.__setitem__(merge, _norm([grad])))
+
+        return see
+
+    def at_fork(self, edge: Edge) -> Callable[[Tensor], Tensor]:
+        """A patch that sees the gradient that comes back on this edge alone."""
+
+        def patch(value: Tensor) -> Tensor:
+            alias = alias_of(value)
+            alias.register_hook(lambda grad: self._arrive(edge, grad))
+            return alias
+
+        return patch
+
+    def _arrive(self, edge: Edge, grad: Tensor) -> None:
+        for way in self.by_edge[edge]:
+            total = self._sums.pop(way) + grad if way in self._sums else grad
+            self._left[way] -= 1
+            if self._left[way]:
+                self._sums[way] = total
+            else:
+                self._norms[way] = _norm([total])
+
+    def norm_at_merge(self, merge: str) -> float:
+        """After the pass: 0 where no gradient came back."""
+        return float(self._norms.get(merge, 0.0))
+
+    def norm_of_way(self, way: Way) -> float:
+        """After the pass: of what came back by this way, 0 for nothing; some of its edges may have had no gradient."""
+        return float(_norm([self._sums[way]]) if way in self._sums else self._norms.get(way, 0.0))
 
 
-def _tap(edge: Edge, arrived: Callable[[Edge, Tensor], None]) -> Callable[[Tensor], Tensor]:
-    """A patch that changes nothing, and hands on the gradient that comes back on this edge alone."""
-
-    def patch(value: Tensor) -> Tensor:
-        alias = alias_of(value)
-        alias.register_hook(lambda grad: arrived(edge, grad))
-        return alias
-
-    return patch
+def _readings(program: Program, edge: Edge) -> int:
+    """How often a reader takes the value: x · x takes it twice, and gives two gradients."""
+    reader, operand = (program.by_name[name] for name in edge)
+    return reader.inputs.count(operand.index)
 
 
 def _norm(parts: list[Tensor]) -> Tensor:
@@ -177,3 +203,63 @@ def _mean(values: list[float]) -> float:
 
 def _std(values: list[float]) -> float:
     return float(torch.tensor(values, dtype=torch.double).std()) if len(values) > 1 else float("nan")
+
+
+def sentences(table: pd.DataFrame) -> Iterator[str]:
+    """How the first and the last weight layer compare, and which way more of the gradient takes."""
+    own = table[table["network"] == ORIGINAL.name]
+    weights = finite_in(own[own["what"] == "weight"], "gradient_norm").sort_values("order")
+    if len(weights) > 1 and weights["gradient_norm"].iloc[-1] > 0:
+        first, last = weights.iloc[0], weights.iloc[-1]
+        alone = " (one batch, so without an interval)" if first.isna()["gradient_norm_std"] else ""
+        yield (
+            f"The gradient of the first weight layer `{first['name']}` is "
+            f"{times(first['gradient_norm'] / last['gradient_norm'])} that of the last, `{last['name']}`{alone}; "
+            f"over {len(weights)} layers the largest is {short(spread(weights['gradient_norm']))} times the smallest."
+        )
+    skips = finite_in(finite_in(own[own["what"] == "skip"], "shortcut_norm"), "branch_norm")
+    if len(skips):
+        more = int((skips["shortcut_norm"] > skips["branch_norm"]).sum())
+        ratio = (skips["shortcut_norm"] / skips["branch_norm"].where(skips["branch_norm"] > 0)).median()
+        factor = "" if math.isnan(ratio) else f", in the median {times(ratio)} what comes by the branch"
+        yield f"At {more} of {len(skips)} forks more of the gradient comes back by the shortcut{factor}."
+
+
+def _rows_of_skips(table: pd.DataFrame) -> pd.DataFrame:
+    """Only skips, where there are any: a network has many more weight layers than anybody reads."""
+    skips = table[table["what"] == "skip"]
+    return skips if len(skips) else table
+
+
+MEASURE = Measure(
+    function=gradient,
+    run=lambda inputs: gradient(inputs.program, inputs.skips, inputs.batches, inputs.loss, **inputs.options),
+    sentences=sentences,
+    rows=_rows_of_skips,
+    columns=(
+        Column("", "what", "text", doc='"weight" for a weight layer, "skip" for a skip'),
+        Column("skip", "name", doc="module path of the layer, or id of the skip"),
+        Column("network", "network", "text", doc="the network that the gradient is of"),
+        Column("", "order", doc="index of the layer or merge in the graph, to sort by"),
+        Column(
+            "‖∂loss‖ at merge",
+            "gradient_norm",
+            "std",
+            doc="norm of the gradient of a layer's weights, or of a merge's value, root mean square over samples",
+            unit="loss per unit of weight or value",
+        ),
+        Column("", "relative", doc="gradient_norm divided by the largest of its kind in the network"),
+        Column("by shortcut", "shortcut_norm", doc="part that the shortcut brings to the fork", unit="loss per unit"),
+        Column("by branch", "branch_norm", doc="part that the branch brings to the fork", unit="loss per unit"),
+    ),
+    title="Gradient",
+    reading="Norm of the loss's gradient by weight layer, and at each skip: of the merge's value, and the parts that "
+    "come back to the fork by shortcut and by branch. The axes are logarithmic; a norm of zero is not drawn.",
+    chart="gradient",
+    options=("networks",),
+    check=check_networks,
+    observer=Gradient,
+    default=True,
+    needs_targets=True,
+    needs_skips=False,
+)

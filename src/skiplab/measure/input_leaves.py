@@ -1,4 +1,4 @@
-"""Where a network's real numbers begin: its real-valued inputs, and for tokens what their embeddings make of them."""
+"""The values that a network can be differentiated by: its real-valued inputs, or the embeddings of its tokens."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,29 +6,32 @@ from torch import Tensor
 
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Patch
+from skiplab.graph.ops import op_info
 from skiplab.graph.program import Op, Program
 
 
-def starts(program: Program) -> tuple[Op, ...]:
-    """The real-valued inputs that lead to an output and have samples (a mask that all share has none).
+def input_leaves(program: Program) -> tuple[Op, ...]:
+    """The real-valued inputs that lead to an output and have a batch dimension (a shared mask has none).
 
-    In a network of tokens alone, the embeddings of inputs.
+    In a network whose inputs are all tokens, their embeddings.
     """
     useful = [op for op in program.ops if op.index in program.useful]
     inputs = [op for op in useful if op.kind == "input"]
-    real = [op for op in inputs if is_real(program, op) and (None in op.shape or not program.dynamic_batch)]
+    real = [op for op in inputs if is_real(program, op) and program.layouts[op.index].samples is not None]
     if not real:
-        real = [op for op in useful if op.target.startswith("embedding") and op.inputs]
+        real = [op for op in useful if op_info(op.target).embedding and op.inputs]
     if not real:
         raise UsageError(
             f"{program.name} has neither a real-valued input nor an embedding of one that leads to its output, so "
-            "there is nothing by which to differentiate"
+            "there is nothing to differentiate by"
         )
     return tuple(real)
 
 
-def replacing(program: Program, ops: tuple[Op, ...], change: Callable[[Op, Tensor], Tensor]) -> Mapping[Edge, Patch]:
-    """Patches by which all readers of these ops get what `change` makes of their value, once in a pass."""
+def replace_values(
+    program: Program, ops: tuple[Op, ...], change: Callable[[Op, Tensor], Tensor]
+) -> Mapping[Edge, Patch]:
+    """Patches that give all readers of these ops `change(op, value)`, computed once in a pass."""
     changed: dict[int, Tensor] = {}
 
     def patch(op: Op) -> Patch:

@@ -1,4 +1,4 @@
-"""The Jacobian of one value of a pass by an earlier one, as products with vectors."""
+"""The Jacobian of one value of a pass with respect to an earlier one, as products with vectors."""
 
 import warnings
 from collections.abc import Collection
@@ -9,29 +9,29 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from skiplab.graph.interpreter import Edge, Execution, Patch
-from skiplab.measure.kernels import plain
+from skiplab.measure.kernels import unfused_kernels
 
 
 class Jacobian:
-    """J = ∂y/∂x for one sample, of shape (entries of y, entries of x); what else y depends on stays as it is.
+    """J = ∂y/∂x for one sample, of shape (entries of y, entries of x); other inputs of y are constant.
 
-    Jᵀu is a backward pass over the ops between x and y. Jv is a second one, over Jᵀu as a function of u: it is linear
-    in u, so that the u at which this is done does not matter. Where an operator's derivative has no derivative of
-    its own (hard sigmoid), Jv is a forward pass with tangents instead.
+    Jᵀu is a backward pass over the ops between x and y. Jv is a second one, over Jᵀu as a function of u; since it is
+    linear, any u will do. Where an operator's derivative is not differentiable (hard sigmoid), Jv is a forward pass
+    with tangents instead.
 
     Args:
-        execution: a pass that has just run the node `source`, and nothing behind it.
+        execution: a pass that has run up to the node `source`.
         source: name of the node whose value is x.
         target: name of a later node, whose value is y.
         row: the sample's index in the batch; the others keep their values.
-        zeroed: edges on which zeros arrive instead of the value.
+        zeroed: edges that pass zeros instead of their value.
     """
 
     def __init__(self, execution: Execution, source: str, target: str, row: int, zeroed: Collection[Edge] = ()) -> None:
         self.execution, self.source, self.target, self.row, self.zeroed = execution, source, target, row, zeroed
         self.whole = execution.recorded[source].detach()
         self.x = self.whole[row].clone().requires_grad_()
-        with torch.enable_grad(), plain(execution.program):
+        with torch.enable_grad(), unfused_kernels(execution.program):
             self.y = self._value(self.x)
         self.shape = (self.y.numel(), self.x.numel())
 
@@ -51,7 +51,7 @@ class Jacobian:
 
     @cached_property
     def _backward(self) -> tuple[Tensor, Tensor] | None:
-        """Jᵀu and u, with the graph from one to the other; None where an operator's derivative has none itself."""
+        """Jᵀu and u, with the graph from u to Jᵀu; None where an operator's derivative is not differentiable."""
         u = torch.zeros_like(self.y, requires_grad=True)
         try:
             product = _gradient(self.y, self.x, u, create_graph=True)
@@ -63,7 +63,7 @@ class Jacobian:
         return product, u
 
     def _tangent(self, v: Tensor) -> Tensor:
-        with warnings.catch_warnings(), torch.no_grad(), plain(self.execution.program):
+        with warnings.catch_warnings(), torch.no_grad(), unfused_kernels(self.execution.program):
             warnings.simplefilter("ignore", DeprecationWarning)  # torch's own rules for tangents are TorchScript
             with forward_ad.dual_level():
                 y, tangent = forward_ad.unpack_dual(self._value(forward_ad.make_dual(self.x.detach(), v)))

@@ -1,4 +1,4 @@
-"""Which of its kernels torch runs an operator with."""
+"""The kernels that torch runs operators with."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from skiplab.graph.program import Program
 
 
 @contextmanager
-def plain(program: Program) -> Iterator[None]:
-    """Attention and recurrent operators are run as the matrix products of which they are made.
+def unfused_kernels(program: Program) -> Iterator[None]:
+    """Runs attention and recurrent operators as their matrix products.
 
-    Their fused kernels have no second derivative and no tangents, and torch's counter of operations does not know
-    some of them. What else oneDNN or cuDNN would do is done without them only in a program that has a recurrent one.
+    Their fused kernels have no second derivative and no tangents, and torch's FLOP counter does not know some of
+    them. oneDNN and cuDNN are switched off only for a program with a recurrent operator.
     """
     with sdpa_kernel(SDPBackend.MATH):
         if not any(op.kind == "recurrent" for op in program.ops):
             yield
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of how oneDNN is switched off, and no concern of the user's
+            warnings.simplefilter("ignore", UserWarning)  # about how oneDNN is switched off
             with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
                 yield

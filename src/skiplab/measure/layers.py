@@ -1,10 +1,9 @@
-"""What a network without skip connections loses when one layer at a time is deleted, without retraining."""
+"""What a network loses when one layer at a time is deleted, without retraining; it needs no skip connections."""
 
 from collections import Counter
 from collections.abc import Iterable
 from typing import Unpack
 
-import pandas as pd
 from torch import Tensor
 
 from skiplab.data.bound_batches import Batch
@@ -12,29 +11,34 @@ from skiplab.graph.interpreter import Edge, Patch
 from skiplab.graph.ops import Op
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
+from skiplab.measure.lesion import COLUMNS_OF_CHANGE, sentences
 from skiplab.measure.lesions.resumable_pass import Passes, Running
-from skiplab.measure.lesions.runner import compared, names_of, plan, require_trained
+from skiplab.measure.lesions.runner import compare_networks, function_names, plan_passes, require_trained
 from skiplab.measure.lesions.spec import Lesion
+from skiplab.measure.losses import named_loss
+from skiplab.measure.protocol import ORDER, Measure
+from skiplab.measure.table import MeasureTable
+from skiplab.stats.columns import Column
 from skiplab.validation import checked
 
 
 def layers(
     program: Program,
     batches: Iterable[Batch],
-    loss: Loss,
+    loss: Loss | str,
     metric: Loss | None = None,
     **options: Unpack[Running],
-) -> pd.DataFrame:
-    """Change in loss when one layer at a time is deleted: what it takes goes on in place of what it gives.
+) -> MeasureTable:
+    """Change in loss when one layer at a time is deleted: its input takes the place of its output.
 
-    A layer is a convolution or a linear layer with the norms, activations and dropout that it alone feeds, and can be
-    deleted where it gives the shape that it takes. In a plain network this is what deleting a branch is in a
-    residual one. Veit et al. 2016, arXiv:1605.06431, §4.1, on VGG.
+    A layer is a convolution or a linear layer with the norms, activations and dropout that it alone feeds. It can be
+    deleted where its output has the shape of its input. In a plain network this corresponds to deleting a branch of
+    a residual one. Veit et al. 2016, arXiv:1605.06431, §4.1, on VGG.
 
     Args:
         program: the captured, trained network, with skip connections or without.
         batches: pairs (inputs, target).
-        loss: (output, target) -> mean over the batch, or one value a sample.
+        loss: (output, target) -> mean over the batch, or one value a sample; or the name of one ("cross-entropy").
         metric: a second quantity of the same form.
         options: see `Running`.
 
@@ -47,11 +51,11 @@ def layers(
     deletable = units(program)
     repeated = Counter(first.module for first, _ in deletable)
     lesions = [_bypass(program, unit, repeated[unit[0].module] > 1) for unit in deletable]
-    functions, seed = [loss] if metric is None else [loss, metric], options.get("seed", 0)
-    passes_of = plan(len(lesions), reestimate=options.get("reestimate", False))
-    identity = {"layers": [lesion.id for lesion in lesions], "functions": names_of(functions)}
+    functions, seed = [named_loss(loss), *([] if metric is None else [metric])], options.get("seed", 0)
+    passes_of = plan_passes(len(lesions), reestimate=options.get("reestimate", False))
+    identity = {"layers": [lesion.id for lesion in lesions], "functions": function_names(functions)}
     passes = Passes(program, batches, passes_of, options, identity)
-    return compared(passes, lesions, functions, seed)
+    return MeasureTable.of(__name__, compare_networks(passes, lesions, functions, seed))
 
 
 def units(program: Program) -> list[tuple[Op, Op]]:
@@ -61,7 +65,7 @@ def units(program: Program) -> list[tuple[Op, Op]]:
 
 
 def _last(program: Program, op: Op) -> Op:
-    """The end of the chain of what follows a layer, each the only reader of the one before, and of its shape."""
+    """The last of the ops after a layer that each alone read the one before and keep its shape."""
     while op.index not in program.outputs and len(program.users[op.index]) == 1:
         after = program.ops[program.users[op.index][0]]
         follows = after.kind in ("batch_norm", "norm", "activation") or after.target.endswith("dropout")
@@ -72,13 +76,13 @@ def _last(program: Program, op: Op) -> Op:
 
 
 def _bypass(program: Program, unit: tuple[Op, Op], repeated: bool) -> Lesion:
-    """What enters the unit takes the place of what leaves it, for all who read that."""
+    """The unit's input takes the place of its output, for all readers of that."""
     first, last = unit
     into = (first.name, program.ops[first.inputs[0]].name)
     out_of = [(reader.name, last.name) for reader in program.nodes[last.name].users]
 
     def patches(_: object) -> dict[Edge, Patch]:
-        taken: list[Tensor] = []  # by the layer, which runs although nothing reads it: it brings its input this far
+        taken: list[Tensor] = []  # the layer still runs, though nothing reads it: it passes its input on
 
         def take(value: Tensor) -> Tensor:
             taken[:] = [value]
@@ -88,3 +92,27 @@ def _bypass(program: Program, unit: tuple[Op, Op], repeated: bool) -> Lesion:
 
     name = f"{first.module}:{first.name}" if repeated or not first.module else first.module
     return Lesion(id=name, order=first.index, kind="layer", k=1, start=first.name, patches=patches)
+
+
+MEASURE = Measure(
+    function=layers,
+    run=lambda inputs: layers(
+        inputs.program, inputs.batches, inputs.loss, inputs.metric, **inputs.options, **inputs.running
+    ),
+    sentences=sentences,
+    columns=(
+        Column("layer", "id", doc="module path of the layer"),
+        ORDER,
+        Column("", "kind", doc='"layer"'),
+        Column("", "k", doc="1"),
+        *COLUMNS_OF_CHANGE,
+    ),
+    title="Layers",
+    reading="By how much the loss rises when one layer is deleted and its input takes its place, without retraining.",
+    chart="lesion",
+    options=("reestimate",),
+    needs_targets=True,
+    needs_skips=False,
+    needs_inference_graph=True,
+    reports_progress=True,
+)

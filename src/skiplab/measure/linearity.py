@@ -1,7 +1,7 @@
 """How far the map of each block, and of the whole network, is from an affine one."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,47 +9,52 @@ import torch
 from torch import Tensor
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, checked
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible, validate_batches
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Op, Program
 from skiplab.measure.affine import unexplained
-from skiplab.measure.batches import each, own_randomness
-from skiplab.measure.features import channels, first_real, fork_of, outputs, sampled
+from skiplab.measure.batches import map_batches, own_randomness
+from skiplab.measure.features import first_real, fork_of, outputs, sampled
+from skiplab.measure.protocol import SAMPLES, Measure
+from skiplab.measure.table import MeasureTable
+from skiplab.stats.columns import Column
+from skiplab.stats.wording import counted, extremes, finite_in, short
 
-_ROWS = 8192  # positions of all samples together that a fit is made of and scored on
-_TARGETS = 256  # directions to which outputs are reduced
+_ROWS = 8192  # positions, of all samples together, to fit and score on
+_TARGETS = 256  # numbers that an output is reduced to
 
 
 def linearity(
     program: Program, skips: Skips, batches: Iterable[Batch], samples: int = 512, seed: int = 0
-) -> pd.DataFrame:
-    """Three distances of a block's map f from an affine map: one fitted, one at midpoints, one from the identity.
+) -> MeasureTable:
+    """Three distances of a block's map f: from the best affine map, from being affine at midpoints, from the identity.
 
-    A block leads from a fork (of the first of the skips that share the merge) to the merge's value after the
-    activation that follows it. The network leads from its first real input, or the first embeddings of token ids,
-    to its first real output. All three are dimensionless, and invariant to the scale of f's output (the last one
-    to that of input and output together).
+    A block maps the fork (of the first of the skips that share the merge) to the merge's value after the activation
+    that follows it. The network maps its first real input, or the first embeddings of token ids, to its first real
+    output. All three are dimensionless and invariant to the scale of f's output (the last one to a common scale of
+    input and output).
 
     - nonlinearity: 1 − R² of the best affine map, ‖Y − Ŷ‖² / ‖Y − Ȳ‖²: fitted by ridge regression on every other
-      sample, scored on the rest, with the strength that has the least leave-one-out error on the former. 0 for an
-      affine f; 1 for no better than the mean; above 1 for worse. Where input and output are sequences
-      (N, T, C) of one length, the same map is fitted at each position (Razzhigaev et al. 2024, §3, for
-      Transformers), on at most 8,192 of them; else to whole flattened samples. With fewer `rows` than `features`
-      it has no way to be small even where f is affine: read it as an upper bound. An output of more than 256
-      numbers is reduced to 256 by a fixed random projection (count sketch), which keeps both sums in expectation.
-    - bend: E‖f((a+b)/2) − (f(a)+f(b))/2‖² / E‖(f(a)−f(b))/2‖² over pairs of inputs that follow each other in a
-      batch, what does not come from the fork kept as it is: exactly 0 for an affine f, needs no fit, and few samples.
+      sample, with the penalty of least leave-one-out error there, and scored on the rest. 0 for an affine f; 1 for no
+      better than the mean; above 1 for worse. For sequences (N, T, C) of one length in and out, one map is fitted to
+      all positions (Razzhigaev et al. 2024, §3, for Transformers), at most 8,192 of them; otherwise to whole
+      flattened samples. With fewer `rows` than `features` it cannot be small even for an affine f: read it as an
+      upper bound. An output of more than 256 numbers is reduced to 256 by a fixed random projection (count sketch),
+      which preserves both sums in expectation.
+    - bend: E‖f((a+b)/2) − (f(a)+f(b))/2‖² / E‖(f(a)−f(b))/2‖² over pairs of consecutive inputs in a batch, with
+      everything that does not come from the fork held constant: exactly 0 for an affine f; it needs no fit and few
+      samples.
     - distance_from_identity: E‖f(x) − x‖² / E‖x‖²; NaN where shapes differ.
 
-    Memory: the input of one block at a time for all the samples, since the network is run anew for each.
+    Memory: the input of one block at a time for all samples; the network runs again for each block.
 
     Args:
         program: the captured network.
         skips: those whose merges are measured.
         batches: pairs (inputs, target), of two samples or more for `bend`; the target is not used.
         samples: how many to measure on, from the first on.
-        seed: for the projection and the choice of positions, drawn apart from torch's own generator.
+        seed: for the projection and the choice of positions, drawn from a generator of its own.
 
     Returns:
         One row a block, in the order of the graph, then one for the network (id "network"): id, order, samples,
@@ -63,15 +68,16 @@ def linearity(
     maps = _maps(program, skips.check(program).require_merges())
     kept = _first(program, batches, samples)
     rows = [(name, *_measured(program, each_map, kept, seed)) for name, each_map in maps]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return MeasureTable.of(__name__, pd.DataFrame(rows, columns=_COLUMNS))
 
 
+NETWORK = "network"  # id of the row of the whole network
 _COLUMNS = "id order samples rows features nonlinearity bend distance_from_identity".split()
 
 
 @dataclass(frozen=True)
 class _Map:
-    """From the value of one op to that of a later one.
+    """The map from the value of one op to that of a later one.
 
     Attributes:
         sequence: whether both are sequences of the same length, with channels last.
@@ -84,7 +90,7 @@ class _Map:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """Of one batch: rows to fit, shape (samples, positions, features or targets), and sums of squares, shape (4,)."""
+    """From one batch: rows to fit, shape (samples, positions, features or targets), and sums of squares, shape (4,)."""
 
     inputs: Tensor
     outputs: Tensor
@@ -96,20 +102,19 @@ def _maps(program: Program, skips: Skips) -> list[tuple[str, _Map]]:
     ends = [(name, forks[name], op) for name, op in outputs(program, skips).items()]
     first, last = first_real(program, range(len(program.ops))), first_real(program, program.outputs)
     if first is not None and last is not None:
-        ends.append(("network", first, last))
+        ends.append((NETWORK, first, last))
     return [(name, _Map(a, b, _are_sequences(program, a, b))) for name, a, b in ends]
 
 
 def _are_sequences(program: Program, *ops: Op) -> bool:
-    return (
-        all(len(op.shape) == 3 and channels(program, op) == -1 for op in ops) and len({op.shape[1] for op in ops}) == 1
-    )
+    layouts = {program.layouts[op.index].positions for op in ops}
+    return layouts == {(1,)} and len({op.shape[1] for op in ops}) == 1
 
 
 def _first(program: Program, batches: Iterable[Batch], samples: int) -> list[Batch]:
     kept, count = [], 0
-    for given in checked(program, batches):
-        part = given.part(0, samples - count) if program.dynamic_batch else given
+    for given in validate_batches(program, batches):
+        part = given.part(0, samples - count) if divisible(program) else given
         kept.append((part.inputs, None))
         count += part.size
         if count >= samples:
@@ -121,8 +126,8 @@ def _first(program: Program, batches: Iterable[Batch], samples: int) -> list[Bat
 
 def _measured(program: Program, of: _Map, kept: list[Batch], seed: int) -> tuple:
     """A row of the table, without its id."""
-    reduce = _Reduction(of, sum(given.size for given in checked(program, kept)), seed)
-    seen = [result for _, result in each(program, kept, lambda given: _seen(program, given, of, reduce))]
+    reduce = _Reduction(of, sum(given.size for given in validate_batches(program, kept)), seed)
+    seen = [result for _, result in map_batches(program, kept, lambda given: _seen(program, given, of, reduce))]
     x, y = torch.cat([s.inputs for s in seen]), torch.cat([s.outputs for s in seen])
     fitted, scored = ((x[half::2].flatten(0, 1), y[half::2].flatten(0, 1)) for half in (0, 1))
     bent, spread, moved, size = torch.stack([s.sums for s in seen]).sum(0).tolist()
@@ -130,14 +135,14 @@ def _measured(program: Program, of: _Map, kept: list[Batch], seed: int) -> tuple
     return of.target.index, len(x), len(fitted[0]), x.shape[2], unexplained(fitted, scored), *ratios
 
 
-def _seen(program: Program, given: Given, of: _Map, reduce: "_Reduction") -> _Seen:
+def _seen(program: Program, given: BoundBatch, of: _Map, reduce: "_Reduction") -> _Seen:
     with torch.no_grad():
         execution = Execution(program, given.args, given.kwargs)
         a = sampled(program, given, of.source, execution.value(of.source.name), of.source.module or of.source.name)
 
         def f(value: Tensor) -> Tensor:
             patches = {(node.name, of.source.name): lambda _: value for node in program.nodes[of.source.name].users}
-            with own_randomness(program):  # dropout is no bend
+            with own_randomness(program):  # the same dropout at every point
                 return execution.fork(patches).value(of.target.name)
 
         b = a.roll(1, 0)
@@ -153,7 +158,7 @@ def _squares(value: Tensor) -> float:
 
 
 class _Reduction:
-    """Which rows of inputs and outputs enter the fit, and in what form; the same for all batches."""
+    """The rows of inputs and outputs that enter the fit, reduced in size; the same choice for all batches."""
 
     def __init__(self, of: _Map, samples: int, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -163,13 +168,13 @@ class _Reduction:
         self.bucket: Tensor | None = None
 
     def rows(self, value: Tensor) -> Tensor:
-        """Shape (samples, positions, channels); whole samples are rows of one position."""
+        """Shape (samples, positions, channels); a whole sample counts as one position."""
         if self.positions is None:
             return value.reshape(len(value), 1, -1)
         return value[:, self.positions.to(value.device)]
 
     def sketch(self, rows: Tensor) -> Tensor:
-        """Each number with a random sign, added to one of 256 at random (Charikar, Chen and Farach-Colton 2002)."""
+        """Adds each number, with a random sign, to a random one of 256 (Charikar, Chen and Farach-Colton 2002)."""
         size = rows.shape[-1]
         if size <= _TARGETS:
             return rows
@@ -178,3 +183,40 @@ class _Reduction:
             self.sign = torch.randint(2, (size,), generator=self.generator) * 2 - 1
         bucket, sign = self.bucket.to(rows.device), self.sign.to(rows)
         return rows.new_zeros(*rows.shape[:2], _TARGETS).index_add(2, bucket, rows * sign)
+
+
+def sentences(table: pd.DataFrame) -> Iterator[str]:
+    """What the best linear map leaves unexplained, and the bend."""
+    known = finite_in(table[table["id"] != NETWORK], "nonlinearity")
+    if known.empty:
+        return
+    few = int((known["rows"] < known["features"]).sum())
+    bound = f"; in {few} an upper bound, since there are fewer samples than features" if few else ""
+    yield (
+        f"The best linear map leaves {known['nonlinearity'].median():.0%} of what a block does unexplained in the "
+        f"median of {counted(known, 'skip')}: {extremes(known, 'nonlinearity', '.0%')}{bound}."
+    )
+    bend = finite_in(known, "bend")
+    if len(bend):
+        middle, span = short(bend["bend"].median()), extremes(bend, "bend")
+        yield f"Its bend halfway between two inputs, which needs no fit, is {middle} in the median: {span}."
+
+
+MEASURE = Measure(
+    function=linearity,
+    run=lambda inputs: linearity(inputs.program, inputs.skips, inputs.batches),
+    sentences=sentences,
+    columns=(
+        Column("skip", "id", doc='id of the block\'s first skip, or "network"'),
+        Column("", "order", doc="index of the block's output in the graph, to sort by"),
+        SAMPLES,
+        Column("", "rows", doc="number of rows that the map is fitted on"),
+        Column("", "features", doc="number of features of a row"),
+        Column("not linear", "nonlinearity", "share", doc="1 − R² of the best affine map"),
+        Column("bend", "bend", doc="squared deviation from affine at midpoints, relative"),
+        Column("from identity", "distance_from_identity", doc="E‖f(x) − x‖² / E‖x‖²"),
+    ),
+    title="Linearity",
+    reading="The part of each block that the best linear map does not explain, and the distance from the identity.",
+    chart="linearity",
+)

@@ -1,4 +1,4 @@
-"""Losses and metrics by name: functions (output, target) -> the batch's mean."""
+"""Losses and metrics by name, as functions (output, target) -> the batch's mean."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from skiplab.data.bound_batches import checked
+from skiplab.data.bound_batches import validate_batches
 from skiplab.errors import DataError, ModelError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
@@ -19,13 +19,13 @@ Function = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Named:
-    """A loss of torch's, of whatever a library's model returns.
+class NamedLoss:
+    """One of torch's losses, applied to whatever a library's model returns.
 
     Attributes:
-        function: torch's,  of (scores, target).
-        aligned: scores and target in the form that it takes.
-        wrong: whether each answer is wrong, from the same two; None where there is no right and wrong.
+        function: torch's, of (scores, target).
+        aligned: brings scores and target into the form that it takes.
+        wrong: whether each answer is wrong, from the same two; None for a loss without right and wrong.
     """
 
     function: Function
@@ -33,6 +33,7 @@ class Named:
     wrong: Function | None = None
 
     def __call__(self, output: Any, target: Tensor) -> Tensor:
+        """The batch's mean loss."""
         return self.function(*self.aligned(scores_of(output), target))
 
     def error(self, output: Any, target: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class Named:
         return self.wrong(scores, target).float().mean()
 
     def probe(self, output: Any, target: Tensor, generator: torch.Generator) -> Tensor:
-        """See `skiplab.measure.ggn_probe`."""
+        """The loss's Gauss–Newton probe; see `skiplab.measure.ggn_probe`."""
         return probe_of(self.function)(*self.aligned(scores_of(output), target), generator)
 
 
@@ -55,58 +56,69 @@ def _classes(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if scores.ndim > 2 and target.shape == scores.shape[:-1]:
         return scores.movedim(-1, 1), target
     raise DataError(
-        f"the model's output {_by(scores)} holds no classes for targets {_by(target)}: give --loss mse, bce or "
+        f"the model's output {_shape(scores)} has no classes for targets {_shape(target)}: use the loss mse, bce or "
         "file.py:callable(output, target)"
     )
 
 
 def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """torch would repeat the smaller of two shapes, and measure something else."""
+    """torch would broadcast the smaller of two shapes, and measure something else."""
     if scores.numel() != target.numel() or len(scores) != len(target):
         raise DataError(
-            f"the model's output {_by(scores)} and the targets {_by(target)} should have the same shape for this loss: "
-            "choose another --loss, such as cross-entropy for classes"
+            f"the model's output {_shape(scores)} and the targets {_shape(target)} should have the same shape for this "
+            "loss: use another one, such as cross-entropy for classes"
         )
     return scores.reshape(target.shape), target.to(scores.dtype)
 
 
-LOSSES: Mapping[str, Named] = {
-    "cross-entropy": Named(F.cross_entropy, _classes, lambda scores, target: scores.argmax(1) != target),
-    "mse": Named(F.mse_loss, _alike),
-    "bce": Named(F.binary_cross_entropy_with_logits, _alike, lambda scores, target: (scores > 0) != (target > 0.5)),
+LOSSES: Mapping[str, NamedLoss] = {
+    "cross-entropy": NamedLoss(F.cross_entropy, _classes, lambda scores, target: scores.argmax(1) != target),
+    "mse": NamedLoss(F.mse_loss, _alike),
+    "bce": NamedLoss(F.binary_cross_entropy_with_logits, _alike, lambda scores, target: (scores > 0) != (target > 0.5)),
 }
 
 
-def loss_of(spec: str) -> Function:
-    """A loss by name, or the user's own."""
-    return LOSSES[spec] if spec in LOSSES else _own(spec, "--loss", ", ".join(LOSSES))
+def named_loss(loss: Function | str) -> Function:
+    """A loss by its name in `LOSSES`; a function is returned unchanged."""
+    if not isinstance(loss, str):
+        return loss
+    if loss not in LOSSES:
+        raise UsageError(f"loss {loss!r}: choose {', '.join(LOSSES)}, or give a function (output, target) -> mean")
+    return LOSSES[loss]
 
 
-def metric_of(spec: str | None, loss: str) -> Function | None:
-    """The share of errors where the loss knows right and wrong, unless another or none is asked for."""
-    if spec not in (None, "error"):
-        return None if spec == "none" else _own(str(spec), "--metric", "error, none")
+def resolve_loss(loss: str) -> Function:
+    """A loss as the command line names it: by its name in `LOSSES`, or as file.py:callable."""
+    return LOSSES[loss] if loss in LOSSES else _import(loss, "loss", ", ".join(LOSSES))
+
+
+def resolve_metric(metric: str | None, loss: str) -> Function | None:
+    """A metric: file.py:callable, "none", or "error", the default where the loss has right and wrong."""
+    if metric not in (None, "error"):
+        return None if metric == "none" else _import(str(metric), "metric", "error, none")
     if loss in LOSSES and LOSSES[loss].wrong is not None:
         return LOSSES[loss].error
-    if spec == "error":
-        raise UsageError(f"--metric error counts wrong classes, which --loss {loss} has not: leave it out")
+    if metric == "error":
+        raise UsageError(f"the metric error counts wrong classes, and the loss {loss} has none: leave it out")
     return None
 
 
 def scores_of(output: Any) -> Tensor:
-    """The tensor that a loss is taken of: an output's `logits` or `out`, or its first tensor."""
+    """The tensor that a loss takes: an output's `logits` or `out`, or its first tensor."""
     if isinstance(output, Mapping):
         output = next((output[name] for name in ("logits", "out") if name in output), next(iter(output.values()), None))
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     if not isinstance(output, Tensor):
-        raise DataError(f"the model returns a {type(output).__name__}: give --loss file.py:callable(output, target)")
+        raise DataError(
+            f"the model returns a {type(output).__name__}: give a loss of your own, file.py:callable(output, target)"
+        )
     return output
 
 
 def try_on(program: Program, batches: Iterable[Any], functions: Iterable[Function | None], labels: Any) -> None:
-    """Runs the network and these functions on one batch, before anything takes long; see `check`."""
-    given = next(checked(program, batches))
+    """Runs the network and these functions on the first batch, to fail before the long work; see `check`."""
+    given = next(validate_batches(program, batches))
     with torch.no_grad():
         output = Execution(program, given.args, given.kwargs).finish()
         for function in functions:
@@ -115,10 +127,10 @@ def try_on(program: Program, batches: Iterable[Any], functions: Iterable[Functio
 
 
 def check(function: Function, output: Any, target: Any, labels: Any) -> None:
-    """Tries a loss or metric on one batch, before anything takes long; `labels` are all that are at hand."""
+    """DataError unless the function gives one number for a batch, and the model has a class for each label."""
     if function is LOSSES["cross-entropy"] and isinstance(labels, Tensor) and not labels.is_floating_point():
         known, highest = _classes(scores_of(output), target)[0].shape[1], int(labels.max())
-        if highest >= known:  # of which a GPU would say no more than that it failed
+        if highest >= known:  # on a GPU this is an assertion without a message
             raise DataError(
                 f"labels go up to {highest}, and the model has {known} classes: build it with more, such as with "
                 f"--kwargs '{{\"num_classes\": {highest + 1}}}', or give data with labels from 0"
@@ -128,29 +140,29 @@ def check(function: Function, output: Any, target: Any, labels: Any) -> None:
     except DataError:
         raise
     except Exception as error:
-        where = f"output {_told(output)} and target {_told(target)}"
+        where = f"output {_describe(output)} and target {_describe(target)}"
         raise DataError(f"the loss or metric fails on {where}: {type(error).__name__}: {error}") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise DataError(f"the loss or metric gives {_told(value)}: it should give the batch's mean, one number")
+        raise DataError(f"the loss or metric gives {_describe(value)}: it should give the batch's mean, one number")
 
 
-def _own(spec: str, option: str, names: str) -> Function:
+def _import(spec: str, kind: str, names: str) -> Function:
     owner, colon, name = spec.rpartition(":")
     if not colon:
-        raise UsageError(f"{option} {spec}: choose {names}, or file.py:callable(output, target)")
+        raise UsageError(f"{kind} {spec}: choose {names}, or file.py:callable(output, target)")
     try:
         module = module_of(owner)
     except ModelError as error:
-        raise UsageError(f"{option} {spec}: {error}") from error.__cause__
+        raise UsageError(f"{kind} {spec}: {error}") from error.__cause__
     found = getattr(module, name, None)
     if not callable(found):
-        raise UsageError(f"{option} {spec}: there is no function `{name}`")
+        raise UsageError(f"{kind} {spec}: there is no function `{name}`")
     return cast(Function, found)
 
 
-def _told(value: Any) -> str:
-    return _by(value) if isinstance(value, Tensor) else type(value).__name__
+def _describe(value: Any) -> str:
+    return _shape(value) if isinstance(value, Tensor) else type(value).__name__
 
 
-def _by(tensor: Tensor) -> str:
+def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"

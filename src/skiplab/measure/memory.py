@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
+from skiplab.data.bound_batches import sample_count
 from skiplab.graph.functionalize import viewed_operand
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.program import Program
@@ -22,9 +23,9 @@ class Life:
     """One piece of memory, which all views of a value share.
 
     Attributes:
-        name: the node that makes it.
+        name: the node that allocates it.
         born: position in the graph of that node.
-        dies: position of the last node that reads it, or any view of it; the output node for what is returned.
+        dies: position of the last node that reads it or a view of it; of the output node for returned values.
         bytes: its size, for as many samples as `samples(program)` says.
     """
 
@@ -37,10 +38,9 @@ class Life:
 def peak_bytes(program: Program) -> int:
     """The largest sum of live activations' bytes for one sample.
 
-    An activation lives from the node that makes it to the last that reads it or a view of it, and an input to its
-    last reader. Parameters, buffers and constants are not counted, nor what an operator needs for itself while it
-    runs, nor what autograd keeps for a backward pass. Of a program captured for one batch size alone, it is that
-    batch's peak divided by its number of samples.
+    An activation lives from the node that computes it to the last that reads it or a view of it, and an input until
+    its last reader. Not counted are parameters, buffers, constants, workspace of operators, and what autograd keeps
+    for a backward pass. For a program of one fixed batch size, it is that batch's peak divided by its samples.
     """
     return int(live_bytes(program).max())
 
@@ -48,7 +48,7 @@ def peak_bytes(program: Program) -> int:
 def live_bytes(program: Program, without: Collection[Edge] = ()) -> np.ndarray:
     """Bytes for one sample that are alive while each node runs; shape (nodes of the graph,).
 
-    without: edges (reader, operand) that are taken as cut; what nothing else reads is then not computed.
+    without: edges (reader, operand) to cut; values without another reader are then not computed.
     """
     change = np.zeros(len(program.nodes) + 1, dtype=np.int64)
     for life in lives(program, without):
@@ -77,11 +77,10 @@ def lives(program: Program, without: Collection[Edge] = ()) -> list[Life]:
 
 
 def samples(program: Program) -> int:
-    """How many samples the sizes in the graph stand for: one, unless it was captured for one batch size alone."""
+    """How many samples the sizes in the graph are for: one, unless the batch size is fixed."""
     if program.dynamic_batch:
         return 1
-    given = (x for x in program.flatten(*program.example) if isinstance(x, Tensor) and x.ndim)
-    return next((len(x) for x in given), 1)
+    return sample_count(program, program.flatten(*program.example))
 
 
 def _unread(nodes: list[Node], cut: frozenset[Edge]) -> set[Node]:
@@ -94,7 +93,7 @@ def _unread(nodes: list[Node], cut: frozenset[Edge]) -> set[Node]:
 
 
 def _storages(node: Node, known: dict[Node, tuple[_Storage, ...]]) -> Iterator[_Storage]:
-    """The memory that a node's value lies in; nothing for parameters and constants, and for views of them."""
+    """The memory of a node's value; none for parameters and constants, and for views of them."""
     if node.op not in ("placeholder", "call_function") or node.meta.get("lifted"):
         return
     whole = viewed_operand(node)
@@ -108,13 +107,13 @@ def _storages(node: Node, known: dict[Node, tuple[_Storage, ...]]) -> Iterator[_
 
 
 def _values(node: Node) -> list[Any]:
-    """The tensors, sizes or numbers that a node makes, as the graph knows them: without data."""
+    """The tensors, sizes or numbers that a node returns, as the graph records them: without data."""
     value = node.meta.get("val")
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _bytes(value: Any) -> int:
-    """Bytes of a tensor, with a batch of one where the batch may vary; none for what is no tensor."""
+    """Bytes of a tensor, with a free batch size as 1; 0 for anything else."""
     if not isinstance(value, Tensor):
         return 0
     return math.prod(_size(size) for size in value.shape) * value.element_size()
@@ -123,5 +122,5 @@ def _bytes(value: Any) -> int:
 def _size(size: Any) -> int:
     if isinstance(size, int):
         return size
-    expression = size.node.expr  # of the batch's size, the only one that may vary
+    expression = size.node.expr  # of the batch size, the only free one
     return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))

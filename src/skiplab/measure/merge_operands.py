@@ -1,4 +1,4 @@
-"""The operands of a merge as numbers by sample: what each brings into it."""
+"""The operands of a merge, and their values by sample."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,10 +16,10 @@ from skiplab.graph.program import Program
 Ready = Callable[[list[Tensor]], None]
 
 
-def gathered(program: Program, merge: Merge, ready: Ready) -> dict[Edge, Callable[[Any], Any]]:
-    """Patches that change nothing, and call `ready` with the operands, in order, once all have passed.
+def collect_operands(program: Program, merge: Merge, ready: Ready) -> dict[Edge, Callable[[Any], Any]]:
+    """Patches that change nothing and call `ready` with the operands, in order, once all have passed.
 
-    Those of an addition come in the sum's shape.
+    The operands of an addition are broadcast to the sum's shape.
     """
     seen: dict[int, Tensor] = {}
     places: dict[Edge, list[int]] = {}
@@ -49,28 +49,18 @@ def merges_of(program: Program, skips: Iterable[Skip]) -> dict[str, Merge]:
 def by_sample(program: Program, op: Op, value: Tensor, size: int) -> Tensor:
     """A value of `op` as (samples, everything else), in single precision at least.
 
-    Samples lie along the dimension that grows with the batch (the second one in a block that takes sequences first),
-    perhaps several entries each (the windows of an image). Where they cannot be told apart, the batch counts as one
-    sample.
+    A sample may have several entries along its dimension (the windows of an image). What all samples share, or where
+    they are not whole, counts as one sample.
     """
-    dim = sample_dimension(program, op, size)
-    value = value.reshape(1, -1) if dim is None else value.movedim(dim, 0).reshape(size, -1)
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    rows = program.layouts[op.index].by_sample(value, size)
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
-def sample_dimension(program: Program, op: Op, size: int) -> int | None:
-    """The dimension of an op's value along which a batch of `size` samples lies; None where there is none.
+def pad_stack(tables: list[Tensor]) -> Tensor:
+    """Stacks tables (samples, quantities) to (samples, tables, quantities), padded with NaN.
 
-    In a program of free batch size it is the one that grows with the batch; else the first, if it has that size.
+    A value shared by all samples has a table of one row.
     """
-    if program.dynamic_batch:
-        return next((i for i, n in enumerate(op.shape) if n is None), None)
-    return 0 if op.shape[:1] == (size,) else None
-
-
-def stacked(tables: list[Tensor]) -> Tensor:
-    """(samples, tables, quantities) of tables (samples, quantities); the one row of a value shared by all samples
-    is followed by NaN."""
     size = max(map(len, tables))
     nothing = [table.new_full((size - len(table), *table.shape[1:]), torch.nan) for table in tables]
     return torch.stack([torch.cat(pair) for pair in zip(tables, nothing, strict=True)], dim=1)

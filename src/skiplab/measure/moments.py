@@ -5,13 +5,13 @@ from torch import Tensor
 
 
 class Moments:
-    """Of columns of numbers, NaN left out, in constant memory; Chan et al. 1983's way of joining two parts."""
+    """Of columns of numbers, without NaN, in constant memory; two parts are combined as in Chan et al. 1983."""
 
     def __init__(self) -> None:
         self.count = self.mean = self.squares = torch.zeros((), dtype=torch.double)
 
     def add(self, values: Tensor) -> None:
-        """values: (samples, …): each entry beyond the first dimension is a column of its own."""
+        """values: (samples, …): each entry beyond the first dimension is one column."""
         values = values.detach().double().cpu()
         known = ~values.isnan()
         count = known.sum(0).double()
@@ -30,3 +30,9 @@ class Moments:
     def deviations(self) -> Tensor:
         """Of a sample (n − 1); NaN where there were fewer than two numbers."""
         return torch.where(self.count > 1, self.squares / (self.count - 1), torch.nan).sqrt()
+
+    def columns(self) -> list[list[float]]:
+        """For values (samples, rows, quantities), the list mean, deviation, mean, deviation, … of each row."""
+        if not self.mean.ndim:  # nothing was added
+            return []
+        return torch.stack([self.means(), self.deviations()], dim=-1).flatten(1).tolist()

@@ -1,22 +1,22 @@
-"""Where NaN and infinities come from."""
+"""Where NaN and infinity come from."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
-from skiplab.data.bound_batches import Given
+from skiplab.data.bound_batches import BoundBatch
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 
-def blame(program: Program, given: Given) -> str:
-    """A sentence: the input, the weight or the layer in which the first NaN, or else infinity, of a pass arises.
+def find_origin(program: Program, given: BoundBatch) -> str:
+    """A sentence that names the input, weight or layer where the first NaN of a pass, or else infinity, arises.
 
-    From the first op with a NaN it goes back over operands that are not finite (an overflow becomes NaN only
-    later), so that the minus infinities of a mask that do no harm are not named.
+    From the first op with a NaN it goes back over operands that are not finite (an overflow becomes NaN only later),
+    so that harmless minus infinities of a mask are not named.
     """
     for number, value in enumerate(program.flatten(given.args, given.kwargs)):
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
@@ -26,7 +26,7 @@ def blame(program: Program, given: Given) -> str:
             return f"input {number} holds NaN or infinity in sample {some} of the batch: clean the data"
     for node, name in program.parameters.items():
         if node in program.tensors and not program.tensors[node].isfinite().all():
-            return f"the weight `{name}` holds NaN or infinity: it was so before the measure"
+            return f"the weight `{name}` holds NaN or infinity: it did before the measure"
     wrong = _Inspection(program, given).inspected()
     outputs = {program.ops[index].name for index in program.outputs}
     first = next((n for n, kind in wrong.items() if kind == "NaN"), None) or next(
@@ -34,8 +34,8 @@ def blame(program: Program, given: Given) -> str:
     )
     if first is None:
         return (
-            "the network's outputs are finite, so it is the loss function that makes it of them, or the way back "
-            "through the gradient of a root, norm or logarithm at zero"
+            "the network's outputs are finite, so it arises in the loss function, or in the gradient of a root, norm "
+            "or logarithm at zero"
         )
     origin = _origin(first, wrong)
     text = f"the first {wrong[origin]} arises in {_place(program, origin)}"
@@ -45,9 +45,9 @@ def blame(program: Program, given: Given) -> str:
 
 
 class _Inspection(Execution):
-    """A pass that notes which nodes' values are not finite, and how, in the graph's order."""
+    """A pass that records which nodes' values are not finite, and how, in the graph's order."""
 
-    def __init__(self, program: Program, given: Given) -> None:
+    def __init__(self, program: Program, given: BoundBatch) -> None:
         super().__init__(program, given.args, given.kwargs)
         self.wrong: dict[Node, str] = {}
 

@@ -1,7 +1,8 @@
-"""The network that a measure runs on: as it is, without its shortcuts, with fresh weights, or both."""
+"""The network that a measure runs on: the original one, without its shortcuts, with fresh weights, or both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,40 +14,46 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Patch
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Op, Program
-
-NAMES = ("as it is", "twin", "reinitialised", "reinitialised twin")
+from skiplab.measure.choices import NETWORKS
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What an `Execution` changes to run it: values on edges, and tensors by placeholder."""
+    """A network as changes of an `Execution`: values on edges, and tensors by placeholder."""
 
     name: str
     edges: Mapping[Edge, Patch] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-AS_IT_IS = Variant(NAMES[0])
+ORIGINAL = Variant("original")
+
+
+def check_networks(options: Mapping[str, Any]) -> None:
+    """UsageError for a name among `networks` that is none of `NETWORKS`."""
+    for name in options.get("networks", ()):
+        if name not in NETWORKS:
+            raise UsageError(f"network {name!r}: choose of {', '.join(NETWORKS)}")
 
 
 def variants(program: Program, skips: Skips, names: Sequence[str], seed: int = 0) -> list[Variant]:
-    """The variants of those names (of `NAMES`).
+    """The variants of those names (of `NETWORKS`).
 
-    In the *twin* zeros arrive at each merge where its shortcut's value would, so that weights, shapes and concats
-    stay as they are. *Reinitialised* weights are drawn from `seed`: kernels and matrices normal with variance
+    In the *plain* network zeros arrive at each merge in place of its shortcut's value, so that weights, shapes and
+    concats do not change. *Reinitialized* weights are drawn from `seed`: kernels and matrices normal with variance
     2 / fan-in (He et al. 2015, arXiv:1502.01852, eq. 10), norms to weight 1 and bias 0 with running statistics 0
-    and 1, other biases 0; whatever else the network learns (position embeddings, layer-scale) stays as it is.
+    and 1, other biases 0; all other parameters (position embeddings, layer-scale) keep their values.
     """
-    for name in names:
-        if name not in NAMES:
-            raise UsageError(f"network {name!r}: choose of {', '.join(NAMES)}")
+    check_networks({"networks": names})
     zeros = {edge: torch.zeros_like for skip in skips for edge in shortcut_edges(program, skip)}
-    anew = [name for name in names if name.startswith("reinitialised")]
-    fresh = _reinitialised(program, seed) if anew else {}
-    return [Variant(name, zeros if name.endswith("twin") else {}, fresh if name in anew else {}) for name in names]
+    reinitialized = [name for name in names if name.startswith("reinitialized")]
+    fresh = _fresh_tensors(program, seed) if reinitialized else {}
+    return [
+        Variant(name, zeros if name.endswith("plain") else {}, fresh if name in reinitialized else {}) for name in names
+    ]
 
 
-def _reinitialised(program: Program, seed: int) -> dict[str, Tensor]:
+def _fresh_tensors(program: Program, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     fresh: dict[str, Tensor] = {}
     for op in program.ops:
@@ -66,7 +73,7 @@ _NORM_START = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1
 
 
 def _kernel(op: Op, role: str, old: Tensor, generator: torch.Generator) -> Tensor:
-    """Fan-in lies along the first dimension of a matrix multiplied from the right, and of a transposed kernel."""
+    """Drawn by fan-in, which is the first dimension of a right-hand matrix and of a transposed kernel."""
     fresh = torch.empty(old.shape, dtype=torch.float32)  # on the CPU: the same numbers on every device
     inputs_first = role in ("mat2", "other", "tensor2") or "conv_transpose" in op.target
     mode = "fan_out" if inputs_first else "fan_in"
@@ -74,7 +81,7 @@ def _kernel(op: Op, role: str, old: Tensor, generator: torch.Generator) -> Tenso
 
 
 def _roles(node: Node) -> dict[str, Node]:
-    """An operator's operands by the name of the parameter that takes them; parts of a list are numbered."""
+    """An operator's operands by the names in its schema; entries of a list are numbered."""
     schema = getattr(node.target, "_schema", None)
     names = [argument.name for argument in schema.arguments] if schema else []
     found: dict[str, Node] = {}
@@ -87,7 +94,7 @@ def _roles(node: Node) -> dict[str, Node]:
 
 
 def _placeholder(node: Node) -> str:
-    """The tensor that an operand is, or is a mere cast or view of."""
+    """The tensor that an operand is, or is a cast or view of."""
     while node.op == "call_function" and len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
     return node.name

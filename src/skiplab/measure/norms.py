@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-_SAFE = (1e-15, 1e15)  # norms whose squares, and those of entries that matter to them, fit into single precision
+_SAFE = (1e-15, 1e15)  # norms whose squares fit into single precision, and those of their larger entries
 
 
 def norm(value: Tensor, dim: int | None = None) -> Tensor:
     """In double precision: the squares of a vanishing gradient underflow in single.
 
-    On a CPU the detour by double costs forty times the norm itself, so it is taken only where the norm in single
-    precision says so.
+    On a CPU double precision takes forty times as long, so it is used only where the norm in single precision is
+    out of range.
     """
     if value.device.type == "cpu" and value.dtype == torch.float32:
         found = torch.linalg.vector_norm(value, dim=dim)

@@ -1,4 +1,4 @@
-"""One pass over each batch, forward and if need be backward, on which any number of observers look."""
+"""One pass over each batch, forward and if needed backward, that any number of observers share."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,27 +8,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, Given
-from skiplab.graph.interpreter import Edge, Execution, Patch, frozen
+from skiplab.data.bound_batches import Batch, BoundBatch
+from skiplab.graph.interpreter import Edge, Execution, Patch, detached_tensors
 from skiplab.graph.program import Program
-from skiplab.measure.batches import Loss, each, loss_of
-from skiplab.measure.network_variants import AS_IT_IS, Variant
+from skiplab.measure.batches import Loss, batch_loss, map_batches
+from skiplab.measure.network_variants import ORIGINAL, Variant
 
 Gradients = Mapping[str, Tensor]  # by the parameter's name in the model
 
 
 @dataclass(frozen=True)
-class Look:
+class Hooks:
     """What one observer wants to see of one batch.
 
     Attributes:
-        edges: for an edge, a function of the value that passes; what it returns goes on in its place.
-        values: for an op, a function that is shown its value.
-        keep: called when the pass is over, with the gradients of the weights if there was a backward pass. Only
-            then does the observer change, since a batch that fills the memory is looked at again in halves.
+        commit: called after the pass, with the gradients of the weights if there was a backward pass. The observer
+            must not change before that, since a batch that does not fit into memory is run again in halves.
+        edges: for an edge, a function of the value that passes; the value that it returns goes on.
+        values: for an op, a function that is called with its value.
     """
 
-    keep: Callable[[Gradients], None]
+    commit: Callable[[Gradients], None]
     edges: Mapping[Edge, Patch] = field(default_factory=dict)
     values: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
 
@@ -39,9 +39,13 @@ class Observer(Protocol):
 
     backward: bool  # whether it needs gradients
 
-    def look(self, given: Given) -> Look: ...
+    def make_hooks(self, given: BoundBatch) -> Hooks:
+        """Fresh hooks for one batch."""
+        ...
 
-    def table(self) -> pd.DataFrame: ...
+    def table(self) -> pd.DataFrame:
+        """The result over all batches so far."""
+        ...
 
 
 def observe(
@@ -49,52 +53,53 @@ def observe(
     batches: Iterable[Batch],
     observers: Sequence[Observer],
     loss: Loss | None = None,
-    variant: Variant = AS_IT_IS,
+    variant: Variant = ORIGINAL,
 ) -> None:
-    """Runs each batch once for all observers; `loss` is needed where one of them wants gradients."""
-
+    """Runs each batch once for all observers; `loss` is needed when one of them needs gradients."""
     backward = any(observer.backward for observer in observers)
 
-    def work(given: Given) -> tuple[list[Look], Gradients]:
-        looks = [observer.look(given) for observer in observers]
+    def work(given: BoundBatch) -> tuple[list[Hooks], Gradients]:
+        hooks = [observer.make_hooks(given) for observer in observers]
         grads = (
-            _backward(program, given, looks, loss, variant) if backward else _forward(program, given, looks, variant)
+            _backward(program, given, hooks, loss, variant) if backward else _forward(program, given, hooks, variant)
         )
-        return looks, grads
+        return hooks, grads
 
-    for _, (looks, grads) in each(program, batches, work):
-        for look in looks:
-            look.keep(grads)
+    for _, (hooks, grads) in map_batches(program, batches, work):
+        for each in hooks:
+            each.commit(grads)
 
 
-def _forward(program: Program, given: Given, looks: Sequence[Look], variant: Variant) -> Gradients:
+def _forward(program: Program, given: BoundBatch, hooks: Sequence[Hooks], variant: Variant) -> Gradients:
     with torch.no_grad():
-        _execution(program, given, looks, variant, {}).finish()
+        _execution(program, given, hooks, variant, {}).finish()
     return {}
 
 
-def _backward(program: Program, given: Given, looks: Sequence[Look], loss: Loss | None, variant: Variant) -> Gradients:
+def _backward(
+    program: Program, given: BoundBatch, hooks: Sequence[Hooks], loss: Loss | None, variant: Variant
+) -> Gradients:
     weights = _leaves(program, variant)
     with torch.inference_mode(False), torch.enable_grad():
-        output = _execution(program, given, looks, variant, weights).finish()
-        value = loss_of(program, given, loss, output)
-        value.backward()  # into tensors of this pass's own: it also reaches what observers have made leaves of
+        output = _execution(program, given, hooks, variant, weights).finish()
+        value = batch_loss(program, given, loss, output)
+        value.backward()  # into tensors of this pass alone; it also reaches the leaves that observers have made
     grads = {program.parameters[node]: (weight, weight.grad) for node, weight in weights.items()}
     return {name: torch.zeros_like(weight) if grad is None else grad for name, (weight, grad) in grads.items()}
 
 
 def _execution(
-    program: Program, given: Given, looks: Sequence[Look], variant: Variant, weights: Mapping[str, Tensor]
+    program: Program, given: BoundBatch, hooks: Sequence[Hooks], variant: Variant, weights: Mapping[str, Tensor]
 ) -> Execution:
     patches: dict[Edge, Patch] = {}
     watch: dict[str, Callable[[Any], None]] = {}
-    for look in (*looks, variant):
-        for edge, patch in look.edges.items():
+    for each in (*hooks, variant):
+        for edge, patch in each.edges.items():
             patches[edge] = _then(patches[edge], patch) if edge in patches else patch
-    for look in looks:
-        for name, see in look.values.items():
+    for each in hooks:
+        for name, see in each.values.items():
             watch[name] = _both(watch[name], see) if name in watch else see
-    tensors = {**frozen(program), **variant.tensors, **weights}
+    tensors = {**detached_tensors(program), **variant.tensors, **weights}
     return Execution(program, given.args, given.kwargs, watch=watch, patches=patches, tensors=tensors)
 
 
@@ -111,6 +116,6 @@ def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callab
 
 
 def _leaves(program: Program, variant: Variant) -> dict[str, Tensor]:
-    """Every real-valued parameter, ready to be differentiated; frozen ones too."""
+    """Every real-valued parameter as a leaf that requires a gradient, frozen ones included."""
     bound = {name: variant.tensors.get(name, program.tensors[name]) for name in program.parameters}
     return {name: t.detach().requires_grad_() for name, t in bound.items() if t.is_floating_point()}

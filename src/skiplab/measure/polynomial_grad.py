@@ -1,7 +1,7 @@
 """Multiplication by a formal variable z, for gradients that are polynomials in z.
 
-The coefficients of a polynomial lie along the dimension over which `torch.func.vmap` maps a backward pass; to
-multiply by z is to shift them by one.
+The coefficients of a polynomial lie along the dimension that `torch.func.vmap` maps a backward pass over;
+multiplication by z shifts them by one.
 """
 
 from typing import Any
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 
-def raised(value: Tensor) -> Tensor:
-    """The value itself, whose gradient is multiplied by z on its way back."""
-    return _Raised.apply(value) if value.requires_grad else value  # type: ignore[return-value]
+def times_z(value: Tensor) -> Tensor:
+    """The value itself; its gradient is multiplied by z in the backward pass."""
+    return _TimesZ.apply(value) if value.requires_grad else value  # type: ignore[return-value]
 
 
-class _Raised(torch.autograd.Function):
+class _TimesZ(torch.autograd.Function):
     @staticmethod
     def forward(value: Tensor) -> Tensor:
         return value.view_as(value)
@@ -26,11 +26,11 @@ class _Raised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # noqa: ARG004 (the base class names it)
-        return _Shifted.apply(grads[0])
+        return _Shift.apply(grads[0])
 
 
-class _Shifted(torch.autograd.Function):
-    """Has a meaning only under `vmap`: alone, a gradient is the coefficient of z⁰, and moves out of sight."""
+class _Shift(torch.autograd.Function):
+    """For use under `vmap`: a gradient alone is the coefficient of z⁰, and is shifted out."""
 
     @staticmethod
     def forward(grad: Tensor) -> Tensor:

@@ -1,22 +1,26 @@
 """How fast the gradient of the input turns into noise when the input moves."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, Given, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_again
 from skiplab.errors import UsageError
-from skiplab.graph.interpreter import Execution, frozen
+from skiplab.graph.interpreter import Execution, detached_tensors
 from skiplab.graph.program import Op, Program
-from skiplab.measure.batches import each, finite, own_randomness
-from skiplab.measure.input_leaves import replacing, starts
-from skiplab.measure.merge_operands import by_sample, sample_dimension
+from skiplab.graph.torch_compat import pytree
+from skiplab.measure.batches import finite, map_batches, own_randomness
+from skiplab.measure.input_leaves import input_leaves, replace_values
+from skiplab.measure.merge_operands import by_sample
 from skiplab.measure.moments import Moments
-from skiplab.measure.network_variants import Variant, variants
+from skiplab.measure.network_variants import Variant, check_networks, variants
+from skiplab.measure.protocol import SAMPLES, Measure
+from skiplab.measure.table import MeasureTable
+from skiplab.stats.columns import Column
+from skiplab.stats.wording import finite_in, interval_of, within
 
 DISTANCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -25,23 +29,23 @@ def shattering(
     program: Program,
     skips: Skips,
     batches: Iterable[Batch],
-    networks: Sequence[str] = ("as it is", "twin"),
+    networks: Sequence[str] = ("original", "plain"),
     distances: Sequence[float] = DISTANCES,
     seed: int = 0,
-) -> pd.DataFrame:
-    """Correlation of the input's gradient with that at an input nearby, by their distance.
+) -> MeasureTable:
+    """Correlation of the input's gradient with the gradient at a nearby input, by their distance.
 
     With f a fixed random projection of the network's output (normal, from `seed`), x a sample and δ a random
     direction: the cosine of ∂f/∂x and ∂f/∂x at x + distance · ‖x‖ · δ / ‖δ‖, over all entries of the sample. Near 1
     the gradient is smooth; near 0 it is white noise. Dimensionless, invariant to the scale of output and input; mean
     and standard deviation over samples. After Balduzzi et al. 2017, "The Shattered Gradients Problem",
-    arXiv:1702.08591, §2, there along a line and at initialisation: capture with `train=True`, or ask for
-    "reinitialised" networks. For tokens x are their embeddings.
+    arXiv:1702.08591, §2, who measure along a line and at initialization: capture with `train=True`, or measure
+    "reinitialized" networks. For tokens x are their embeddings.
 
     Args:
-        program, skips, batches: what is measured, and on what; targets are not used. Batches that can be gone
-            through again where there are several networks.
-        networks: of "as it is"; "twin", without the skips' shortcuts; "reinitialised"; "reinitialised twin".
+        program, skips, batches: the network and its data, without targets; batches that can be read again when there
+            are several networks.
+        networks: of "original"; "plain", without the skips' shortcuts; "reinitialized"; "reinitialized plain".
         distances: relative to the sample's own norm, above 0.
         seed: of the projection, the directions and the fresh weights.
 
@@ -56,26 +60,28 @@ def shattering(
     for variant in variants(program, skips.check(program).require_merges(), networks, seed):
         moments, samples = Moments(), 0
         nearby = _Nearby(program, variant, distances, seed)
-        for given, correlations in each(program, batches, nearby.correlations):
+        for given, correlations in map_batches(program, batches, nearby.correlations):
             moments.add(correlations)
             samples += given.size
         pairs = zip(distances, moments.means().tolist(), moments.deviations().tolist(), strict=True)
         rows += [(variant.name, distance, samples, mean, deviation) for distance, mean, deviation in pairs]
-    return pd.DataFrame(rows, columns=["network", "distance", "samples", "correlation", "correlation_std"])
+    return MeasureTable.of(
+        __name__, pd.DataFrame(rows, columns=["network", "distance", "samples", "correlation", "correlation_std"])
+    )
 
 
 class _Nearby:
     def __init__(self, program: Program, variant: Variant, distances: Sequence[float], seed: int) -> None:
         self.program, self.variant, self.distances, self.seed = program, variant, distances, seed
-        self.origin = starts(program)
-        self.tensors = {**frozen(program), **variant.tensors}
+        self.origin = input_leaves(program)
+        self.tensors = {**detached_tensors(program), **variant.tensors}
 
-    def correlations(self, given: Given) -> Tensor:
+    def correlations(self, given: BoundBatch) -> Tensor:
         """(samples, distances); NaN where a gradient is zero."""
         here = self._gradient(given, 0.0)
         return torch.stack([_cosine(here, self._gradient(given, each)) for each in self.distances], dim=1)
 
-    def _gradient(self, given: Given, distance: float) -> Tensor:
+    def _gradient(self, given: BoundBatch, distance: float) -> Tensor:
         """(samples, entries) of the projected output's gradient at the given distance from the samples."""
         generator = torch.Generator().manual_seed(self.seed)  # the same directions for every distance
         leaves: list[Tensor] = []
@@ -85,7 +91,7 @@ class _Nearby:
             leaves.append(moved.requires_grad_())
             return leaves[-1]
 
-        patches = {**self.variant.edges, **replacing(self.program, self.origin, leaf)}
+        patches = {**self.variant.edges, **replace_values(self.program, self.origin, leaf)}
         with own_randomness(self.program), torch.inference_mode(False), torch.enable_grad():  # dropout is the same
             execution = Execution(self.program, given.args, given.kwargs, patches=patches, tensors=self.tensors)
             ends = [t for t in pytree.tree_leaves(execution.finish()) if isinstance(t, Tensor) and t.requires_grad]
@@ -104,12 +110,7 @@ class _Nearby:
             return noise
         rows, norms = by_sample(self.program, op, noise, size), by_sample(self.program, op, value, size).norm(dim=1)
         scale = norms / rows.norm(dim=1)
-        dim = sample_dimension(self.program, op, size)
-        if dim is None:
-            return noise * scale.to(value)
-        shape = [1] * value.ndim
-        shape[dim] = value.shape[dim]
-        return noise * scale.repeat_interleave(value.shape[dim] // len(scale)).reshape(shape).to(value)
+        return noise * self.program.layouts[op.index].spread(scale, value).to(value)
 
 
 def _normal(like: Tensor, seed: int) -> Tensor:
@@ -119,3 +120,36 @@ def _normal(like: Tensor, seed: int) -> Tensor:
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.double(), b.double()
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def sentences(table: pd.DataFrame) -> Iterator[str]:
+    """At the distance at which the networks differ most."""
+    known = finite_in(table, "correlation")
+    if known.empty:
+        return
+    by_distance = known.groupby("distance")["correlation"]
+    distance = float((by_distance.max() - by_distance.min()).idxmax())  # type: ignore[arg-type]
+    rows = known[known["distance"] == distance]
+    parts = [
+        f"{row['correlation']:+.2f}{within(interval_of(row, 'correlation'), '+.2f')} in the {row['network']} network"
+        for _, row in rows.iterrows()
+    ]
+    yield f"At a distance of {distance:g} of the input's norm its gradients correlate by {', '.join(parts)}."
+
+
+MEASURE = Measure(
+    function=shattering,
+    run=lambda inputs: shattering(inputs.program, inputs.skips, inputs.batches, **inputs.options),
+    sentences=sentences,
+    columns=(
+        Column("network", "network", "text", doc="the network that the gradient is of"),
+        Column("distance", "distance", doc="distance of the two inputs", unit="norm of the input"),
+        SAMPLES,
+        Column("correlation", "correlation", "std", doc="cosine of the gradients at the two inputs"),
+    ),
+    title="Shattering",
+    reading="Correlation of the gradients at an input and at a nearby one; bands: 95 % interval over samples.",
+    chart="shattering",
+    options=("networks",),
+    check=check_networks,
+)

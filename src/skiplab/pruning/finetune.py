@@ -1,4 +1,4 @@
-"""A few epochs of training for a network that has lost blocks."""
+"""Training of a network after pruning."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from skiplab.training.recipe import Recipe
 def finetuned(
     program: Program, data: DataSet, recipe: Recipe, on_epoch: Callable[[Row], None] | None = None
 ) -> Program:
-    """The network with the weights that it has after training; the one given keeps its own.
+    """Trains a program and returns it with the trained weights; the given program keeps its own.
 
     Args:
         program: an inference graph; in training its batch norms and dropouts follow the mode (`Program.module`).
-        data: what it learns from.
-        recipe: how. A small learning rate, such as a tenth of that of the first training, is usual.
+        data: the data to train on.
+        recipe: how to train. A small learning rate, such as a tenth of that of the first training, is usual.
         on_epoch: called with each new row of the history; see `fit`.
     """
     trained = fit(program.module(), data, recipe, on_epoch=on_epoch, device=_device(program)).model
@@ -30,5 +30,5 @@ def finetuned(
 
 
 def _device(program: Program) -> str:
-    """Where the network lies, and is trained."""
+    """The device of the program's tensors."""
     return str(next(iter(program.tensors.values())).device)

@@ -1,8 +1,7 @@
-"""Which block is missed least: the orders in which blocks are removed."""
+"""Ranking of blocks by what their removal costs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -13,14 +12,19 @@ from skiplab.measure import estimate, lesion
 from skiplab.measure.batches import Loss
 from skiplab.measure.ggn_probe import Probe
 from skiplab.pruning.block_influence import influence
+from skiplab.pruning.options import Criterion
 from skiplab.pruning.units import Unit
-
-Criterion = Literal["lesion", "influence", "random", "first", "last"]
 
 
 @dataclass(frozen=True)
 class Lesions:
-    """How lesions are measured: of `candidates` units exactly; `probe` is what the estimate may need of a loss."""
+    """How lesions are measured.
+
+    Attributes:
+        loss: (output, target) -> mean over the batch.
+        candidates: number of units whose lesion is measured exactly.
+        probe: what the estimate needs where `loss` is not torch's own.
+    """
 
     loss: Loss
     candidates: int
@@ -30,11 +34,11 @@ class Lesions:
 def ranked(
     program: Program, units: Sequence[Unit], batches: Iterable[Batch], by: Criterion, lesions: Lesions
 ) -> list[tuple[Unit, float]]:
-    """Units with their scores, the one that is missed least first.
+    """Units with their scores, the least missed first.
 
-    "lesion": the change in loss when the unit's branches are deleted: estimated of all from two gradients, and exact
-    for the candidates, those with the lowest estimates, which come first. "influence": see
-    `skiplab.pruning.block_influence`. "first" and "last": by place in the network, score 0.
+    "lesion": the change in loss without the unit's branches. It is estimated for all units from two gradients, and
+    exact for the candidates, those with the lowest estimates, which come first. "influence": see
+    `skiplab.pruning.block_influence`. "first" and "last": by place in the network, with score 0.
     """
     if by == "lesion":
         return _by_lesion(program, units, batches, lesions)
@@ -45,6 +49,7 @@ def ranked(
 
 
 def shuffled(units: Sequence[Unit], seed: int) -> list[Unit]:
+    """The units in random order."""
     order = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed))
     return [units[place] for place in order.tolist()]
 
@@ -52,29 +57,29 @@ def shuffled(units: Sequence[Unit], seed: int) -> list[Unit]:
 def _by_lesion(
     program: Program, units: Sequence[Unit], batches: Iterable[Batch], lesions: Lesions
 ) -> list[tuple[Unit, float]]:
-    guessed = dict.fromkeys(units, 0.0)
+    estimates = dict.fromkeys(units, 0.0)
     if lesions.candidates < len(units):
-        guessed = _estimated(program, units, batches, lesions)
-    order = sorted(units, key=lambda unit: guessed[unit])
-    near, far = order[: lesions.candidates], order[lesions.candidates :]
-    exact = _exact(program, near, batches, lesions.loss)
-    first = sorted(near, key=lambda unit: exact[unit])
-    return [(unit, exact[unit]) for unit in first] + [(unit, guessed[unit]) for unit in far]
+        estimates = _estimated(program, units, batches, lesions)
+    order = sorted(units, key=lambda unit: estimates[unit])
+    candidates, others = order[: lesions.candidates], order[lesions.candidates :]
+    exact = _exact(program, candidates, batches, lesions.loss)
+    first = sorted(candidates, key=lambda unit: exact[unit])
+    return [(unit, exact[unit]) for unit in first] + [(unit, estimates[unit]) for unit in others]
 
 
 def _estimated(
     program: Program, units: Sequence[Unit], batches: Iterable[Batch], lesions: Lesions
 ) -> dict[Unit, float]:
-    table = estimate(program, _of(units), batches, lesions.loss, lesions.probe, exact=0)
+    table = estimate(program, _skips(units), batches, lesions.loss, lesions.probe, exact=0)
     changes = table.set_index("id")["loss_change"]
     return {unit: sum(float(changes[skip.id]) for skip in unit.skips) for unit in units}
 
 
 def _exact(program: Program, units: Sequence[Unit], batches: Iterable[Batch], loss: Loss) -> dict[Unit, float]:
     groups = [[skip.id for skip in unit.skips] for unit in units]
-    table = lesion(program, _of(units), batches, loss, groups=groups)
+    table = lesion(program, _skips(units), batches, loss, groups=groups)
     return dict(zip(units, (float(change) for change in table["loss_change"]), strict=True))
 
 
-def _of(units: Sequence[Unit]) -> Skips:
+def _skips(units: Sequence[Unit]) -> Skips:
     return Skips(skip for unit in units for skip in unit.skips)

@@ -1,18 +1,18 @@
-"""What a chart of a study shows, as data: the study writes it down, the report draws it."""
+"""The specification of a study's figure, as data: the study declares it, the report draws it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-PERCENT = ("share", "change")  # kinds of numbers that are shown so
+PERCENT = ("share", "change")  # kinds of axes shown in percent
 
 
 @dataclass(frozen=True)
 class Axis:
     """A column and how it is shown.
 
-    `kind`: "number"; "log" (positive numbers by their logarithm, averaged as such); "share" (0 to 1, as
-    percent); "change" (of a share, either way); "steps" (values side by side, in the order of the table).
+    `kind`: "number"; "log" (positive numbers on a logarithmic axis, with geometric means); "share" (0 to 1, in
+    percent); "change" (of a share, positive or negative); "steps" (categories, in the order of the table).
     """
 
     column: str
@@ -23,22 +23,23 @@ class Axis:
 TRAIN_ERROR, TEST_ERROR = Axis("train_error", "training error", "share"), Axis("test_error", "test error", "share")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """One section of a study's page.
 
     Attributes:
         name: of the chart's files.
-        heading, how: what one sees, and how to read it.
-        chart: "points" (one a seed, with mean and 95 % interval, over steps), "lines" (one a seed, with mean and
-            interval, over numbers), "curves" (errors by epoch), "table", or what every network has of itself:
-            "gradient" (by layer), "histogram" (of paths), "skips" (arcs with what was measured of them).
-        table: whose rows are drawn; for "skips" the table that must be there.
-        x, y: for points and lines; a chart for each y.
-        by: the column whose values have colours.
-        panel: a column for each of whose values there is a chart.
-        where: only rows with these values.
-        folded: shown when asked for.
+        heading: title of the section.
+        how: what the figure shows and how to read it.
+        chart: "points" (one per seed, with mean and 95 % interval, over steps), "lines" (one per seed, with mean and
+            interval, over numbers), "curves" (errors by epoch), "table", "gradient" (by layer), "histogram" (of
+            paths) or "skips" (arcs with the measures of each skip).
+        table: the table to draw; for "skips" a table that must exist.
+        x, y: for points and lines; one chart per y.
+        by: the column shown by color.
+        panel: the column with one chart per value.
+        where: draw only rows with these values.
+        folded: hidden until unfolded.
     """
 
     name: str
@@ -55,5 +56,5 @@ class Figure:
 
     @property
     def means(self) -> str:
-        """The table that holds means and intervals of what is drawn."""
+        """The name of the table with the figure's means and intervals."""
         return f"{self.name.replace('-', '_')}_means"

@@ -1,4 +1,4 @@
-"""From DataFrames to the small JSON rows that a chart carries inside itself."""
+"""DataFrames as JSON rows inside a chart."""
 
 import json
 import math
@@ -12,8 +12,8 @@ import pandas as pd
 def inline(frame: pd.DataFrame, digits: int = 4) -> alt.InlineData:
     """The frame as data inside the chart: floats to `digits` significant digits, NaN and infinity as null.
 
-    The rows are one string of JSON, which Vega parses: Altair copies and validates every row of a list several
-    times over, and given inline no global transformer or row limit has a say in it.
+    The rows are one JSON string that Vega parses. Altair would copy and validate every row of a list several times;
+    inline data also bypasses its global transformers and row limit.
     """
     names = [str(column) for column in frame.columns]
     cells = (zip(names, row, strict=True) for row in frame.itertuples(index=False, name=None))
@@ -23,7 +23,7 @@ def inline(frame: pd.DataFrame, digits: int = 4) -> alt.InlineData:
 
 
 def cell(value: Any, digits: int = 4) -> str | int | float | bool | None:
-    """A cell as JSON has it: what is missing or not finite is null."""
+    """A cell as JSON; missing and non-finite values are null."""
     if value is None or isinstance(value, str | bool):
         return value
     if hasattr(value, "item"):  # numpy's scalars
@@ -34,37 +34,37 @@ def cell(value: Any, digits: int = 4) -> str | int | float | bool | None:
 
 
 def finite(column: pd.Series) -> pd.Series:
-    """The column as floats, infinities turned to NaN, so that means and extremes pass over them."""
+    """The column as floats with infinities as NaN, so that means and extremes skip them."""
     numbers = pd.to_numeric(column, errors="coerce").astype(float)
     return numbers.where(numbers.abs() != math.inf)
 
 
 def depths(*frames: pd.DataFrame | None) -> list[int]:
-    """Every depth that occurs in any of the frames, ascending; `[0]` for frames without one."""
+    """All depths in the frames, ascending; `[0]` if there are none."""
     found = {int(depth) for frame in frames if frame is not None for depth in frame["depth"].unique()}
     return sorted(found) or [0]
 
 
 def variants(*frames: pd.DataFrame | None) -> list[str]:
-    """Every variant that occurs in any of the frames: `plain` first, then by alphabet."""
+    """All variants in the frames: `plain` first, then alphabetically."""
     found = {str(name) for frame in frames if frame is not None for name in frame["variant"].unique()}
     return sorted(found, key=lambda name: (name != "plain", name))
 
 
 def depth_choice(choices: list[int]) -> alt.Parameter:
-    """The parameter `depth`, the deepest to begin with; a dropdown where there is a choice."""
+    """The parameter `depth`, initially the largest; a dropdown if there is a choice."""
     if len(choices) < 2:
         return alt.param(name="depth", value=choices[-1])
     return alt.param(name="depth", value=choices[-1], bind=alt.binding_select(options=choices, name="Depth "))
 
 
 def by_depth(values: Mapping[int, float] | Iterable[tuple[int, float]]) -> alt.ExprRef:
-    """An expression that gives, for the depth chosen, the number named for it."""
+    """An expression for the number of the selected depth."""
     table = ",".join(f"'{depth}':{cell(float(value))}" for depth, value in dict(values).items())
     return alt.ExprRef(expr=f"{{{table}}}[depth]")
 
 
 def number(value: Any, missing: str = "not finite") -> str:
-    """A number for people to read: four significant digits, and a word for what is no number."""
+    """A number as text with four significant digits; `missing` for a value that is missing or not finite."""
     shown = cell(value)
     return missing if shown is None else f"{shown:,}" if isinstance(shown, int) else f"{shown:.4g}"

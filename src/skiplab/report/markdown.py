@@ -1,4 +1,4 @@
-"""A page as Markdown, for documents that are read where no script runs: charts lie beside it as SVG."""
+"""A page as Markdown, with its charts as SVG files, for readers that run no scripts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +9,20 @@ from skiplab.report.json_data import number
 from skiplab.report.page import Page, Section
 from skiplab.report.templating import TEMPLATES
 
-MOST_ROWS = 60  # of a table that people read; longer ones are in the data
+MAX_ROWS = 60  # longer tables are left out of the text
 
 
 def markdown(page: Page, folder: str) -> str:
-    """The page's text; its charts are expected as `folder/NAME.svg`."""
-    sections = [section for section in page.sections if _shown(section)]
+    """The page as Markdown; it links to its charts as `folder/NAME.svg`."""
+    sections = [section for section in page.sections if _is_shown(section)]
     return TEMPLATES.get_template("page.md.j2").render(
         page=page, sections=sections, folder=folder, cell=_cell, fact=_fact
     )
 
 
-def _shown(section: Section) -> bool:
-    """A section that is folded on the page is left out, and so is a table that nobody would read to its end."""
-    return not (section.folded or (isinstance(section.content, pd.DataFrame) and len(section.content) > MOST_ROWS))
+def _is_shown(section: Section) -> bool:
+    """Whether a section is part of the text: folded sections and long tables are not."""
+    return not (section.folded or (isinstance(section.content, pd.DataFrame) and len(section.content) > MAX_ROWS))
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text, tables and charts, with everything it needs inside."""
+"""A self-contained HTML page with text, tables and charts."""
 
 import functools
 import json
@@ -17,16 +17,16 @@ from skiplab.report.templating import TEMPLATES
 from skiplab.report.theme import AnyChart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, a sentence on how to read what follows, and what follows.
+    """A section of a page.
 
     Attributes:
-        heading: of the section.
-        how: what one sees, and how to read it.
+        heading: its title.
+        how: what the content shows and how to read it.
         content: a chart, a table, or text in Markdown.
         name: of the chart's files when charts are exported.
-        folded: shown only when asked for.
+        folded: hidden until unfolded.
     """
 
     heading: str
@@ -43,26 +43,26 @@ class Section:
         return "table" if isinstance(self.content, pd.DataFrame) else "chart"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Page:
-    """What a page says, before it is HTML; its charts can be exported one by one.
+    """The content of a page, before it is HTML or Markdown; its charts can be exported one by one.
 
     Attributes:
         title: the question, or the model's name.
         lead: a sentence under the title.
-        verdicts: what the numbers say.
+        sentences: the answers, computed from the numbers.
         sections: charts and tables.
-        facts: configuration, seeds and versions, for the foot.
+        facts: configuration, seeds and versions, for the footer.
     """
 
     title: str
     lead: str
-    verdicts: Sequence[str]
+    sentences: Sequence[str]
     sections: Sequence[Section]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def html(self) -> str:
-        """The page; it asks nothing of the network."""
+        """The page as HTML; it loads nothing from the internet."""
         specs = [chart.to_dict() for _, chart in self._charts()]
         return TEMPLATES.get_template("page.html.j2").render(
             page=self,
@@ -71,11 +71,11 @@ class Page:
             specs=specs,
             markdown=_markdown,
             number=functools.partial(number, missing="–"),
-            with_code=_with_code,
+            code_spans=_code_spans,
         )
 
     def charts(self) -> dict[str, AnyChart]:
-        """Every chart of the page by its name."""
+        """All charts of the page by their names."""
         return dict(self._charts())
 
     def _charts(self) -> list[tuple[str, AnyChart]]:
@@ -92,7 +92,7 @@ def svg(chart: AnyChart) -> str:
     return vl_convert.vegalite_to_svg(chart.to_dict())
 
 
-@functools.cache  # it is bundled anew each time, which takes longer than all else on a page
+@functools.cache  # bundling the library takes longer than the rest of a page
 def _library() -> Markup:
     return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
@@ -101,6 +101,6 @@ def _markdown(text: str) -> Markup:
     return Markup(MarkdownIt("commonmark", {"html": False}).render(text))
 
 
-def _with_code(text: str) -> Markup:
-    """The text with what stands between backticks as code."""
+def _code_spans(text: str) -> Markup:
+    """The text as HTML, with backticked parts as code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))

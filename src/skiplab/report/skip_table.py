@@ -1,4 +1,4 @@
-"""One row a skip: what it is, its place among the others, and the mean of what each seed measured of it."""
+"""One row per skip: its description, its rank, and the means over seeds of its measures."""
 
 import pandas as pd
 
@@ -20,7 +20,7 @@ MEASURED = {
     "cosine": "cosine",
     "gradient_norm": "‖∂loss/∂merge‖",
 }
-_OWN = ["variant", "depth", "id"]
+_KEYS = ["variant", "depth", "id"]
 
 
 def skip_records(
@@ -36,34 +36,34 @@ def skip_records(
     """
     record = skips.reset_index(drop=True)
     for column in FACTS:
-        record[column] = pd.Series([_word(value) for value in record[column]], dtype="str")
+        record[column] = pd.Series([_text(value) for value in record[column]], dtype="str")
     record["key"] = range(len(record))
     ordered = record.sort_values(["merge_order", "fork_order"], kind="stable")
-    record["rank"] = ordered.groupby(_OWN[:2]).cumcount().reindex(record.index) + 1
+    record["rank"] = ordered.groupby(_KEYS[:2]).cumcount().reindex(record.index) + 1
     if lesion is not None:
-        record = _joined(record, lesion, ["loss_change", "error_change"])
+        record = _join_means(record, lesion, ["loss_change", "error_change"])
     if contribution is not None:
-        record = _joined(record, contribution, ["ratio", "cosine"])
+        record = _join_means(record, contribution, ["ratio", "cosine"])
     if gradient is not None:
-        record = _joined(record, gradient, ["gradient_norm"])
+        record = _join_means(record, gradient, ["gradient_norm"])
     return record
 
 
-def _joined(record: pd.DataFrame, measured: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+def _join_means(record: pd.DataFrame, measured: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The record with the measured columns' means, missing counts and texts."""
-    numbers = measured[_OWN].astype({"id": "str"}).assign(**{column: finite(measured[column]) for column in columns})
-    groups = numbers.groupby(_OWN)[columns]
+    numbers = measured[_KEYS].astype({"id": "str"}).assign(**{column: finite(measured[column]) for column in columns})
+    groups = numbers.groupby(_KEYS)[columns]
     counts = groups.size().rename("seeds")
     parts = [groups.mean(), groups.agg(lambda column: column.isna().sum()).add_suffix("_lost"), counts]
-    record = record.merge(pd.concat(parts, axis=1).reset_index(), on=_OWN, how="left")
+    record = record.merge(pd.concat(parts, axis=1).reset_index(), on=_KEYS, how="left")
     for column in columns:
         cells = zip(record[column], record[f"{column}_lost"], record["seeds"], strict=True)
-        record[f"{column}_text"] = [_measured(*map(float, cell)) for cell in cells]
+        record[f"{column}_text"] = [_format_mean(*map(float, cell)) for cell in cells]
     return record.drop(columns="seeds")
 
 
-def _measured(mean: float, lost: float, seeds: float) -> str:
-    """What a tooltip says of a measured value: the mean, and over how many seeds."""
+def _format_mean(mean: float, lost: float, seeds: float) -> str:
+    """A measured value for a tooltip: the mean and the number of seeds."""
     if not seeds > 0:
         return "not measured"
     if lost == seeds:
@@ -72,8 +72,8 @@ def _measured(mean: float, lost: float, seeds: float) -> str:
     return f"{number(mean)} ({over})"
 
 
-def _word(value: object) -> str:
-    """A cell of a skip's record as text; "–" for what is missing."""
+def _text(value: object) -> str:
+    """A cell of a skip's record as text; "–" for a missing value."""
     if isinstance(value, list | tuple):
         return ", ".join(str(part) for part in value) or "–"
     return "–" if value is None or value is pd.NA or value != value else str(value)

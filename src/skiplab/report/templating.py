@@ -1,4 +1,4 @@
-"""The templates of pages: text in HTML is escaped, text in Markdown is not."""
+"""The templates of pages. HTML is escaped, Markdown is not."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 

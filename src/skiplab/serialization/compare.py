@@ -1,19 +1,19 @@
 """Whether what was read back from a file computes what the program computes."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import OutputError
-from skiplab.graph.capture import seed
+from skiplab.graph.differences import largest_difference
 from skiplab.graph.interpreter import run
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
+from skiplab.graph.torch_compat import pytree
 
 Network = Callable[..., Any]
 
@@ -51,7 +51,7 @@ def _of_program(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, An
 def outputs(network: Network, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that a network gives, with the same random numbers in each call; inputs stay as they are."""
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, dict(kwargs)))
-    with torch.no_grad(), _seeded():
+    with torch.no_grad(), isolated_rng(0):
         return [leaf for leaf in pytree.tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
 
 
@@ -62,7 +62,7 @@ def check(network: Network, known: list[Answer], what: str) -> float:
 
 def largest(before: list[Tensor], after: list[Tensor]) -> float:
     """The largest absolute difference between tensors of the same shapes; 0 where there are no numbers."""
-    return max((_distance(a, b) for a, b in zip(before, after, strict=True)), default=0.0)
+    return max((largest_difference(a, b) for a, b in zip(before, after, strict=True)), default=0.0)
 
 
 def _check(got: list[Tensor], wanted: list[Tensor], what: str) -> float:
@@ -70,22 +70,13 @@ def _check(got: list[Tensor], wanted: list[Tensor], what: str) -> float:
         forms = [", ".join(str(tuple(each.shape)) for each in values) or "nothing" for values in (got, wanted)]
         raise OutputError(f"{what}, read back, gives {forms[0]} where the network gives {forms[1]}: it was not written")
     for there, here in zip(got, wanted, strict=True):
-        far, limit = _distance(there, here), rounding(here)
+        far, limit = largest_difference(there, here), rounding(here)
         if not far <= limit:
             raise OutputError(
                 f"{what}, read back, differs from the network by {far:.2g} where rounding explains {limit:.2g}: it was "
                 "not written; choose another of the formats python, pt2 and onnx"
             )
     return largest(got, wanted)
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    """Infinite where one of two entries is finite and the other is not; equal infinities and NaNs agree."""
-    wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
-    a, b = (each.detach().cpu().to(wide) for each in (a, b))
-    same = (a == b) | (a.isnan() & b.isnan())
-    far = torch.where(same, 0.0, (a - b).abs())
-    return float(far.nan_to_num(nan=math.inf).max()) if far.numel() else 0.0
 
 
 def rounding(value: Tensor) -> float:
@@ -111,11 +102,3 @@ def _several(batch: Tensor) -> Tensor:
     if not batch.is_floating_point():
         return torch.cat([batch] * copies)
     return torch.cat([batch * (1 - 0.25 * i) for i in range(copies)])
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        seed()
-        yield

@@ -18,6 +18,7 @@ from torch.fx import Node
 from skiplab.errors import CaptureError, OutputError, UsageError
 from skiplab.graph.capture import exported
 from skiplab.graph.program import Program
+from skiplab.graph.source_map import parse_trace
 from skiplab.loading.resolve import quiet
 from skiplab.serialization.compare import Answer, check
 
@@ -151,9 +152,9 @@ def _place(program: Program, chain: list[BaseException]) -> str:
 
 
 def _written(program: Program, node: Node) -> str:
-    lines = re.findall(r'File "<forward \w+>", line (\d+)', node.meta.get("stack_trace") or "")
+    lines = [each.line for each in parse_trace(node.meta.get("stack_trace")) if each.file.startswith("<forward ")]
     text = program.code.text.splitlines()
-    name = text[int(lines[-1]) - 1].split("=")[0].strip() if lines else node.name
+    name = text[lines[-1] - 1].split("=")[0].strip() if lines else node.name
     op = program.by_name.get(name)
     if op is None:
         return f", at `{name}` of the graph"

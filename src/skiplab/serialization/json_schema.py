@@ -1,8 +1,7 @@
 """The versioned JSON of the commands. Numbers of paths are decimal strings, since they outgrow 64 bits."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,15 @@ import pandas as pd
 
 from skiplab.analysis.differ import Difference, trait
 from skiplab.analysis.path_census import Census
-from skiplab.analysis.skips import Apart, Skip, Skips
+from skiplab.analysis.skips import NonSkip, Skip, Skips
 from skiplab.errors import DataError
 from skiplab.graph.program import Program
+from skiplab.io.json_values import finite_or_none, json_record, json_records
 from skiplab.verification import Proof, proof_json
 
-FIND = "skiplab.find/2"
+FIND = "skiplab.find/3"
 CENSUS = "skiplab.census/1"
-DIFF = "skiplab.diff/1"
+DIFF = "skiplab.diff/2"
 MEASURE = "skiplab.measure/1"
 PRUNE = "skiplab.prune/1"
 TRAIN = "skiplab.training.fit/1"
@@ -31,14 +31,14 @@ def find_json(model: str, program: Program, skips: Skips, census: Census, proof:
         "schema": FIND,
         "model": model,
         "capture": {
-            "difference": program.difference if math.isfinite(program.difference) else None,
+            "difference": finite_or_none(program.difference),
             "dynamic_batch": program.dynamic_batch,
             "training": program.training,
             "unfollowed": list(program.unfollowed),
             "fingerprint": program.fingerprint,
         },
         "skips": [asdict(skip) for skip in skips],
-        "apart": [asdict(each) for each in skips.apart],
+        "non_skips": [asdict(each) for each in skips.non_skips],
         "census": census_fields(census),
         **({} if proof is None else {"proof": proof_json(proof)}),
     }
@@ -56,7 +56,7 @@ def census_fields(census: Census) -> dict[str, Any]:
     for name in ("histogram", "weight_histogram"):
         fields[name] = {str(k): str(n) for k, n in sorted(fields[name].items())}
     fields["counted"] = list(census.counted)
-    fields["witness"] = fields.pop("fewest")["steps"]
+    fields["witness"] = fields.pop("most_linear")["steps"]
     return fields
 
 
@@ -79,7 +79,7 @@ def diff_json(before: str, after: str, difference: Difference) -> dict[str, Any]
         "removed": [asdict(skip) for skip in difference.removed],
         "added": [asdict(skip) for skip in difference.added],
         "changed": changed,
-        "apart": [{"path": path, "reason": why, "more": n} for (path, why), n in difference.apart.items()],
+        "non_skips": [{"path": path, "reason": why, "more": n} for (path, why), n in difference.non_skips.items()],
     }
 
 
@@ -93,23 +93,19 @@ def measure_json(
     return {
         "schema": MEASURE,
         **config,
-        "tables": {name: _records(table) for name, table in tables.items()},
+        "tables": {name: json_records(table) for name, table in tables.items()},
         "notes": {name: dict(table.attrs) for name, table in tables.items() if table.attrs},
         "sentences": dict(sentences),
     }
 
 
-def edit_json(
-    config: Mapping[str, Any], change: Mapping[str, Any], notes: Sequence[str], files: pd.DataFrame | None
-) -> dict[str, Any]:
+def edit_json(config: Mapping[str, Any], summary: Mapping[str, Any], files: pd.DataFrame | None) -> dict[str, Any]:
     """What `skiplab edit --json` prints.
 
-    config: model, edit, options and the ids of the skips that were edited. change: what is other than before; numbers
+    config: model, edit, options and the ids of the edited skips. summary: the attributes of the `EditSummary`; numbers
     that are not finite are null.
     """
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in change.items()}
-    written = [] if files is None else _records(files)
-    return {"schema": EDIT, **config, **finite, "notes": list(notes), "files": written}
+    return {"schema": EDIT, **config, **json_record(summary), "files": [] if files is None else json_records(files)}
 
 
 def prune_json(
@@ -124,14 +120,14 @@ def prune_json(
 
     chosen: the row of the frontier that meets the target. trained: that network's row after fine-tuning.
     """
-    after = _records(pd.DataFrame([] if trained is None else [trained]))
+    after = json_records(pd.DataFrame([] if trained is None else [trained]))
     return {
         "schema": PRUNE,
         **config,
-        "frontier": _records(frontier),
+        "frontier": json_records(frontier),
         "chosen": chosen,
         "finetuned": after[0] if after else None,
-        "files": [] if files is None else _records(files),
+        "files": [] if files is None else json_records(files),
         "sentences": sentences,
     }
 
@@ -151,20 +147,15 @@ def train_json(
     return {
         "schema": TRAIN,
         **config,
-        "runs": _records(runs),
-        "curves": _records(curves),
-        "summary": {name: _records(pd.DataFrame([values]))[0] for name, values in summary.items()},
+        "runs": json_records(runs),
+        "curves": json_records(curves),
+        "summary": {name: json_records(pd.DataFrame([values]))[0] for name, values in summary.items()},
         "sentences": sentences,
     }
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """NaN and infinities are null."""
-    return json.loads(table.to_json(orient="records", double_precision=15))
-
-
 def read_skips(path: Path) -> Skips:
-    """The skips in a file that `skiplab find --json` has written; DataError when it is none."""
+    """The skips in a file of `skiplab find --json`; DataError if the file is no such file, or of another version."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -174,11 +165,12 @@ def read_skips(path: Path) -> Skips:
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != FIND:
         raise DataError(
-            f"{path} holds {schema or 'no schema'} where {FIND} is wanted: write it again with "
+            f"{path} has the format {schema or 'of no schema'}, and this version reads {FIND}: write it again with "
             f"`skiplab find MODEL --json > {path}`"
         )
     try:
-        return Skips((_record(Skip, each) for each in found["skips"]), (_record(Apart, e) for e in found["apart"]))
+        skips = [_record(Skip, each) for each in found["skips"]]
+        return Skips(skips, [_record(NonSkip, each) for each in found["non_skips"]])
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no complete {FIND} file: {type(error).__name__}: {error}") from error
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import UsageError
 from skiplab.graph.codegen import Code
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 _MEND = "let `forward` take and return tensors, or tuples, lists and dicts of tensors"
 

@@ -43,8 +43,7 @@ def save(program: Program, folder: Path | str, formats: Sequence[str] = ("python
             it are then in place.
     """
     check_formats(formats, training=program.training)
-    if any(tensor.is_meta for tensor in program.tensors.values()):
-        raise UsageError(f"{program.name} has no values to save: capture it off the meta device")
+    program.require_values("which a saved network holds")
     folder = writable_folder(folder)
     known = answers(program)
     rows = []

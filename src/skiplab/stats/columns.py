@@ -1,4 +1,4 @@
-"""How one column of a table of results is shown to people."""
+"""What one column of a table of results means, and how it is shown."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,15 +6,19 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table of results as people see it.
+    """One column of a table of results.
 
     Attributes:
-        heading: what stands above it.
+        heading: the title that people see; empty for a column that the terminal leaves out.
         name: its name in the DataFrame.
         form: how its values are formatted: "number", "text", "share" (a percentage), "bytes", "std" (± the deviation
             in `<name>_std`), or "interval" (from `<name>_low` to `<name>_high`).
+        doc: what the values are, in a phrase.
+        unit: their unit; empty for dimensionless numbers, counts and text.
     """
 
     heading: str
     name: str
     form: Literal["number", "text", "share", "bytes", "std", "interval"] = "number"
+    doc: str = ""
+    unit: str = ""

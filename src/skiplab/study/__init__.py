@@ -1,6 +1,6 @@
 """Controlled comparisons: variants × sizes × seeds, one difference at a time.
 
-Each question has its file in `questions`; `compare` puts anyone's networks in their place.
+Each question has a file in `questions`. `compare` runs the same comparison on the user's networks.
 """
 
 from importlib import import_module
@@ -15,6 +15,6 @@ __all__ = ["QUESTIONS", "compare"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "compare":  # it takes torch along, which `skiplab --help` must not
+    if name == "compare":  # it imports torch, which `skiplab --help` must not
         return import_module("skiplab.study.comparison").compare
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

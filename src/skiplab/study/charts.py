@@ -1,49 +1,60 @@
-"""Figures that every study of whole networks can show: of the tables that `examine` and `structure` leave."""
+"""Figures that every study of whole networks can show, from the tables of `train_and_measure`."""
 
 from skiplab.report.figure_spec import Figure
 
+HOW_POINTS = (
+    "One point per seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a diverged run."
+)
 CURVES = Figure(
-    "training-curves",
-    "Training curves",
-    "One line a seed, at the end of each epoch in evaluation mode: solid is the training part, dashed the test part.",
-    "curves",
-    "curves",
+    name="training-curves",
+    heading="Training curves",
+    how="Error at the end of each epoch, in evaluation mode. One line per seed; solid: training part, dashed: test "
+    "part.",
+    chart="curves",
+    table="curves",
 )
 GRADIENT = Figure(
-    "gradient-by-layer",
-    "Gradient by layer",
-    "Norm of the loss's gradient for each weight layer; thin lines are seeds, the thick one their geometric mean. A "
-    "level line means that every layer learns at a like pace; with batch norm, deep plain networks tend to explode "
-    "towards the input rather than vanish.",
-    "gradient",
-    "gradient",
+    name="gradient-by-layer",
+    heading="Gradient by layer",
+    how="Norm of the loss's gradient for each weight layer. Thin lines are seeds, the thick line is their geometric "
+    "mean. A flat line means that all layers receive gradients of the same size. With batch norm, the gradients of "
+    "deep plain networks tend to explode toward the input rather than vanish.",
+    chart="gradient",
+    table="gradient",
 )
 SKIPS = Figure(
-    "skips",
-    "Skip connections",
-    "From left to right the network as it runs, by resolution; each arc is a skip connection over what it skips. Below "
-    "each network, what its loss rises by when one branch is deleted without retraining, and how large the branch's "
-    "output is beside the signal that it is added to; last, the size of the loss's gradient at the merge, before "
-    "training.",
-    "skips",
-    "skips",
+    name="skips",
+    heading="Skip connections",
+    how="The operations of each network from left to right, by resolution. Each arc is a skip connection, drawn "
+    "over its branch. Bars below each network: the rise of the loss when one branch is deleted without retraining; "
+    "the size of the branch's output relative to the shortcut's; the norm of the loss's gradient at the merge "
+    "before training.",
+    chart="skips",
+    table="skips",
 )
 CENSUS = (
     Figure(
-        "census",
-        "Census",
-        "All paths from input to output, by the number of nonlinearities on them. Without skip connections there is "
-        "one path.",
-        "histogram",
-        "histogram",
+        name="census",
+        heading="Census",
+        how="All paths from input to output, by their number of nonlinearities. A network without skip connections "
+        "has one path.",
+        chart="histogram",
+        table="histogram",
     ),
-    Figure("census-numbers", "Census in numbers", "Exact counts.", "table", "census", folded=True),
     Figure(
-        "witness",
-        "The lightest path",
-        "Step by step, the path with the fewest nonlinearities in each network.",
-        "table",
-        "witness",
+        name="census-numbers",
+        heading="Census in numbers",
+        how="Exact counts.",
+        chart="table",
+        table="census",
+        folded=True,
+    ),
+    Figure(
+        name="witness",
+        heading="The most linear path",
+        how="The path with the fewest nonlinearities in each network, step by step.",
+        chart="table",
+        table="witness",
         folded=True,
     ),
 )

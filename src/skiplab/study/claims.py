@@ -1,4 +1,4 @@
-"""What papers claim, beside what was found here."""
+"""Claims of papers, each next to the same quantity measured here."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -11,12 +11,12 @@ from skiplab.stats.intervals import Interval
 Agrees = Literal["yes", "no", "not shown"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A paper's claim and its counterpart here.
+    """A paper's claim and the same quantity measured here.
 
     Attributes:
-        claim: what the paper says, in a sentence with its figures.
+        claim: what the paper reports, in one sentence with its numbers.
         source: the paper, with section or table.
         found: the same quantity here, with its interval.
         agrees: "not shown" where the interval allows both.
@@ -29,10 +29,10 @@ class Claim:
 
 
 def agreement(found: Interval, expected: Literal["above", "below", "same"], value: float = 0.0) -> Agrees:
-    """Whether an interval bears out that the true number lies above, below or at `value`.
+    """Whether an interval supports that the true number is above, below or equal to `value`.
 
-    "same" is borne out by an interval that includes the value, which is weak: a wide one includes anything, so
-    the sentence beside it must tell the interval.
+    An interval that includes `value` supports "same". This is weak evidence, since a wide interval includes anything:
+    the text next to it must give the interval.
     """
     if not found.known:
         return "not shown"
@@ -42,20 +42,20 @@ def agreement(found: Interval, expected: Literal["above", "below", "same"], valu
     return "yes" if side == expected else "no"
 
 
-def denied(agrees: Agrees) -> Agrees:
-    """What is said of a claim when its opposite agrees so."""
+def negate(agrees: Agrees) -> Agrees:
+    """The agreement with the opposite claim."""
     opposite: dict[Agrees, Agrees] = {"yes": "no", "no": "yes", "not shown": "not shown"}
     return opposite[agrees]
 
 
-def alike(found: Interval, within: float) -> Agrees:
-    """Whether a difference is borne out to be smaller than `within`: its whole interval must be."""
+def equivalence(found: Interval, within: float) -> Agrees:
+    """Whether a difference is smaller than `within`: "yes" if its whole interval is, "no" if no part of it is."""
     if found.known and -within < found.low and found.high < within:
         return "yes"
     return "no" if found.low > within or found.high < -within else "not shown"
 
 
-def table(claims: Iterable[Claim]) -> pd.DataFrame:
-    """One row a claim."""
+def claims_table(claims: Iterable[Claim]) -> pd.DataFrame:
+    """One row per claim."""
     rows = [asdict(claim) for claim in claims]
     return pd.DataFrame(rows, columns=["claim", "source", "found", "agrees"])

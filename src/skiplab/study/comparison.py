@@ -1,4 +1,4 @@
-"""Anyone's networks, compared as those of a study are: same data, same recipe, several seeds."""
+"""Compare the user's networks: same data, same recipe, several seeds."""
 
 import hashlib
 import json
@@ -22,30 +22,36 @@ from skiplab.io.atomic import replacing
 from skiplab.io.hashing import checksum
 from skiplab.loading.resolve import resolve
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.study.charts import CURVES, NETWORKS
+from skiplab.study.charts import CURVES, HOW_POINTS, NETWORKS
 from skiplab.study.grid import Listener, Report, Silent, available_workers
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.result import Result
-from skiplab.study.run import run
-from skiplab.study.run_cell import STRUCTURE, Training, examine, save, seeded, split_gradient
-from skiplab.study.sentences import compared, lesioned, lightest
+from skiplab.study.run import run_study
+from skiplab.study.run_cell import (
+    STRUCTURE,
+    RunContext,
+    build_with_seed,
+    save_tables,
+    split_gradient,
+    train_and_measure,
+)
+from skiplab.study.sentences import compare_shares, lesion_sentences, most_linear_path_sentence
 from skiplab.training.loop import must_fit, must_learn
 from skiplab.training.recipe import Recipe
 
 Build = Callable[[], nn.Module]
 Variant = Build | str
 
-ERRORS = Figure(
-    "errors",
-    "Errors",
-    "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-    "diverged.",
-    "points",
-    "runs",
-    Axis("variant", "network", "steps"),
-    (TRAIN_ERROR, TEST_ERROR),
+ERROR_FIGURE = Figure(
+    name="errors",
+    heading="Errors",
+    how=HOW_POINTS,
+    chart="points",
+    table="runs",
+    x=Axis("variant", "network", "steps"),
+    y=(TRAIN_ERROR, TEST_ERROR),
 )
-OF_VALUES = (  # what is an error where no classes are told apart
+VALUE_ERRORS = (  # of regression
     Axis("train_error", "unexplained variance of the training part", "share"),
     Axis("test_error", "unexplained variance of the test part", "share"),
 )
@@ -63,54 +69,55 @@ def compare(
     listener: Listener | None = None,
     fresh: bool = False,
 ) -> Result:
-    """Trains each network from each seed, measures it before and after, and says how they differ.
+    """Train each network from each seed, measure it before and after training, and compare the networks.
 
     Args:
-        variants: by name, what builds each network: a function without arguments that draws its initial weights
-            from torch's random state, or what the command line calls a MODEL, such as "net.py:build". The first is
-            the one that the others are held against.
-        data: what all learn from and are judged by.
-        seeds: how many, from 0: of initial weights and of the order of examples. Comparisons are paired by them.
-        recipe: how all are trained; its seed does not count.
+        variants: how to build each network, by its name: a function without arguments that draws its initial weights
+            from torch's random state, or a MODEL as on the command line, such as "net.py:build". The first is the
+            baseline.
+        data: training and test part for all networks.
+        seeds: number of seeds, of initial weights and of the order of samples. Comparisons are paired by seed.
+        recipe: how all networks are trained; its seed is ignored.
         device: one of auto, cpu, cuda, cuda:N and mps.
-        store: a folder in which finished runs are kept and not repeated; None keeps nothing.
-        workers: networks trained at once, one thread each; by default one a core. Functions that no other process
-            can import (lambdas, those of a notebook) are trained one after the other in this one.
-        listener: is told of progress, such as `skiplab.cli.study_progress.Bars`.
-        fresh: train again what has finished.
+        store: a folder for finished runs, which are not repeated; None stores nothing.
+        workers: networks trained at once, one thread each; by default one per core. Functions that other processes
+            cannot import (lambdas, functions of a notebook) are trained one after the other in this process.
+        listener: receives progress, such as `skiplab.cli.study_progress.Bars`.
+        fresh: repeat finished runs.
 
-    A network whose batch size `capture` cannot leave free is measured on whole batches alone.
+    A network whose captured batch size is fixed is measured on full batches only.
 
-    Returns the result as of any study: `tables`, `verdicts`, `save(folder)`.
+    Returns:
+        A result as of any study: `tables`, `sentences`, `save(folder)`.
     """
     if len(variants) < 2:
-        raise UsageError(f"{len(variants)} network: give two or more, so that there is something to compare")
-    grid = Grid({}, seeds, recipe or Recipe(), device)
+        raise UsageError(f"{len(variants)} network: give two or more, since a study compares networks")
+    grid = Grid(axes={}, seeds=seeds, recipe=recipe or Recipe(), device=device)
     with TemporaryDirectory() if store is None else nullcontext(str(store)) as folder:
-        study = _study(variants, data, grid, Path(folder))
-        at_once = (workers or available_workers()) if _importable(study.work) else 0
-        result = run(study, grid, Path(folder), at_once, listener or Silent(), fresh=fresh)
-    return replace(result, config={**result.config, **_compared(variants, data)})
+        study = _make_study(variants, data, grid, Path(folder))
+        processes = (workers or available_workers()) if _is_importable(study.work) else 0
+        result = run_study(study, grid, Path(folder), processes, listener or Silent(), fresh=fresh)
+    return replace(result, config={**result.config, **_describe_inputs(variants, data)})
 
 
-def _study(variants: Mapping[str, Variant], data: DataSet, grid: Grid, folder: Path) -> Study:
-    errors = (TRAIN_ERROR, TEST_ERROR) if data.classes is not None else OF_VALUES
+def _make_study(variants: Mapping[str, Variant], data: DataSet, grid: Grid, folder: Path) -> Study:
+    errors = (TRAIN_ERROR, TEST_ERROR) if data.classes is not None else VALUE_ERRORS
     return Study(
-        "compare",
-        tuple(variants),
-        {"default": grid},
-        partial(work, builds=dict(variants), data=_kept(data, folder)),
-        partial(verdicts, errors=errors),
-        (replace(ERRORS, y=errors), CURVES, *NETWORKS),
+        name="compare",
+        variants=tuple(variants),
+        grids={"default": grid},
+        work=partial(work, builds=dict(variants), data=_write_data(data, folder)),
+        sentences=partial(sentences, errors=errors),
+        figures=(replace(ERROR_FIGURE, y=errors), CURVES, *NETWORKS),
         outcomes=errors,
-        once=STRUCTURE,
-        finish=split_gradient,
-        about=partial(_about, variants, data),
+        seed_invariant=STRUCTURE,
+        postprocess=split_gradient,
+        identity=partial(_identity, variants, data),
     )
 
 
-def _compared(variants: Mapping[str, Variant], data: DataSet) -> dict[str, Any]:
-    """What else a result has to tell to be known again: what the names stand for, and which data."""
+def _describe_inputs(variants: Mapping[str, Variant], data: DataSet) -> dict[str, Any]:
+    """The part of a result's configuration that identifies the networks and the data."""
     called = {
         name: getattr(each, "__qualname__", type(each).__name__) if callable(each) else each
         for name, each in variants.items()
@@ -119,40 +126,43 @@ def _compared(variants: Mapping[str, Variant], data: DataSet) -> dict[str, Any]:
     return {"networks": called, "data": {"name": data.name, **sizes, "fingerprint": data.fingerprint()}}
 
 
-def verdicts(tables: Tables, errors: tuple[Axis, Axis] = (TRAIN_ERROR, TEST_ERROR)) -> Iterator[str]:
-    """Each network against the first."""
+def sentences(tables: Tables, errors: tuple[Axis, Axis] = (TRAIN_ERROR, TEST_ERROR)) -> Iterator[str]:
+    """Each network compared with the first."""
     runs = tables["runs"]
     first, *others = dict.fromkeys(runs["variant"])
     for axis in reversed(errors):
         for other in others:
-            yield compared(runs, {"variant": first}, {"variant": other}, axis.column, axis.title)
-    yield lightest(tables["census"], [{"variant": variant} for variant in (first, *others)])
+            yield compare_shares(runs, {"variant": first}, {"variant": other}, axis.column, axis.title)
+    yield most_linear_path_sentence(tables["census"], [{"variant": variant} for variant in (first, *others)])
     for variant in (first, *others):
-        yield from lesioned(tables, {"variant": variant})
+        yield from lesion_sentences(tables, {"variant": variant})
 
 
-def resolved(model: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """What the command line calls a MODEL, with options for what builds it."""
-    return resolve(model, ("1",), options).model  # the data say what goes in
+def load_model(model: str, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """A MODEL as on the command line, with options for the function that builds it."""
+    return resolve(model, ("1",), options).model  # a dummy input: the data set gives the real ones
 
 
-def built(variant: Variant, seed: int) -> nn.Module:
+def build_network(variant: Variant, seed: int) -> nn.Module:
     """The network with the initial weights of a seed."""
-    model = seeded(variant if callable(variant) else partial(resolved, variant), seed)
+    model = build_with_seed(variant if callable(variant) else partial(load_model, variant), seed)
     if not isinstance(model, nn.Module):
-        raise UsageError(f"{variant} gives a {type(model).__name__}: it should build a network")
+        raise UsageError(f"{variant} returns a {type(model).__name__}: it should return a torch.nn.Module")
     return model
 
 
 def work(settings: Settings, folder: Path, report: Report, *, builds: Mapping[str, Variant], data: Path) -> None:
-    """A network of one variant and seed."""
-    model = built(builds[settings["variant"]], settings["seed"])
-    save(examine(model, _read(data), Training(settings, folder, report)), folder)
+    """Train and measure the network of one variant and seed."""
+    model = build_network(builds[settings["variant"]], settings["seed"])
+    save_tables(train_and_measure(model, _read_data(data), RunContext(settings, folder, report)), folder)
 
 
-def _about(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -> Settings:
-    """The network as it learns, as it is judged and as it begins, so that another of the same name is another run."""
-    model = built(variants[settings["variant"]], settings["seed"])
+def _identity(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -> Settings:
+    """Hashes of the code in training and evaluation mode, the initial weights and the data.
+
+    They make a changed network with the same name another run.
+    """
+    model = build_network(variants[settings["variant"]], settings["seed"])
     try:
         must_fit(deepcopy(model), data.train, data)
         must_learn(model)
@@ -167,28 +177,28 @@ def _about(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -
     return {"code": code, "weights": checksum(tensors), "data": data.fingerprint()}
 
 
-def _importable(work: Any) -> bool:
-    """Whether another process can load what builds the networks; what a notebook or script defines, it cannot."""
+def _is_importable(work: Any) -> bool:
+    """Whether another process can import the functions that build the networks; those of a notebook it cannot."""
     try:
         return b"__main__" not in pickle.dumps(work)
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
 
 
-def _kept(data: DataSet, store: Path) -> Path:
-    """The data in a file that other processes read."""
+def _write_data(data: DataSet, store: Path) -> Path:
+    """Write the data to a file for other processes; returns its path."""
     known_by = json.dumps([data.fingerprint(), list(data.train.y.shape), list(data.test.y.shape)])
     file = store / f"data-{hashlib.sha256(known_by.encode()).hexdigest()[:16]}.safetensors"
     if not file.exists():
         store.mkdir(parents=True, exist_ok=True)
         about = {"name": data.name, "classes": str(data.classes or "")}
         with replacing(file) as path:
-            safetensors.torch.save_file(_apart(data), path, about)
+            safetensors.torch.save_file(_unshared_tensors(data), path, about)
     return file
 
 
-def _apart(data: DataSet) -> dict[str, Tensor]:
-    """Its tensors by name, none in memory that another has too, as safetensors demands: parts may be views of one."""
+def _unshared_tensors(data: DataSet) -> dict[str, Tensor]:
+    """The tensors by name, without shared memory, as safetensors requires: parts may be views of one tensor."""
     tensors, seen = {}, set()
     for part, split in (("train", data.train), ("test", data.test)):
         for name in ("x", "y"):
@@ -199,10 +209,10 @@ def _apart(data: DataSet) -> dict[str, Tensor]:
     return tensors
 
 
-def _read(file: Path) -> DataSet:
+def _read_data(file: Path) -> DataSet:
     with safetensors.safe_open(file, "pt") as opened:
         about = opened.metadata()
         if about is None:
-            raise DataError(f"{file} is damaged: delete it")
+            raise DataError(f"{file} is damaged: delete it and run again")
         train, test = [Split(*(opened.get_tensor(f"{part}.{name}") for name in "xy")) for part in ("train", "test")]
     return DataSet(about["name"], train, test, int(about["classes"]) if about["classes"] else None)

@@ -1,8 +1,8 @@
 """Run the cells of a grid side by side, one thread each, and never the same cell twice.
 
 A cell is a JSON configuration. Its results lie in a folder named by the hash of that configuration and of the
-code that could change its outcome, so a grid that was stopped anywhere continues where it was, and a changed
-line of code trains anew instead of mixing old results with new.
+code that a run executes, so a grid that was stopped anywhere continues where it was, and a changed formula trains
+anew instead of mixing old results with new.
 """
 
 import contextlib
@@ -26,13 +26,14 @@ from typing import Any, Protocol, runtime_checkable
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from skiplab.errors import WorkerError
-from skiplab.io.atomic import write_json, writing_to
-from skiplab.study.cache_key import code_of
+from skiplab.io.atomic import writing_to
+from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
+from skiplab.study.cache_key import code_hash
 
-Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises when told to stop
+Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises if the grid is stopped
 Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
 
-_DONE = "done.json"
+_DONE = StoreLayout("done.json", fix=FRESH)  # the configuration of a cell, written when it has finished
 _GRACE = 5.0  # seconds that a stopped cell has to end by itself
 
 
@@ -52,13 +53,13 @@ class Cell:
 
     @property
     def key(self) -> str:
-        text = json.dumps([self.config, code_of(self.config.get("study"))], sort_keys=True)
+        text = json.dumps([self.config, code_hash(self.config.get("study"))], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @runtime_checkable
 class Listener(Protocol):
-    """What a grid tells while it runs."""
+    """Receives the progress of a grid."""
 
     def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None: ...
     def advance(self, cell: Cell, share: float, text: str) -> None: ...
@@ -66,7 +67,7 @@ class Listener(Protocol):
 
 
 class StoppedError(Exception):
-    """Raised inside a worker's `report` when the grid was told to stop."""
+    """Raised inside a worker's `report` if the grid is stopped."""
 
 
 def run_grid(
@@ -79,7 +80,7 @@ def run_grid(
         work: a function at the top level of a module, since it runs in other processes.
         store: where folders of cells are kept.
         workers: processes at work at once; 0 works in this one, as `work` must that no other process can import.
-        listener: is told of progress.
+        listener: receives progress.
         fresh: forget what earlier calls have left of these cells.
 
     An exception (Ctrl-C among them) stops the running cells, which the next call takes up from their last
@@ -89,7 +90,7 @@ def run_grid(
     if fresh:
         for folder in folders.values():
             _forget(folder)
-    finished = [cell for cell in cells if (folders[cell.label] / _DONE).exists()]
+    finished = [cell for cell in cells if _DONE.check(folders[cell.label], cell.config)]
     listener.begin(cells, finished)
     todo = [cell for cell in cells if cell not in finished]
     todo.sort(key=lambda cell: -cell.cost)
@@ -194,9 +195,9 @@ def _finish(work: Work, config: dict[str, Any], folder: Path, report: Report) ->
     report(0.0, "starting")
     folder.mkdir(parents=True, exist_ok=True)
     with _acquired(folder / "lock", report):
-        if not (folder / _DONE).exists():
+        if not _DONE.check(folder, config):
             work(config, folder, report)
-            write_json(folder / _DONE, config)
+            ResumeStore(folder, config, _DONE).claim()
 
 
 def _acquired(file: Path, report: Report) -> AcquireReturnProxy:
@@ -215,7 +216,7 @@ def available_workers() -> int:
 
 
 class Silent:
-    """A listener that says nothing."""
+    """A listener that ignores progress."""
 
     def begin(self, cells: Sequence[Cell], finished: Sequence[Cell]) -> None: ...
     def advance(self, cell: Cell, share: float, text: str) -> None: ...

@@ -1,13 +1,13 @@
-"""The networks that most questions are asked of: narrow ResNets for 8×8 digits, and their plain twin."""
+"""The networks of most studies: narrow ResNets for 8×8 digits, and the plain network."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from skiplab.errors import UsageError
 from skiplab.models.resnet import ResNet, resnet
-from skiplab.study.run_cell import seeded
+from skiplab.study.run_cell import build_with_seed
 
-WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and fifty layers train in seconds
+WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and 50 layers train in seconds
 VARIANTS: dict[str, Any] = {  # options of `resnet`
     "plain": {"skip": None},
     "post-activation": {"placement": "post"},
@@ -16,13 +16,13 @@ VARIANTS: dict[str, Any] = {  # options of `resnet`
 PLAIN, *RESIDUAL = VARIANTS
 
 
-def for_digits(settings: Mapping[str, Any], **options: Any) -> ResNet:
-    """The network of a run's depth, with the initial weights of its seed."""
-    return seeded(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
+def digit_network(settings: Mapping[str, Any], **options: Any) -> ResNet:
+    """The network with a run's depth and the initial weights of its seed."""
+    return build_with_seed(lambda: resnet(settings["depth"], width=WIDTH, in_channels=1, **options), settings["seed"])
 
 
-def fits(settings: Mapping[str, Any]) -> bool:
-    """Raises `UsageError` for a depth that none of these networks has."""
+def is_valid(settings: Mapping[str, Any]) -> bool:
+    """True; raises `UsageError` for a depth that none of these networks has."""
     depth = settings["depth"]
     if depth < 8 or (depth - 2) % 6:
         below = max(8, depth - (depth - 2) % 6)
@@ -30,11 +30,11 @@ def fits(settings: Mapping[str, Any]) -> bool:
     return True
 
 
-def cost(settings: Mapping[str, Any]) -> float:
-    """A lesion of each block costs half a forward pass: quadratic in depth, but small beside training."""
+def estimated_cost(settings: Mapping[str, Any]) -> float:
+    """Proportional to depth and epochs. Lesions are quadratic in depth, but cheap compared with training."""
     return settings["depth"] * settings["recipe"]["epochs"] + 60
 
 
-def network(variant: str, depth: int) -> dict[str, Any]:
-    """What says in a table which network a row is about."""
+def network_key(variant: str, depth: int) -> dict[str, Any]:
+    """The key columns of a network's rows in a table."""
     return {"variant": variant, "depth": depth}

@@ -1,4 +1,4 @@
-"""What a study is: a question, what is compared to answer it, and what is said and shown of the runs."""
+"""The records of a study: its question, its variants and grid, and the sentences and figures computed from its runs."""
 
 import inspect
 import itertools
@@ -18,16 +18,16 @@ from skiplab.training.recipe import Recipe
 Settings = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Grid:
-    """How much is run: a run for each variant, each value of each axis, and each seed.
+    """The runs of a study: one for each variant, each value of each axis, and each seed.
 
     Attributes:
-        axes: what is varied besides the variant, by name: {"depth": (8, 50)}.
-        seeds: how many, from 0.
-        recipe: how each is trained; its seed is the run's.
-        device: where.
-        variants: those of the study that are compared; none named means all.
+        axes: the values of each axis by its name: {"depth": (8, 50)}.
+        seeds: number of seeds; they are 0, 1, ….
+        recipe: how each network is trained; its seed is replaced by the run's.
+        device: as in `skiplab.fit`.
+        variants: the variants to compare; empty means all of the study.
     """
 
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -41,63 +41,63 @@ class Grid:
             raise UsageError("the grid is empty: give at least one seed, and at least one value for each axis")
 
 
-def _anything(_settings: Settings) -> bool:
+def _always_valid(_settings: Settings) -> bool:
     return True
 
 
-def _as_they_are(tables: Tables) -> Tables:
+def _unchanged(tables: Tables) -> Tables:
     return tables
 
 
-def _nothing(_tables: Tables) -> Iterable[Any]:
+def _empty(_tables: Tables) -> Iterable[Any]:
     return ()
 
 
-def _no_more(_settings: Settings) -> Settings:
+def _no_identity(_settings: Settings) -> Settings:
     return {}
 
 
-def _one(_settings: Settings) -> float:
+def _unit_cost(_settings: Settings) -> float:
     return 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
-    """One question, answered by runs.
+    """A question, and how runs answer it.
 
     Attributes:
-        name: what the command calls it.
-        variants: what is compared; the first is the one that the others are held against.
+        name: the name of its file in `questions`, and of its command.
+        variants: what is compared; the first is the baseline.
         grids: "quick" (two minutes on two cores), "default" and "full".
-        work: what is done for one run, given its settings: `variant`, a value of each axis, `seed`, `recipe`,
-            `device`. Top level of a module; it leaves its tables in the folder (`skiplab.study.run_cell.save`),
-            one of them `runs` with a single row.
-        verdicts: sentences, computed from the tables.
-        claims: what papers say, beside what was found.
-        figures: what is shown.
+        work: performs one run, given its settings: `variant`, a value of each axis, `seed`, `recipe`, `device`. A
+            function at the top level of a module. It writes its tables to the run's folder
+            (`skiplab.study.run_cell.save_tables`), one of them `runs` with a single row.
+        sentences: the answers, computed from the tables.
+        figures: charts and tables of the page.
+        claims: claims of papers with the same quantities here.
         outcomes: columns of `runs` that the summary shows.
-        once: tables that are the same for every seed, of which one is kept.
-        finish: puts the tables of all runs into their last form.
-        fits: whether such a run makes sense; those that do not are left out. Raises `UsageError` for settings
-            that no network has.
-        cost: expected work of a run, in any unit.
-        about: what more than its settings makes a run this one and no other.
-        text: Markdown: the question, and then what is compared, why, and how.
+        seed_invariant: names of tables that are equal for all seeds; one copy per network is kept.
+        postprocess: computes the final tables from those of all runs.
+        is_valid: whether a run with these settings exists; others are left out of the grid. Raises `UsageError` for
+            settings that no network has.
+        estimated_cost: expected work of a run, in any unit.
+        identity: entries added to a run's settings, so that another network or data set is another run.
+        text: Markdown: the question, then what is compared, why, and how.
     """
 
     name: str
     variants: tuple[str, ...]
     grids: Mapping[str, Grid]
     work: Work
-    verdicts: Callable[[Tables], Iterable[str]]
+    sentences: Callable[[Tables], Iterable[str]]
     figures: tuple[Figure, ...]
-    claims: Callable[[Tables], Iterable[Claim]] = _nothing
+    claims: Callable[[Tables], Iterable[Claim]] = _empty
     outcomes: tuple[Axis, ...] = (TRAIN_ERROR, TEST_ERROR)
-    once: tuple[str, ...] = ()
-    finish: Callable[[Tables], Tables] = _as_they_are
-    fits: Callable[[Settings], bool] = _anything
-    cost: Callable[[Settings], float] = _one
-    about: Callable[[Settings], Settings] = _no_more
+    seed_invariant: tuple[str, ...] = ()
+    postprocess: Callable[[Tables], Tables] = _unchanged
+    is_valid: Callable[[Settings], bool] = _always_valid
+    estimated_cost: Callable[[Settings], float] = _unit_cost
+    identity: Callable[[Settings], Settings] = _no_identity
     text: str | None = None
 
     @property
@@ -106,25 +106,27 @@ class Study:
 
     @property
     def method(self) -> str:
-        """The text without the question that it begins with."""
+        """The text after the question."""
         return inspect.cleandoc(self.text or "").partition("\n\n")[2]
 
     def cells(self, grid: Grid) -> list[Cell]:
-        """One for each run, in the order in which tables show them."""
+        """One cell for each run, in the order of the tables."""
         chosen = grid.variants or self.variants
         if unknown := [name for name in chosen if name not in self.variants]:
             raise UsageError(f"{self.name} has no variant {unknown[0]!r}: choose from {', '.join(self.variants)}")
-        # Each is made once: `about` may build and capture a network.
-        fitting = [settings for settings in self._settings(grid, chosen) if self.fits(settings)]
-        if not fitting:
-            raise UsageError(f"no run of {self.name} is left: none of these variants goes with these values")
+        # Each is made once, since `identity` may build and capture a network.
+        valid = [settings for settings in self._settings(grid, chosen) if self.is_valid(settings)]
+        if not valid:
+            raise UsageError(f"no run of {self.name} is left: none of these variants exists with these values")
         return [
-            Cell(f"{label(settings, grid.axes)} seed {settings['seed']}", settings, self.cost(settings))
-            for settings in fitting
+            Cell(
+                f"{network_name(settings, grid.axes)} seed {settings['seed']}", settings, self.estimated_cost(settings)
+            )
+            for settings in valid
         ]
 
     def _settings(self, grid: Grid, variants: tuple[str, ...]) -> Iterator[Settings]:
-        choices = [dict.fromkeys(each) for each in (variants, *grid.axes.values())]  # what is named twice is run once
+        choices = [dict.fromkeys(each) for each in (variants, *grid.axes.values())]  # without duplicates
         for variant, *values, seed in itertools.product(*choices, range(grid.seeds)):
             settings = {
                 "study": self.name,
@@ -134,18 +136,23 @@ class Study:
                 "recipe": replace(grid.recipe, seed=seed).record(),
                 "device": grid.device,
             }
-            yield {**settings, **self.about(settings)}
+            yield {**settings, **self.identity(settings)}
 
 
-def label(settings: Mapping[Any, Any], axes: Iterable[str]) -> str:
-    """What people call a network: "plain-50", or where more than one thing varies "plain (depth 50, samples 100)"."""
-    names = list(axes)
+def network_name(settings: Mapping[Any, Any], axes: Iterable[str] | None = None) -> str:
+    """The name of a network in sentences: "plain-50", and with more than one axis "plain (depth 50, samples 100)".
+
+    Args:
+        settings: the variant, and a value for each axis.
+        axes: the keys of `settings` that are part of the name; None takes all but the variant.
+    """
+    names = [name for name in settings if name != "variant"] if axes is None else list(axes)
     if len(names) > 1:
-        told = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in names)
-        return f"{settings['variant']} ({told})"
+        values = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in names)
+        return f"{settings['variant']} ({values})"
     return "-".join(str(settings[name]) for name in ("variant", *names))
 
 
-def named(name: str) -> Study:
-    """The study of that name, one of `skiplab.study.QUESTIONS`."""
+def load_study(name: str) -> Study:
+    """The study with this name, a key of `skiplab.study.QUESTIONS`."""
     return import_module(f"skiplab.study.questions.{name}").STUDY

@@ -1,7 +1,6 @@
-"""What a study gives: its tables, the sentences computed from them, and all that is needed to repeat it."""
+"""The result of a study: its tables, the sentences computed from them, and the configuration that repeats it."""
 
 import hashlib
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -12,79 +11,83 @@ from typing import Any
 
 import pandas as pd
 
+import skiplab
 from skiplab.io.atomic import write_json
+from skiplab.io.json_values import json_records
 from skiplab.report.figure_spec import PERCENT, Axis, Figure
-from skiplab.study.cache_key import PACKAGE
-from skiplab.study.question import label
-from skiplab.study.run_cell import Tables, save
+from skiplab.study.question import network_name
+from skiplab.study.run_cell import Tables, save_tables
 
 SCHEMA = "skiplab.study/1"
-_SIZES = {"parameters": "parameters", "skips": "skips", "fewest": "lightest path"}
+_SIZES = {"parameters": "parameters", "skips": "skips", "fewest": "most linear path"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """A study's outcome.
+    """The result of a study.
 
     Attributes:
         study: its name.
-        question: what it asks.
-        method: what was compared, why, and how, as Markdown; empty where the user chose it.
-        verdicts: sentences computed from the tables.
-        tables: `runs` (one row a run), `summary` (one a network), `claims`, and the study's own; columns `variant`,
-            `seed` and the names of the grid's axes say of which run.
+        question: its question.
+        method: what was compared, why, and how, as Markdown; empty for networks of the user.
+        sentences: the answers, computed from the tables.
+        tables: `runs` (one row per run), `summary` (one per network), `claims`, and the study's own. The columns
+            `variant`, `seed` and the names of the grid's axes identify the run.
         config: the grid and the recipe.
-        versions: of what it ran on.
-        figures: what is shown of the tables.
+        versions: of Python and the libraries.
+        figures: charts and tables of the page.
         outcomes: the columns of `summary` that answer the question.
     """
 
     study: str
     question: str
     method: str
-    verdicts: tuple[str, ...]
+    sentences: tuple[str, ...]
     tables: Tables
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     figures: tuple[Figure, ...]
     outcomes: tuple[Axis, ...]
 
-    def to_json(self, most_rows: int | None = None) -> dict[str, Any]:
-        """Everything, with NaN and infinities as null; tables of more than `most_rows` are left out and named."""
-        left_out = [name for name, table in self.tables.items() if most_rows is not None and len(table) > most_rows]
+    def to_json(self, max_rows: int | None = None) -> dict[str, Any]:
+        """The result as JSON, with NaN and infinities as null.
+
+        Tables with more than `max_rows` rows are left out; `left_out` lists their names.
+        """
+        left_out = [name for name, table in self.tables.items() if max_rows is not None and len(table) > max_rows]
         return {
             "schema": SCHEMA,
             "study": self.study,
             "question": self.question,
             "method": self.method,
-            "verdicts": list(self.verdicts),
+            "verdicts": list(self.sentences),
             "config": dict(self.config),
             "versions": dict(self.versions),
-            "tables": {name: _records(table) for name, table in self.tables.items() if name not in left_out},
+            "tables": {name: json_records(table) for name, table in self.tables.items() if name not in left_out},
             **({"left_out": left_out} if left_out else {}),
         }
 
     def overview(self) -> pd.DataFrame:
-        """The summary for people: one row a network, its outcomes with half of their 95 % interval, and its size."""
+        """The summary as text: one row per network, its outcomes with half of their 95 % interval, and its size."""
         summary = self.tables["summary"]
         rows = []
         for row in summary.to_dict("records"):
             lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-            shown = {"network": f"{label(row, self.config['axes'])}{lost}"}
+            shown = {"network": f"{network_name(row, self.config['axes'])}{lost}"}
             for axis in self.outcomes:
-                shown[f"{axis.title} %" if axis.kind in PERCENT else axis.title] = _spread(row, axis)
+                shown[f"{axis.title} %" if axis.kind in PERCENT else axis.title] = _format_outcome(row, axis)
             rows.append(shown | {name: f"{int(row[c]):,}" for c, name in _SIZES.items() if c in summary})
         return pd.DataFrame(rows)
 
     def save(self, folder: Path) -> None:
-        """Each table as Parquet, and config, versions and verdicts as JSON."""
-        save(self.tables, folder)
+        """Write each table as Parquet, and config, versions and sentences as JSON."""
+        save_tables(self.tables, folder)
         summary = {key: value for key, value in self.to_json().items() if key != "tables"}
         write_json(folder / "config.json", summary)
 
 
-def _spread(row: dict[Any, Any], axis: Axis) -> str:
-    """ "0.93 ± 0.02", and of a geometric mean "240 ×÷ 3.1": from 240 / 3.1 to 240 · 3.1."""
+def _format_outcome(row: dict[Any, Any], axis: Axis) -> str:
+    """ "0.93 ± 0.02", and for a geometric mean "240 ×÷ 3.1": from 240 / 3.1 to 240 · 3.1."""
     factor = 100 if axis.kind in PERCENT else 1
     mean, low, high = (factor * row[f"{axis.column}{end}"] for end in ("", "_low", "_high"))
     if not math.isfinite(mean):
@@ -96,25 +99,20 @@ def _spread(row: dict[Any, Any], axis: Axis) -> str:
     return f"{mean:{digits}}" + (f" ± {half:{digits}}" if math.isfinite(half) else "")
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    records = json.loads(table.to_json(orient="records", double_precision=15))
-    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in records]
-
-
-def versions() -> dict[str, str]:
-    """Of Skiplab, its code, and what it stands on."""
+def library_versions() -> dict[str, str]:
+    """Versions of Skiplab, its sources, Python and the libraries it computes with."""
     names = ("skiplab", "torch", "lightning-fabric", "numpy", "pandas", "altair", "scikit-learn")
     return {
         **{name: version(name) for name in names},
-        "code": _code(),
+        "code": _source_hash(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _code() -> str:
-    """Hash of the package's sources, which a version number does not tell apart between releases."""
+def _source_hash() -> str:
+    """Hash of the package's sources: between releases they change, and the version number does not."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(Path(skiplab.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a run of a study does with its network: train it, and measure it before and after. Each gives tables."""
+"""What a run of a study does: train a network, and measure it before and after training. Functions return tables."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from skiplab import measure
@@ -15,10 +14,12 @@ from skiplab.analysis.finder import find
 from skiplab.analysis.path_census import Census, census
 from skiplab.analysis.skips import Skips
 from skiplab.data import DataSet, Split, batches
-from skiplab.errors import DataError, DivergedError
+from skiplab.errors import DivergedError
 from skiplab.graph.capture import capture
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 from skiplab.io.atomic import replacing
+from skiplab.io.part_files import read_table, reading, write_table
 from skiplab.measure.memory import samples as captured_for
 from skiplab.training.fit import Run, fit
 from skiplab.training.objectives import task_of
@@ -26,16 +27,16 @@ from skiplab.training.recipe import Recipe
 
 Tables = dict[str, pd.DataFrame]
 Report = Callable[[float, str], None]
-Found = tuple[Program, Skips]
-Built = TypeVar("Built", bound=nn.Module)
+ProgramAndSkips = tuple[Program, Skips]
+Network = TypeVar("Network", bound=nn.Module)
 
-SAMPLES = 256  # on which gradients are measured: one batch, so that training graphs see enough for batch norm
+SAMPLES = 256  # batch size of measurements: one batch, large enough for the batch statistics of a training graph
 STRUCTURE = ("skips", "spine", "census", "histogram", "witness")  # tables that are the same for every seed
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a network is trained in a run: `settings` are those of the study's cell."""
+class RunContext:
+    """One run of a study: the settings of its cell, the folder of its results, and the callback for its progress."""
 
     settings: dict[str, Any]
     folder: Path
@@ -46,29 +47,29 @@ class Training:
         return Recipe(**self.settings["recipe"])
 
 
-def examine(model: nn.Module, data: DataSet, training: Training) -> Tables:
-    """Gradients at initialisation, training, and all that is measured on the trained network.
+def train_and_measure(model: nn.Module, data: DataSet, training: RunContext) -> Tables:
+    """Measure gradients at initialization, train, and measure the trained network.
 
     Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
     not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.analysis.tables`.
     """
-    before = gradients(model, data)
+    before = measure_gradients(model, data)
     training.report(0.05, "training")
-    tables, trained = train(model, data, training)
+    tables, trained = train_network(model, data, training)
     if trained is None:
-        return {**tables, "gradient": before, **structure(model, data)}
+        return {**tables, "gradient": before, **measure_structure(model, data)}
     training.report(0.9, "measuring")
-    network = found(trained, data)  # once, since capturing takes as long as much of what follows
-    gradient = pd.concat([before, _gradients(network, data, "trained")])
-    return {**tables, "gradient": gradient, **_structure(network), **_lesions(network, data)}
+    network = capture_and_find(trained, data)  # once, since a capture is about as expensive as a measurement
+    gradient = pd.concat([before, _gradient_table(network, data, "trained")])
+    return {**tables, "gradient": gradient, **_structure_tables(network), **_lesion_tables(network, data)}
 
 
-def train(
-    model: nn.Module, data: DataSet, training: Training, visit: Callable[[int, nn.Module], None] | None = None
+def train_network(
+    model: nn.Module, data: DataSet, training: RunContext, visit: Callable[[int, nn.Module], None] | None = None
 ) -> tuple[Tables, nn.Module | None]:
     """Tables runs (one row) and curves, and the trained network on the CPU, or None if it diverged.
 
-    Progress goes from 5 to 90 per cent of the run. `visit` sees the network on the way, as in `skiplab.fit`.
+    Reports progress from 5 to 90 percent of the run. `visit` is called during training, as in `skiplab.fit`.
     """
     recipe = training.recipe
 
@@ -80,27 +81,27 @@ def train(
         run = fit(model, data, recipe, training.folder / "run", on_epoch, training.settings["device"], visit=visit)
     except DivergedError:
         log = pd.read_json(training.folder / "run" / "log.jsonl", lines=True)
-        return {"runs": _outcome(model, None), "curves": _curves(log)}, None
+        return {"runs": _outcome_row(model, None), "curves": _curve_table(log)}, None
     log = pd.concat([run.history.assign(kind="epoch"), run.steps.assign(kind="step")])
-    return {"runs": _outcome(run.model, run), "curves": _curves(log)}, run.model.cpu()
+    return {"runs": _outcome_row(run.model, run), "curves": _curve_table(log)}, run.model.cpu()
 
 
-def gradients(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """See `skiplab.measure.gradient`, on one batch, at initialisation: in the training graph."""
-    return _gradients(found(model, data, train=True), data, "initialisation")
+def measure_gradients(model: nn.Module, data: DataSet) -> pd.DataFrame:
+    """The table of `skiplab.measure.gradient` at initialization, for one batch, in the training graph."""
+    return _gradient_table(capture_and_find(model, data, train=True), data, "initialization")
 
 
-def structure(model: nn.Module, data: DataSet) -> Tables:
-    """What every seed has alike: skips, spine, census, histogram, witness."""
-    return _structure(found(model, data, samples=2))
+def measure_structure(model: nn.Module, data: DataSet) -> Tables:
+    """The seed-invariant tables: skips, spine, census, histogram, witness."""
+    return _structure_tables(capture_and_find(model, data, samples=2))
 
 
-def _gradients(network: Found, data: DataSet, when: str) -> pd.DataFrame:
-    batch = next(_fitting(network[0], data.train))
+def _gradient_table(network: ProgramAndSkips, data: DataSet, when: str) -> pd.DataFrame:
+    batch = next(_fitting_batches(network[0], data.train))
     return measure.gradient(*network, [batch], task_of(data.train).loss).assign(when=when)
 
 
-def _structure(network: Found) -> Tables:
+def _structure_tables(network: ProgramAndSkips) -> Tables:
     (program, skips), paths = network, census(network[0])
     return {
         "skips": tables.placed(program, skips).drop(columns=["branch", "program"]),
@@ -111,10 +112,10 @@ def _structure(network: Found) -> Tables:
     }
 
 
-def _lesions(network: Found, data: DataSet) -> Tables:
-    """Tables contribution and lesion, on the test part."""
+def _lesion_tables(network: ProgramAndSkips, data: DataSet) -> Tables:
+    """Tables contribution and lesion, measured on the test part."""
     program, skips = network
-    test, task = list(_fitting(program, data.test)), task_of(data.test)
+    test, task = list(_fitting_batches(program, data.test)), task_of(data.test)
     lesion = measure.lesion(program, skips, test, task.loss, task.error)
     return {
         "contribution": measure.contribution(program, skips, test),
@@ -123,17 +124,19 @@ def _lesions(network: Found, data: DataSet) -> Tables:
 
 
 def split_gradient(tables: Tables) -> Tables:
-    """The gradient of weight layers and that at merges are measured together, and shown apart."""
+    """Split the table gradient: that of weight layers (gradient) and that at merges (merge_gradient)."""
     gradient = tables["gradient"]
     layers = gradient[gradient["what"] == "weight"].rename(columns={"name": "layer"})
     merges = gradient[gradient["what"] == "skip"].rename(columns={"name": "id"})
     return {**tables, "gradient": layers.drop(columns="what"), "merge_gradient": merges.drop(columns="what")}
 
 
-def found(model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: bool = False) -> Found:
-    """The network's program, captured on so many samples, and its skips; `train` takes the training graph.
+def capture_and_find(
+    model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: bool = False
+) -> ProgramAndSkips:
+    """The network's program, captured with `samples` samples, and its skips; `train` captures the training graph.
 
-    On fewer where its batch size cannot be free and the test part has fewer.
+    If the batch size of the program is fixed and larger than the test part, captures with as many as the test part has.
     """
     program = capture(model, (data.train.x[:samples],), train=train)
     if not program.dynamic_batch and len(data.test) < captured_for(program):
@@ -141,40 +144,35 @@ def found(model: nn.Module, data: DataSet, samples: int = SAMPLES, *, train: boo
     return program, find(program)
 
 
-def _fitting(program: Program, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches that the program takes: where its batch size is not free, of that size, without the last ragged one."""
+def _fitting_batches(program: Program, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches that fit the program; if its batch size is fixed, full batches of that size only."""
     if program.dynamic_batch:
         return batches(split, SAMPLES)
     size = captured_for(program)
     return (batch for batch in batches(split, size) if len(batch[0]) == size)
 
 
-def wrong(output: Tensor, target: Tensor) -> Tensor:
-    """Share of wrong answers."""
+def error_rate(output: Tensor, target: Tensor) -> Tensor:
+    """Share of wrong predictions: output (N, classes), target (N)."""
     return (output.argmax(1) != target).double().mean()
 
 
-def save(tables: Tables, folder: Path) -> None:
-    """Each table as Parquet."""
+def save_tables(tables: Tables, folder: Path) -> None:
+    """Write each table as Parquet."""
     for name, table in tables.items():
         with replacing(folder / f"{name}.parquet") as path:
-            table.to_parquet(path, index=False)
+            write_table(path, table)
 
 
-def load(folder: Path) -> Tables:
-    """What `save` has written."""
-    try:
-        return {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"the finished run in {folder} is damaged ({error}): delete that folder, or use --fresh"
-        ) from error
+def load_tables(folder: Path) -> Tables:
+    """Read the tables that `save_tables` wrote."""
+    with reading(folder, "delete this folder, or start over with --fresh"):
+        return {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
 
 
-def seeded(build: Callable[[], Built], seed: int) -> Built:
-    """The network with the initial weights of that seed; torch's random state stays as it was."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
+def build_with_seed(build: Callable[[], Network], seed: int) -> Network:
+    """The network with the initial weights of a seed; torch's random state does not change."""
+    with isolated_rng(seed):
         return build()
 
 
@@ -190,19 +188,19 @@ def _census_row(paths: Census, skips: Skips) -> pd.DataFrame:
     return pd.DataFrame([row])
 
 
-_LOGGED = ["epoch", "learning_rate", "train_loss", "train_error", "test_loss", "test_error", "seconds"]
+_LOG_COLUMNS = ["epoch", "learning_rate", "train_loss", "train_error", "test_loss", "test_error", "seconds"]
 
 
-def _curves(log: pd.DataFrame) -> pd.DataFrame:
-    """One row an epoch, one that diverged on the way included; gradient_norm is the mean over its steps."""
+def _curve_table(log: pd.DataFrame) -> pd.DataFrame:
+    """One row per epoch, including one that diverged before its end; gradient_norm is the mean over its steps."""
     steps = log[log["kind"] == "step"]
     norms = steps.groupby("epoch")["gradient_norm"].mean().reset_index()
-    epochs = log[log["kind"] == "epoch"].reindex(columns=_LOGGED).astype({"epoch": "int64"})
-    return norms.merge(epochs, on="epoch", how="left").astype(dict.fromkeys(_LOGGED[1:], "float64"))
+    epochs = log[log["kind"] == "epoch"].reindex(columns=_LOG_COLUMNS).astype({"epoch": "int64"})
+    return norms.merge(epochs, on="epoch", how="left").astype(dict.fromkeys(_LOG_COLUMNS[1:], "float64"))
 
 
-def _outcome(model: nn.Module, run: Run | None) -> pd.DataFrame:
-    """The row of a run; one that diverged has no errors to show."""
+def _outcome_row(model: nn.Module, run: Run | None) -> pd.DataFrame:
+    """The row of a run; the errors of a diverged run are NaN."""
     row: dict = {"status": "diverged" if run is None else "ok"}
     last = None if run is None else run.history.iloc[-1]
     for name in ("train_error", "test_error", "train_loss", "test_loss"):

@@ -18,7 +18,8 @@ from torch import nn
 
 from skiplab.data import DataSet
 from skiplab.errors import DivergedError, UsageError
-from skiplab.training.checkpoint import Row, RunFolder
+from skiplab.graph.rng import isolated_rng
+from skiplab.training.checkpoint import Row, RunStore
 from skiplab.training.loop import Loop, evaluate
 from skiplab.training.precision import Precision, resolved, told
 from skiplab.training.recipe import Recipe, learning_rate_at
@@ -60,7 +61,7 @@ def fit(
     """Trains a copy of `model`; the one handed in stays as it was, and so do torch's random states.
 
     With a `folder`, every epoch is kept there (see `skiplab.training.checkpoint`), and a call that finds an unfinished
-    run of the same recipe and data takes it up: bit for bit as if it had never stopped, on the CPU with as
+    run of the same recipe and data resumes it: bit for bit as if it had never stopped, on the CPU with as
     many threads as before and wherever else kernels are deterministic. A finished run is loaded and returned
     at once. Without a folder nothing is written. `on_epoch` receives each new row of the history once it is
     safe; what it raises ends the training. `visit` is shown the model as it is before training (0) and after each
@@ -73,32 +74,32 @@ def fit(
     `history` has the epochs before.
     """
     fabric = fabric_on(device, recipe.precision)
-    keeper = None
-    if folder is not None:
-        identity = {"recipe": recipe.record(), "data": data.fingerprint(), **told(recipe.precision, fabric.device)}
-        keeper = RunFolder(folder, identity)
     with _own_randomness(fabric.device):
         _seed(fabric.device, recipe.seed)
         loop = Loop(fabric, model, data, recipe)
+        run_store = RunStore(folder, {} if folder is None else _identity(loop, data))
         show = _shown(fabric, loop, visit)
-        done, rows = _take_up(loop, keeper, show)
+        done, rows = _resume(loop, run_store, show)
         for epoch in range(done + 1, recipe.epochs + 1):
             new = loop.epoch(epoch)
             rows += new
             if new[-1]["kind"] == "step":  # the epoch's own row is missing: it did not get that far
-                if keeper is not None:
-                    keeper.diverge(epoch, new)
+                run_store.diverge(epoch, new)
                 raise _diverged(rows, recipe)
             show(epoch)
-            if keeper is not None:
-                keeper.save(epoch, loop.tensors(), new)
+            run_store.save(epoch, loop.tensors(), new)
             if on_epoch is not None:
                 with _own_randomness(fabric.device):  # its draws must not change the training
                     on_epoch(dict(new[-1]))
     run = Run(loop.finished(), _table(rows, "epoch"), _table(rows, "step"), "finished")
-    if keeper is not None:
-        keeper.finish(recipe.epochs, run.model.state_dict(), run.history)
+    run_store.finish(recipe.epochs, run.model.state_dict(), run.history)
     return run
+
+
+def _identity(loop: Loop, data: DataSet) -> dict[str, Any]:
+    """What makes a run this run and no other."""
+    meaning = told(loop.recipe.precision, loop.fabric.device)
+    return {"recipe": loop.recipe.record(), "data": data.fingerprint(), "weights": loop.shapes(), **meaning}
 
 
 def _shown(fabric: Fabric, loop: Loop, visit: Callable[[int, nn.Module], None] | None) -> Callable[[int], None]:
@@ -112,15 +113,14 @@ def _shown(fabric: Fabric, loop: Loop, visit: Callable[[int, nn.Module], None] |
     return show
 
 
-def _take_up(loop: Loop, keeper: RunFolder | None, show: Callable[[int], None]) -> tuple[int, list[Row]]:
-    """Puts the loop where an earlier call left it: how many epochs are done, and the log so far."""
-    saved = None if keeper is None else keeper.load()
-    if keeper is None or saved is None:
+def _resume(loop: Loop, run_store: RunStore, show: Callable[[int], None]) -> tuple[int, list[Row]]:
+    """Loads the state that an earlier call has kept; returns the number of finished epochs, and the log so far."""
+    saved = run_store.load()
+    if saved is None:
         show(0)
-        if keeper is not None:
-            keeper.save(0, loop.tensors(), [])
+        run_store.save(0, loop.tensors(), [])
         return 0, []
-    loop.restore(saved.tensors, keeper.path)
+    loop.restore(saved.tensors)
     if saved.status == "diverged":
         raise _diverged(saved.rows, loop.recipe)
     return saved.epoch, saved.rows
@@ -148,13 +148,9 @@ def fabric_on(device: str, precision: Precision = "32-true") -> Fabric:
 
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
-    """What happens inside the block leaves the random states of the CPU and of `device` as they were."""
-    if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
-            yield
-        return
+    """With `device` as current device, if it is a CUDA device; the block leaves torch's random state unchanged."""
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with current, torch.random.fork_rng([device], device_type=device.type):
+    with current, isolated_rng(device=device):
         yield
 
 

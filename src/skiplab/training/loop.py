@@ -3,7 +3,6 @@
 import math
 import time
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from skiplab.data import DataSet, Split, batches
 from skiplab.errors import DataError, UsageError
 from skiplab.training.augment import augmented, draw, must_be_pictures
-from skiplab.training.checkpoint import MEND, Row
+from skiplab.training.checkpoint import Row
 from skiplab.training.objectives import must_answer, task_of
-from skiplab.training.optimizers import optimizer_of, put_back, state_of
+from skiplab.training.optimizers import load_state, optimizer_of, state_of
 from skiplab.training.precision import channels_last, lay_channels_last, lay_contiguous
 from skiplab.training.recipe import Recipe, learning_rate_at
 
@@ -174,20 +173,15 @@ class Loop:
             state["random.device"] = torch.get_device_module(self.fabric.device).get_rng_state()
         return state
 
-    def restore(self, tensors: dict[str, Tensor], folder: Path) -> None:
-        """Puts a state back; `DataError` when its weights are another model's."""
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight and buffer, by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Loads a state of `tensors()`, or the weights alone."""
         saved = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-        there = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-        here = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        differing = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-        if differing:
-            name = differing[0]
-            raise DataError(
-                f"{folder} holds a run of another model: {name} was {there.get(name, 'absent')}, now "
-                f"{here.get(name, 'absent')} ({len(differing)} such differences); {MEND}"
-            )
         self.model.load_state_dict(saved)
-        put_back(self.optimizer, self.weights, tensors)
+        load_state(self.optimizer, self.weights, tensors)
         if "random.order" in tensors:
             self.random.set_state(tensors["random.order"])
             torch.set_rng_state(tensors["random.cpu"])

@@ -28,10 +28,10 @@ def state_of(optimizer: torch.optim.Optimizer, weights: Mapping[str, nn.Paramete
     return state
 
 
-def put_back(
+def load_state(
     optimizer: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """The reverse of `state_of`."""
+    """Loads the tensors of `state_of` into the optimizer."""
     for name, weight in weights.items():
         for kind, key in _NAMES.items():
             saved = tensors.get(f"{kind}.{name}")

@@ -15,7 +15,7 @@ def resolved(precision: Precision, device: torch.device) -> Literal["32-true", "
     """
     if precision != "fast":
         return precision
-    return "bf16-mixed" if _multiplies_bfloat16(device) else "32-true"
+    return "bf16-mixed" if has_bfloat16_units(device) else "32-true"
 
 
 def told(precision: Precision, device: torch.device) -> dict[str, str]:
@@ -40,9 +40,9 @@ def lay_contiguous(model: nn.Module) -> None:
         parameter.data = parameter.data.contiguous()
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 natively: a CPU with AVX-512 BF16 or AMX, or a GPU without emulation."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

@@ -1,6 +1,5 @@
-"""One training a seed: each from its own initial weights, kept in its own folder."""
+"""One training run for each seed: each has its own initial weights and its own folder."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,8 +10,8 @@ import pandas as pd
 from torch import nn
 
 from skiplab.data import DataSet, Split
-from skiplab.errors import DataError, DivergedError
-from skiplab.io.atomic import writable_folder, write_json
+from skiplab.errors import DivergedError
+from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
 from skiplab.training.checkpoint import discard
 from skiplab.training.fit import evaluate, fit
 from skiplab.training.recipe import Recipe
@@ -20,13 +19,16 @@ from skiplab.training.recipe import Recipe
 LOGGED = ("train_loss", "train_error", "test_loss", "test_error")
 CURVES = ("epoch", "learning_rate", "running_loss", "running_error", *LOGGED, "seconds")
 
-_START = 64  # examples on which the untrained network is known again
-_CLOSE = 1e-3  # of its loss there; kernels in another order round differently
+_EXAMPLES = 64  # on which the untrained network is recognized
+_RUNS = StoreLayout("config.json", fix=FRESH)  # of the folder of all seeds
+_START = StoreLayout(  # of each seed's folder; other kernels round the loss differently
+    "start.json", fix=FRESH, tolerance={"network.untrained_loss": 1e-3}
+)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, on what and how; `build` gives the network with the initial weights of a seed."""
+    """What is trained, on which data and how; `build` returns the network with the initial weights of a seed."""
 
     build: Callable[[int], nn.Module]
     data: DataSet
@@ -35,12 +37,13 @@ class Plan:
     out: Path | None
 
     def folder(self, seed: int) -> Path | None:
+        """Where the run of this seed is kept; None: nowhere."""
         return self.out / f"seed-{seed}" if self.out else None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How one seed's training went; `history` as in `skiplab.Run`, `why` says why a run diverged."""
+    """The outcome of one seed's run; `history` as in `skiplab.Run`, `why` is the reason why it diverged, or empty."""
 
     seed: int
     history: pd.DataFrame
@@ -54,7 +57,7 @@ class Trial:
         return f"seed {self.seed}: training error {train}, test error {test}"
 
     def row(self) -> dict[str, Any]:
-        """Of a run that diverged, the losses and errors are NaN, and the seconds those of whole epochs."""
+        """The run as a row of a table. A run that diverged has NaN losses and errors, and the time of whole epochs."""
         done = len(self.history)
         last = dict.fromkeys(LOGGED, math.nan) if self.why or not done else dict(self.history.iloc[-1][list(LOGGED)])
         seconds = float(self.history["seconds"].sum()) if done else 0.0
@@ -63,10 +66,10 @@ class Trial:
 
 
 def trained(plan: Plan, seed: int, tell: Callable[[dict[str, Any]], None]) -> Trial:
-    """One run, from where it was stopped; one that diverges is a result as well. `tell` gets each new epoch's row."""
+    """Trains one seed, or resumes its run. A run that diverges is a result too. `tell` gets each new epoch's row."""
     model, folder = plan.build(seed), plan.folder(seed)
     if folder is not None:
-        _same_start(folder, model, plan.data)
+        _check_start(folder, model, plan.data)
     try:
         run = fit(model, plan.data, replace(plan.recipe, seed=seed), folder, tell, plan.device)
     except DivergedError as error:
@@ -75,32 +78,25 @@ def trained(plan: Plan, seed: int, tell: Callable[[dict[str, Any]], None]) -> Tr
 
 
 def percent(share: float) -> str:
+    """A share from 0 to 1 as "12.3 %"."""
     return f"{100 * share:.1f} %"
 
 
-def start_over(out: Path) -> None:
-    """Removes every run from the folder, and what says which they are."""
-    for folder in out.glob("seed-*"):
-        discard(folder)
-        (folder / "start.json").unlink(missing_ok=True)
-    (out / "config.json").unlink(missing_ok=True)
+def open_folder(out: Path, identity: dict[str, Any], *, fresh: bool) -> None:
+    """Prepares the folder for the runs of one identity, all seeds alike; `fresh` removes every run that is there.
+
+    Raises `DataError` where it holds runs of another identity.
+    """
+    if fresh:
+        for folder in out.glob("seed-*"):
+            discard(folder)
+            _START.forget(folder)
+        _RUNS.forget(out)
+    ResumeStore(out, identity, _RUNS).claim()
 
 
-def _same_start(folder: Path, model: nn.Module, data: DataSet) -> None:
-    """Weights of the same shapes may be another network's, such as the same one with other skip connections."""
-    loss, _ = evaluate(model, Split(data.train.x[:_START], data.train.y[:_START]))
-    file = writable_folder(folder) / "start.json"
-    now = loss if math.isfinite(loss) else None
-    if not file.exists():
-        write_json(file, {"loss": now})
-        return
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))["loss"]
-        same = before == now or math.isclose(before or math.nan, now or math.nan, rel_tol=_CLOSE)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is damaged ({error!r}): choose another folder, or start over with --fresh") from error
-    if not same:
-        raise DataError(
-            f"{folder} holds a run of another network: untrained, its loss on {_START} examples was {before}, and is "
-            f"now {now}; choose another folder, or start over with --fresh"
-        )
+def _check_start(folder: Path, model: nn.Module, data: DataSet) -> None:
+    """Refuses a run of another network with weights of the same shapes, such as one with other skip connections."""
+    loss, _ = evaluate(model, Split(data.train.x[:_EXAMPLES], data.train.y[:_EXAMPLES]))
+    network = {"untrained_loss": loss if math.isfinite(loss) else None, "examples": _EXAMPLES}
+    ResumeStore(folder, {"network": network}, _START).claim()

@@ -9,13 +9,11 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils import _pytree as pytree
 
 from skiplab.analysis.skips import Skips
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
+from skiplab.graph.rng import isolated_rng
 from skiplab.verification.jvp_check import TOLERANCE
 from skiplab.verification.proof import Proof, Verdict, proof_json
 from skiplab.verification.random_inputs import ATTEMPTS
@@ -52,10 +50,8 @@ def prove(program: Program, skips: Skips, *, points: int = 3, seed: int = 0, pro
     skips.check(program)
     _check(program, points)
     verdicts: dict[int, Verdict] = {}
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.no_grad(), torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+    with torch.no_grad(), isolated_rng(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the network's own, and torch's about its forward derivatives
-        torch.default_generator.manual_seed(seed)
         passes = Passes(program, points, seed)
         for attempt in range(ATTEMPTS):
             left = {i: skip for i, skip in enumerate(skips) if i not in verdicts or verdicts[i].found is None}
@@ -69,11 +65,5 @@ def prove(program: Program, skips: Skips, *, points: int = 3, seed: int = 0, pro
 def _check(program: Program, points: int) -> None:
     if points < 2:
         raise UsageError(f"points={points}: what changes with the data shows at two points or more")
-    if program.training:
-        raise UsageError(
-            f"the training graph of {program.name} cannot be proved: dropout and batch statistics change its "
-            "shortcuts from run to run; capture it in eval mode (leave out --train, or `train=True`)"
-        )
-    tensors = [*program.tensors.values(), *pytree.tree_leaves(program.example)]
-    if any(isinstance(t, Tensor) and (t.is_meta or isinstance(t, FakeTensor)) for t in tensors):
-        raise UsageError(f"{program.name} cannot be proved without values: leave out --meta")
+    program.require_inference("whose shortcuts dropout and batch statistics change from run to run")
+    program.require_values("which a proof needs")

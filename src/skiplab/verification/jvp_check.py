@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from skiplab.analysis.skips import Skip
+from skiplab.graph.torch_compat import storage_id
 from skiplab.verification.proof import Verdict
 from skiplab.verification.random_inputs import direction
 from skiplab.verification.shortcut_function import Graph, NoRouteError, Route, Values, evaluate
@@ -196,7 +197,7 @@ def _is_split(parts: object) -> bool:
     """Whether a list holds the parts of one tensor, and not several results."""
     if not isinstance(parts, (list, tuple)):
         return False
-    return len({part.untyped_storage()._cdata for part in parts if isinstance(part, Tensor)}) == 1
+    return len({storage_id(part) for part in parts if isinstance(part, Tensor)}) == 1
 
 
 def _count(parts: Tensor | Sequence[Tensor]) -> int:

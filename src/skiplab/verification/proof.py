@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from skiplab.io.json_values import finite_or_none
+
 SCHEMA = "skiplab.proof/1"
 
 
@@ -88,10 +90,6 @@ def proof_json(proof: Proof) -> dict[str, Any]:
         "ok": proof.ok,
         "points": proof.points,
         "tolerance": proof.tolerance,
-        "deviation": _number(proof.deviation),
-        "skips": [{**asdict(row), "deviation": _number(row.deviation)} for row in proof.rows],
+        "deviation": finite_or_none(proof.deviation),
+        "skips": [{**asdict(row), "deviation": finite_or_none(row.deviation)} for row in proof.rows],
     }
-
-
-def _number(deviation: float) -> float | None:
-    return deviation if math.isfinite(deviation) else None

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 Point = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -88,7 +88,8 @@ class Doubled(Execution):
     """
 
     def __init__(self, program: Program, point: Point, record: set[str], weights: Mapping[str, Tensor]) -> None:
-        super().__init__(program, *point, record=record, tensors=weights)
+        super().__init__(program, *point, tensors=weights)
+        self.recording(record)
         self.reached = ""  # the node that is being computed, for an error's message
 
     def run_node(self, n: Node) -> Any:

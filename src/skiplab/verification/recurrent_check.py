@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from skiplab.analysis.skips import Skip
 from skiplab.graph.ops import operator_name
+from skiplab.graph.torch_compat import schema_of
 from skiplab.verification.jvp_check import TOLERANCE, NotFiniteError, relative, worst
 from skiplab.verification.proof import Verdict
 from skiplab.verification.shortcut_function import Graph, NoRouteError, Values
@@ -41,7 +42,7 @@ class Fused:
 
     def arguments(self, values: Values) -> dict[str, Any]:
         """The operator's arguments by name, defaults filled in."""
-        schema = self.end.target._schema.arguments  # type: ignore[union-attr]
+        schema = schema_of(self.end.target).arguments
         args, kwargs = torch.fx.map_arg((self.end.args, self.end.kwargs), lambda node: values[node])
         given = dict(zip((a.name for a in schema), args, strict=False)) | dict(kwargs)
         return {a.name: given.get(a.name, a.default_value if a.has_default_value() else None) for a in schema}

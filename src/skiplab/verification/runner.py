@@ -30,7 +30,9 @@ class Passes:
         ways: dict[int, Way] = {}
         for number, skip in skips.items():
             try:
-                ways[number] = route(self.graph, skip) if skip.steps is None else Fused(self.graph, skip)
+                if (skip.location == "fused") != (skip.steps is not None):
+                    raise NoRouteError("time steps are of a fused operator, and every such operator has them")
+                ways[number] = route(self.graph, skip) if skip.location == "graph" else Fused(self.graph, skip)
             except NoRouteError as error:
                 yield number, _unproved(skip, str(error))
         order = sorted(ways, key=lambda number: self.graph.position[ways[number].end])

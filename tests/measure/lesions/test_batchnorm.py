@@ -13,7 +13,7 @@ from oracles.lesioned import Normed, images, mean_loss, reestimated_loss, swappe
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.lesions.batchnorm import norms
+from skiplab.measure.lesions.batchnorm import require_batch_norms
 
 
 def network(*, shared: bool = False) -> tuple[Normed, Program]:
@@ -74,10 +74,10 @@ def test_reordered_blocks_keep_their_weights_and_get_statistics_where_they_are()
 
 def test_the_batch_norms_of_a_program() -> None:
     _, program = network()
-    assert [len(norm.calls) for norm in norms(program)] == [1] * 6
-    assert [len(norm.calls) for norm in norms(network(shared=True)[1])] == [6]
+    assert [len(norm.calls) for norm in require_batch_norms(program)] == [1] * 6
+    assert [len(norm.calls) for norm in require_batch_norms(network(shared=True)[1])] == [6]
     with pytest.raises(UsageError, match="has no batch norm with statistics to re-estimate: leave `reestimate` out"):
-        norms(captured("pre_norm").program)
+        require_batch_norms(captured("pre_norm").program)
 
 
 def test_batch_norms_without_statistics_have_none_to_estimate() -> None:
@@ -91,7 +91,7 @@ def test_batch_norms_without_statistics_have_none_to_estimate() -> None:
             return self.norm(x) + self.branch(x)
 
     program = skiplab.capture(Own(), (torch.randn(4, 4, 8, 8),))
-    assert len(norms(program)) == 1
+    assert len(require_batch_norms(program)) == 1
 
 
 def test_one_value_a_channel_has_no_variance() -> None:

@@ -9,7 +9,7 @@ import skiplab
 from cases import captured
 from networks import Net, heavy
 from oracles.memory import measured, storage
-from skiplab.data.bound_batches import checked
+from skiplab.data.bound_batches import validate_batches
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.measure.lesions.prefix_sharing import forks
@@ -19,7 +19,7 @@ from skiplab.measure.lesions.spec import deletions, grouped
 
 
 def part_of(program: Program, x: Tensor, ticks: list[int] | None = None) -> Part:
-    (given,) = checked(program, [(x, None)])
+    (given,) = validate_batches(program, [(x, None)])
     return Part(given, 0, (ticks if ticks is not None else []).append)
 
 

@@ -8,7 +8,7 @@ from cases import captured
 from networks import Block, Net
 from oracles.lesioned import Normed, images, mean_loss, swapped
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import checked
+from skiplab.data.bound_batches import validate_batches
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import run
 from skiplab.graph.program import Program
@@ -79,7 +79,7 @@ def test_weights_that_are_computed_are_swapped_before_they_are() -> None:
         own = {name for name, _ in model.named_parameters() if name.startswith(f"{skip.path}.")}
         assert read == own
     (swap,) = reorderings(program, skips, 1, 1, 0)
-    (given,) = checked(program, [(x, None)])
+    (given,) = validate_batches(program, [(x, None)])
     (_, first), *_ = forks(program, Part(given, 0, print), [swap])
     backwards = Net(lambda net, x: net.a(net.b(x)), a=a, b=b)
     with torch.no_grad():

@@ -5,17 +5,17 @@ from torch import Tensor, nn
 import skiplab
 from cases import captured
 from networks import Net, Transformer, conv, heavy, linear
-from skiplab.data.bound_batches import checked
+from skiplab.data.bound_batches import validate_batches
 from skiplab.errors import UsageError
-from skiplab.graph.channels import channel
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.lesions.replacements import Kind, branch_moments, noise, of_channels, shuffle
+from skiplab.measure.choices import Kind
+from skiplab.measure.lesions.replacements import branch_moments, noise, of_channels, shuffle
 from skiplab.measure.lesions.resumable_pass import Part, Passes
 
 
 def part_of(program: Program, x: Tensor) -> Part:
-    (given,) = checked(program, [(x, None)])
+    (given,) = validate_batches(program, [(x, None)])
     return Part(given, 0, print)
 
 
@@ -121,7 +121,7 @@ def test_which_dimension_is_the_channels(build: type, shape: tuple[int, ...], di
     program = skiplab.capture(build(), (torch.randn(shape),))
     (skip,) = skiplab.find(program)
     for name in skip.branch:
-        assert channel(program, program.by_name[name]) == dim
+        assert program.layouts[program.by_name[name].index].channels == dim
 
 
 def test_values_whose_first_dimension_is_not_the_samples() -> None:

@@ -96,7 +96,7 @@ def test_a_folder_of_another_sweep(normed: tuple[Program, Skips], tmp_path: Path
     lesion(program, skips, batches, F.cross_entropy, folder=tmp_path)
     others: list[tuple[Any, str]] = [({"kinds": ["shortcut"]}, "kinds was"), ({"seed": 1}, "seed was 0, now 1")]
     for options, what in others:
-        with pytest.raises(DataError, match=f"as trained.safetensors holds other lesions .*{what}.*: choose another"):
+        with pytest.raises(DataError, match=f"{tmp_path} holds other results: .*{what}.*; choose another"):
             lesion(program, skips, batches, F.cross_entropy, folder=tmp_path, **options)
     with pytest.raises(DataError, match="skips was"):
         lesion(program, skips[:1], batches, F.cross_entropy, folder=tmp_path)
@@ -107,9 +107,17 @@ def test_a_folder_of_another_sweep(normed: tuple[Program, Skips], tmp_path: Path
 
 
 def test_a_damaged_file(normed: tuple[Program, Skips], tmp_path: Path) -> None:
+    batches = images(3)
     (tmp_path / "as trained.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(DataError, match=r"cannot read .*as trained.safetensors .*: choose another folder, or delete"):
-        lesion(*normed, images(3), F.cross_entropy, folder=tmp_path)
+    with pytest.raises(DataError, match=r"as trained.safetensors without identity.json; choose another folder, or del"):
+        lesion(*normed, batches, F.cross_entropy, folder=tmp_path)
+    (tmp_path / "as trained.safetensors").unlink()
+    table = lesion(*normed, batches, F.cross_entropy, folder=tmp_path)
+    (tmp_path / "as trained.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match=r"as trained.safetensors is damaged .*: delete this file, and it is computed"):
+        lesion(*normed, batches, F.cross_entropy, folder=tmp_path)
+    (tmp_path / "as trained.safetensors").unlink()
+    assert lesion(*normed, batches, F.cross_entropy, folder=tmp_path).equals(table)
 
 
 def test_progress_never_goes_back_and_arrives(normed: tuple[Program, Skips], tmp_path: Path) -> None:
@@ -192,7 +200,7 @@ def test_a_batch_that_does_not_fit_is_measured_in_halves_and_so_are_all_that_fol
         return {"sizes": torch.tensor([part.given.size])}
 
     passes = Passes(program, samples(8, 8), {"all": 1}, {}, {})
-    with pytest.warns(UserWarning, match="a batch of 8 samples does not fit into memory: going on with 4"):
+    with pytest.warns(UserWarning, match="a batch of 8 samples does not fit into memory: continuing with 4"):
         state = passes.fold("all", work, lambda old, new: {"sizes": torch.cat((old["sizes"], new["sizes"]))})
     assert tried == [(0, 8), (0, 4), (4, 4), (8, 4), (12, 4)]
     assert state["sizes"].tolist() == [4] * 4

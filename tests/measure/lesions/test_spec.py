@@ -2,7 +2,7 @@ import pytest
 
 from cases import captured
 from skiplab.analysis.edges import branch_edges
-from skiplab.data.bound_batches import checked
+from skiplab.data.bound_batches import validate_batches
 from skiplab.errors import UsageError
 from skiplab.measure.lesions.replacements import zero
 from skiplab.measure.lesions.resumable_pass import Part
@@ -27,7 +27,7 @@ def test_groups_that_there_are_none_of(groups: int) -> None:
 
 def test_a_deletion_of_several_skips_holds_the_edges_of_all() -> None:
     case = captured("dense_block")
-    (given,) = checked(case.program, [(case.args[0], None)])
+    (given,) = validate_batches(case.program, [(case.args[0], None)])
     for lesion, (a, b) in zip(
         deletions(case.program, grouped(case.skips, "pairs"), {"branch": zero}),
         grouped(case.skips, "pairs"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skiplab.data.sources.examples import Picture
-from skiplab.errors import DataError
+from skiplab.errors import DataError, format_shape
 
 # Mean and standard deviation of ImageNet's training pictures by channel, as nearly every model trained there has
 # them: Krizhevsky's constants as kept by torchvision and timm.
@@ -51,8 +51,8 @@ def pixels(wanted: Sequence[int], pictures: Sequence[Picture], normalize: str | 
     """For a model that takes `wanted` (channels, height, width)."""
     if len(wanted) != 3 or wanted[0] not in (1, 3):
         raise DataError(
-            f"pictures have 1 or 3 channels, a height and a width, and the model takes {_by(wanted)}: give data of "
-            "that shape, such as a .npz file"
+            "pictures have 1 or 3 channels, a height and a width, and the model takes "
+            f"{format_shape(wanted, 'a single number')}: give data of that shape, such as a .npz file"
         )
     plain = Pixels(wanted[0], wanted[1], wanted[2])
     match normalize or ("imagenet" if wanted[0] == 3 else "data"):
@@ -84,7 +84,3 @@ def _pillow() -> tuple[ModuleType, Any]:
     except ImportError:
         raise DataError("pictures need the package pillow: pip install 'skiplab[data]'") from None
     return Image, ImageOps
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "a single number"

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from skiplab.data.bound_batches import Batch, checked
+from skiplab.data.bound_batches import Batch, validate_batches
 from skiplab.data.sources.examples import Examples
 from skiplab.data.sources.images import Pixels, pixels
 from skiplab.data.sources.request import DataRequest
 from skiplab.data.sources.streams import Stream
-from skiplab.errors import DataError
+from skiplab.errors import DataError, format_shape
 from skiplab.graph.program import Program
+from skiplab.graph.torch_compat import pytree
 
 Batches = Iterable[Batch]  # that can be gone through any number of times
 
@@ -58,7 +57,7 @@ class _Moved:
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class WithProgress:
     """The same batches, telling how many of them have been taken: `progress(done, total)`, None if unknown."""
 
     batches: Batches
@@ -80,7 +79,7 @@ class _Share:
     held: bool
 
     def __iter__(self) -> Iterator[Batch]:
-        for given in checked(self.program, self.batches):
+        for given in validate_batches(self.program, self.batches):
             cut = given.size - given.size // 4
             part = given.part(cut, given.size) if self.held else given.part(0, cut)
             if part.size:
@@ -98,9 +97,10 @@ def batches(program: Program, source: Examples | Stream, request: DataRequest) -
     if not isinstance(source.x, Tensor):
         prepare = pixels(wanted, source.x, request.normalize)
     elif tuple(source.x.shape[1:]) != wanted:
+        own, taken = (format_shape(shape, "single numbers") for shape in (source.x.shape[1:], wanted))
         raise DataError(
-            f"{source.name} has examples of {_by(source.x.shape[1:])}, and {program.name} was captured with "
-            f"{_by(wanted)}: leave out --input where the model takes them, or build it for them with --kwargs"
+            f"{source.name} has examples of {own}, and {program.name} was captured with {taken}: leave out --input "
+            "where the model takes them, or build it for them with --kwargs"
         )
     elif source.x.is_floating_point() != like.is_floating_point():
         raise DataError(
@@ -133,7 +133,3 @@ def _only_input(program: Program, source: Examples) -> Tensor:
             "which yields ((first, second), target)"
         )
     return tensors[0]
-
-
-def _by(shape: Any) -> str:
-    return "x".join(map(str, shape)) or "single numbers"

@@ -6,10 +6,10 @@ from itertools import islice
 from typing import Any, cast
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.data.sources.request import DataRequest
 from skiplab.errors import DataError, ModelError
+from skiplab.graph.torch_compat import pytree
 from skiplab.loading.resolve import module_of
 
 

@@ -16,7 +16,7 @@ from skiplab.data.sources.materialize import gathered
 from skiplab.data.sources.open import open_source
 from skiplab.data.sources.request import EVALUATION_PARTS, TRAINING_PARTS, DataRequest
 from skiplab.data.sources.streams import Stream
-from skiplab.errors import DataError
+from skiplab.errors import DataError, format_shape
 from skiplab.loading.libraries import free_memory
 
 HELD_OUT = 0.2
@@ -24,68 +24,68 @@ HELD_OUT = 0.2
 Shape = Sequence[int] | Callable[[], Sequence[int]]
 
 
-def dataset(request: DataRequest, shape: Shape | None = None) -> DataSet:
-    """The data that `request` names, to train on.
+def dataset(asked: DataRequest, shape: Shape | None = None) -> DataSet:
+    """The data that `asked` names, to train on.
 
-    Parts are the data's own: the training part, and `request.split` or else the first of test and validation that there
-    is. Data with one part lose a fifth of each class to evaluation, drawn at random from `request.seed`, with a
-    warning. Of each part at most `request.samples` samples are drawn, all for 0. A callable may return a `DataSet`.
+    Parts are the data's own: the training part, and of test and validation the first that there is, or `asked.split`.
+    Where they have no two, a fifth of each class is held out at random from `asked.seed`, with a warning. Of each part
+    at most `asked.samples` examples are drawn, all for 0. A callable may return a `DataSet`, which is taken as it is.
 
     Args:
-        request: which data; `batch` does not matter.
+        asked: which data; `batch` does not matter.
         shape: (channels, height, width) to which pictures are brought, or a function that gives it, called for
             pictures alone. Pictures normalised by their data take the training part's mean and deviation.
 
     Raises `DataError` for data without classes, of too many shapes, or more than half of the free memory holds.
     """
-    if request.spec == "digits" and not request.samples and request.split is None:
+    if asked.spec == "digits" and not asked.samples and asked.split is None:
         return data.digits()
-    first = open_source(request)
+    first = open_source(asked)
     if isinstance(first, Stream):
         made = first.made()
         if isinstance(made, DataSet):
             return made
         first = gathered(replace(first, make=lambda: made))
-    learned, judged = _parts(request, first)
+    learned, judged = _parts(asked, first)
     known = _indices(learned, learned), _indices(judged, learned)
-    x = _tensors(request, learned, judged, shape)
+    x = _tensors(asked, learned, judged, shape)
     train, test = (Split(*pair) for pair in zip(x, known, strict=True))
     classes = len(learned.classes) or int(torch.cat(known).max()) + 1
     if classes < 2:
-        raise DataError(f"{request.spec} has one class, of which nothing can be learned: give at least two")
-    return DataSet(request.spec, train, test, classes)
+        raise DataError(f"{asked.spec} has one class, of which nothing can be learned: give at least two")
+    return DataSet(asked.spec, train, test, classes)
 
 
-def _parts(request: DataRequest, first: Examples) -> tuple[Examples, Examples]:
+def _parts(asked: DataRequest, first: Examples) -> tuple[Examples, Examples]:
     """What is learned from, and what it is judged by."""
-    judge = first.part if request.split else next((name for name in EVALUATION_PARTS if name in first.parts), None)
+    judge = first.part if asked.split else next((name for name in EVALUATION_PARTS if name in first.parts), None)
     learn = next((name for name in (*TRAINING_PARTS, "") if name in first.parts), None)
-    if request.split and learn in (None, judge):
-        raise DataError(f"{request.spec} has no part `train` to learn from beside `{judge}`: leave out --split")
+    if asked.split and learn in (None, judge):
+        raise DataError(f"{asked.spec} has no part `train` to learn from beside `{judge}`: leave out --split")
     if judge is None or learn is None:
-        return _held_out(request, first)
+        return _held_out(asked, first)
     found = {first.part: first}
     for name in {learn, judge} - set(found):
-        other = open_source(replace(request, split=name or None))
+        other = open_source(replace(asked, split=name or None))
         assert isinstance(other, Examples)
         found[name] = other
     return found[learn], found[judge]
 
 
-def _held_out(request: DataRequest, whole: Examples) -> tuple[Examples, Examples]:
+def _held_out(asked: DataRequest, whole: Examples) -> tuple[Examples, Examples]:
     """A fifth of each class, at least one example of it where there are two."""
     y = _indices(whole, whole)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(request.seed))
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(asked.seed))
     held = torch.zeros(len(y), dtype=torch.bool)
     for label in y.unique():
         own = order[y[order] == label]
         held[own[: max(round(HELD_OUT * len(own)), int(len(own) > 1))]] = True
     if not held.any():
-        raise DataError(f"{request.spec} has one example of each class, so none can be held out: give more")
+        raise DataError(f"{asked.spec} has one example of each class, so none can be held out: give more")
     what = f"has no part but `{whole.part}`" if whole.part else "has no parts"
     warnings.warn(
-        f"{request.spec} {what}: {int(held.sum()):,} of {len(y):,} samples are held out for evaluation, the same share "
-        f"of each class, drawn from seed {request.seed}",
+        f"{asked.spec} {what}: {int(held.sum()):,} of {len(y):,} examples are held out to judge by, the same share of "
+        f"each class, drawn from seed {asked.seed}",
         stacklevel=3,
     )
     return _chosen(whole, ~held), _chosen(whole, held)
@@ -113,32 +113,32 @@ def _indices(part: Examples, learned: Examples) -> Tensor:
     return where[y] if part.classes else y.long()
 
 
-def _tensors(request: DataRequest, learned: Examples, judged: Examples, shape: Shape | None) -> tuple[Tensor, Tensor]:
+def _tensors(asked: DataRequest, learned: Examples, judged: Examples, shape: Shape | None) -> tuple[Tensor, Tensor]:
     """Both parts as the model takes them."""
     if not isinstance(learned.x, Tensor) or not isinstance(judged.x, Tensor):
-        return _pictures(request, learned, judged, shape)
+        return _pictures(asked, learned, judged, shape)
     if learned.x.shape[1:] != judged.x.shape[1:]:
-        raise DataError(f"{request.spec}: the parts hold {_told(learned.x)} and {_told(judged.x)}: give one shape")
+        raise DataError(f"{asked.spec}: the parts hold {_told(learned.x)} and {_told(judged.x)}: give one shape")
     if torch.uint8 in (learned.x.dtype, judged.x.dtype):
-        raise DataError(f"{request.spec} holds bytes: save them as float32, scaled as the model should see them")
+        raise DataError(f"{asked.spec} holds bytes: save them as float32, scaled as the model should see them")
     kind = torch.get_default_dtype()
     first, second = (x.to(kind) if x.is_floating_point() else x for x in (learned.x, judged.x))
     return first, second
 
 
-def _pictures(request: DataRequest, learned: Examples, judged: Examples, shape: Shape | None) -> tuple[Tensor, Tensor]:
+def _pictures(asked: DataRequest, learned: Examples, judged: Examples, shape: Shape | None) -> tuple[Tensor, Tensor]:
     if shape is None:
-        raise DataError(f"{request.spec} holds pictures: say to which shape they are brought")
+        raise DataError(f"{asked.spec} holds pictures: say to which shape they are brought")
     assert not isinstance(learned.x, Tensor)
     assert not isinstance(judged.x, Tensor)
     wanted = tuple(shape() if callable(shape) else shape)
     size = 4 * math.prod(wanted) * (len(learned) + len(judged))
     if size > free_memory() / 2:
         raise DataError(
-            f"{request.spec}: {len(learned) + len(judged):,} pictures of {'x'.join(map(str, wanted))} take "
+            f"{asked.spec}: {len(learned) + len(judged):,} pictures of {format_shape(wanted)} take "
             f"{size / 2**30:,.1f} GiB, more than half of the free memory: give --samples, or a smaller --input"
         )
-    prepare = pixels(wanted, learned.x, request.normalize)
+    prepare = pixels(wanted, learned.x, asked.normalize)
     return prepare(learned.x), prepare(judged.x)
 
 

@@ -1,1 +1,1 @@
-"""How lesions are made: what is changed, how the changed networks run, and how they are compared."""
+"""Lesions: what changes, how the changed networks run, and how they are compared."""

@@ -1,4 +1,4 @@
-"""Batch norm statistics of a changed network, estimated anew on data, as `torch.optim.swa_utils.update_bn` does."""
+"""Batch norm statistics of a changed network, re-estimated on data like `torch.optim.swa_utils.update_bn`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,22 +21,22 @@ Seen = dict[str, Tensor]  # call of a batch norm -> its batch's mean, variance a
 
 @dataclass(frozen=True)
 class Norm:
-    """One batch norm: the nodes of its statistics, and its calls, each with the node that is normalised."""
+    """One batch norm: the nodes of its statistics, and its calls, each with the node that it normalizes."""
 
     mean: str
     variance: str
     calls: Mapping[str, str]
 
 
-def norms(program: Program) -> list[Norm]:
-    """The batch norms that have statistics, in order of their first calls; UsageError when there are none."""
-    found = normalised(program)
+def require_batch_norms(program: Program) -> list[Norm]:
+    """`find_batch_norms`; UsageError when there are none."""
+    found = find_batch_norms(program)
     if not found:
         raise UsageError(f"{program.name} has no batch norm with statistics to re-estimate: leave `reestimate` out")
     return found
 
 
-def normalised(program: Program) -> list[Norm]:
+def find_batch_norms(program: Program) -> list[Norm]:
     """The batch norms that have statistics, in order of their first calls."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for node in program.nodes.values():
@@ -47,15 +47,15 @@ def normalised(program: Program) -> list[Norm]:
     return [Norm(*statistics, calls) for statistics, calls in found.items()]
 
 
-def reestimated(passes: Passes, name: str, lesions: Sequence[Lesion]) -> tuple[list[Lesion], Patches]:
-    """The lesioned networks with statistics of their own, and the patches that give the whole network its own.
+def reestimate_batch_norms(passes: Passes, name: str, lesions: Sequence[Lesion]) -> tuple[list[Lesion], Patches]:
+    """The lesioned networks with re-estimated statistics, and patches that give the whole network its own.
 
     A statistic is the plain mean, over batches (and over calls of a shared batch norm), of the batch's mean or
-    unbiased variance, in a network that normalises by the batch. Lesioned networks share the whole one's statistics
-    of what comes before the lesion. Izmailov et al. 2018, arXiv:1803.05407, §3.2.
+    unbiased variance, in a network that normalizes by the batch. Lesioned networks share the whole network's
+    statistics before the lesion. Izmailov et al. 2018, arXiv:1803.05407, §3.2.
     """
     program = passes.program
-    every = norms(program)
+    every = require_batch_norms(program)
     place = {node: i for i, node in enumerate(program.nodes)}
     own = [[norm for norm in every if any(place[call] >= place[les.start] for call in norm.calls)] for les in lesions]
     own.append(every)
@@ -71,7 +71,7 @@ def reestimated(passes: Passes, name: str, lesions: Sequence[Lesion]) -> tuple[l
 
 
 def _with(place: Mapping[str, int], lesion: Lesion, statistics: Patches) -> Lesion:
-    """A batch norm that is also called before the lesion has other statistics there too, where it begins to differ."""
+    """A shared batch norm may also be called before the lesion: the network then differs from there on."""
     begin = min([lesion.start, *(reader for reader, _ in statistics)], key=place.__getitem__)
     return replace(lesion, start=begin, patches=lambda part: {**lesion.patches(part), **statistics})
 
@@ -79,13 +79,13 @@ def _with(place: Mapping[str, int], lesion: Lesion, statistics: Patches) -> Lesi
 def _observed(
     program: Program, part: Part, lesions: Sequence[Lesion], every: Sequence[Norm]
 ) -> Iterator[tuple[int, Seen]]:
-    """What each network's batch norms see when they normalise by the batch."""
+    """The batch statistics of each network, when its batch norms normalize by the batch."""
     whole: Seen = {}
     seen: dict[int, Seen] = {len(lesions): whole}
 
     def observing(place: int, lesion: Lesion) -> Lesion:
         def patches(part: Part) -> Patches:
-            seen[place] = dict(whole)  # a fork has behind it what the whole network has by now
+            seen[place] = dict(whole)  # what the whole network has seen before the fork
             before = lesion.patches(part)
             return {**before, **_by_batch(every, seen[place], before)}
 
@@ -98,7 +98,7 @@ def _observed(
 
 
 def _by_batch(every: Sequence[Norm], seen: Seen, before: Patches) -> Patches:
-    """Patches that give each batch norm its batch's statistics: its value is the first operand that it takes."""
+    """Patches that give each batch norm its batch's statistics; its value arrives before them."""
     patches: dict[Any, Patch] = {}
     for norm in every:
         for call, value in norm.calls.items():
@@ -123,7 +123,7 @@ def _noting(call: str, seen: Seen, before: Patch | None) -> Patch:
 
 
 def _packed(seen: Seen, some: Sequence[Norm]) -> Tensor:
-    """One vector, so that a thousand networks of a thousand batch norms are a thousand tensors to keep."""
+    """One vector, so that the state has one tensor per network rather than per batch norm."""
     parts = [torch.stack([seen[call] for call in norm.calls]).mean(0)[[0, 2]].flatten() for norm in some]
     return torch.cat(parts).cpu().double() if parts else torch.zeros(0, dtype=torch.double)
 

@@ -1,4 +1,4 @@
-"""Intervals of mean differences, by resampling the samples."""
+"""Bootstrap intervals of mean differences."""
 
 import numpy as np
 import torch
@@ -10,11 +10,11 @@ RESAMPLES = 2000
 def intervals(differences: Tensor, sizes: Tensor, seed: int) -> np.ndarray:
     """Percentile bootstrap 95 % intervals of weighted means; Efron & Tibshirani 1993, §13.3.
 
-    All columns are resampled together, so that one set of random numbers serves all and columns stay comparable.
+    All columns use the same resamples, so that they stay comparable.
 
     Args:
-        differences: (units, columns): of two networks on the same samples, which makes the bootstrap paired.
-        sizes: (units,): how many samples each unit stands for.
+        differences: (units, columns), between two networks on the same samples: a paired bootstrap.
+        sizes: (units,), the number of samples in each unit.
         seed: of the resamples.
 
     Returns:

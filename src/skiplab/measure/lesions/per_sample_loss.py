@@ -1,20 +1,20 @@
-"""What a network loses on each sample, where the loss function lets itself be asked for that."""
+"""The loss of each sample, for loss functions that are a mean over samples."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from skiplab.errors import UsageError
+from skiplab.graph.torch_compat import pytree
 from skiplab.measure.batches import Loss
 
 
 def losses(functions: Sequence[Loss], output: Any, target: Any, size: int) -> tuple[Tensor, Tensor | None]:
-    """The batch's mean of each function, shape (functions,), and its samples' values, (samples, functions).
+    """The batch's mean of each function, shape (functions,), and the values by sample, (samples, functions).
 
-    No samples' values are given when one of the functions is no mean over samples.
+    The latter are None when one of the functions is no mean over samples.
     """
     pairs = [_of(function, output, target, size) for function in functions]
     samples = [own for _, own in pairs if own is not None]
@@ -38,7 +38,7 @@ def _of(function: Loss, output: Any, target: Any, size: int) -> tuple[Tensor, Te
 
 
 def _alone(function: Loss, output: Any, target: Any, size: int) -> Tensor | None:
-    """The function of each sample as a batch of its own; None where it cannot be had."""
+    """The function of each sample as a batch of one; None where it fails."""
     leaves, spec = pytree.tree_flatten((output, target))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size]
     if not places:
@@ -52,9 +52,9 @@ def _alone(function: Loss, output: Any, target: Any, size: int) -> Tensor | None
     try:
         try:
             values = torch.vmap(one)(*parts)
-        except Exception:  # it does what has no batched form, such as looking at a value
+        except Exception:  # no batching rule, such as for control flow on a value
             values = torch.stack([one(*each) for each in zip(*parts, strict=True)])
-    except Exception:  # whatever it is, of one sample it has no value, and so is no mean over samples
+    except Exception:  # undefined for one sample, so no mean over samples
         return None
     return values.detach().cpu().double()
 

@@ -1,4 +1,4 @@
-"""Many changed networks in one pass: each forks off the whole network's pass where it begins to differ."""
+"""Many changed networks in one pass: each forks off the whole network's pass where it starts to differ."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,23 +11,23 @@ from skiplab.measure.lesions.spec import Lesion, Patches
 def forks(
     program: Program, part: Part, lesions: Sequence[Lesion], whole: Patches | None = None
 ) -> Iterator[tuple[int, Execution]]:
-    """The pass of each lesioned network, by its place in `lesions`, to be finished before the next is asked for.
+    """The pass of each lesioned network, by its index in `lesions`; finish it before taking the next.
 
-    Last comes that of the whole network, under the place after the last. What precedes a lesion is computed once,
-    and the values that are alive are those of the whole network at one place and of one fork.
+    The whole network comes last, with the next index. The part before a lesion is computed once. Live values are
+    those of the whole network at one place and of one fork.
 
     Args:
         program: the whole network.
         part: the samples.
         lesions: in any order.
-        whole: patches that all networks have, the whole one too; a lesion's own go before them.
+        whole: patches of all networks, the whole one included; a lesion's own patches override them.
     """
     clean = Execution(program, part.given.args, part.given.kwargs, patches=whole)
     position = clean.plan.index
     order = sorted(range(len(lesions)), key=lambda place: position[lesions[place].start])
     for count, place in enumerate(order):
         part.tick(count)
-        clean.advance(until=lesions[place].start)
+        clean.run_until(lesions[place].start)
         yield place, clean.fork({**clean.patches, **lesions[place].patches(part)})
     part.tick(len(order))
     yield len(lesions), clean

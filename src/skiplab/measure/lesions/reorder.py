@@ -1,4 +1,4 @@
-"""Blocks that trade places: the same structure, and each other's weights."""
+"""Blocks of the same structure that swap their weights."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ from skiplab.measure.lesions.spec import Lesion
 def reorderings(program: Program, skips: Skips, most: int, draws: int, seed: int) -> list[Lesion]:
     """For each k from 1 to `most`, at most `draws` networks in which k random pairs of like blocks have been swapped.
 
-    The pairs are distinct, and swapped one after the other, so that a block may wander. A block is what lies
-    between fork and merge; two are alike when their operators, shapes and weights' shapes are. Veit et al. 2016, §4.3.
+    The pairs are distinct and swapped one after the other, so a block may move several times. A block is what lies
+    between fork and merge; two are alike if their operators, shapes and weight shapes are. Veit et al. 2016, §4.3.
     """
     pairs = like(program, skips)
     if not 1 <= most <= len(pairs):
         raise UsageError(f"reorder={most}: these {len(skips)} skips have {len(pairs)} pairs of like blocks to swap")
     generator = torch.Generator().manual_seed(seed)
     reads = {skip.id: weights_read(program, skip) for pair in pairs for skip in pair}
-    found: dict[str, Lesion] = {}  # where there are few pairs, the same are drawn again
+    found: dict[str, Lesion] = {}  # with few pairs, the same are drawn again
     for k in range(1, most + 1):
         for _ in range(draws):
             drawn = [pairs[i] for i in torch.randperm(len(pairs), generator=generator)[:k].tolist()]

@@ -1,25 +1,22 @@
-"""What takes the place of a branch or shortcut: nothing, its mean, noise like it, or that of another sample."""
+"""Replacements of a branch or shortcut: zeros, its mean, noise of the same moments, or another sample's value."""
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from skiplab.errors import DataError, UsageError
-from skiplab.graph.channels import channel
 from skiplab.graph.interpreter import Edge, Execution, Patch
 from skiplab.graph.program import Program
 from skiplab.measure.lesions.resumable_pass import Part, Passes, State
-from skiplab.measure.merge_operands import sample_dimension
 
-Kind = Literal["branch", "shortcut", "mean", "noise", "shuffle", "shortcut-mean", "shortcut-noise", "shortcut-shuffle"]
 Replacement = Callable[[Edge, Part], Patch]
 Moments = Mapping[str, tuple[Tensor, Tensor]]  # op -> mean and variance over samples, of the shape of one sample
 
 
 def zero(_edge: Edge, _part: Part) -> Patch:
+    """Zeros of the same shape."""
     return torch.zeros_like
 
 
@@ -33,13 +30,14 @@ def mean(moments: Moments) -> Replacement:
 
 
 def noise(program: Program, moments: Moments, seed: int) -> Replacement:
-    """Normal, with the mean and the variance that the value has in each channel, over samples and positions."""
+    """Normal noise with the mean and variance of each channel over samples and positions."""
 
     def replacement(edge: Edge, part: Part) -> Patch:
         def patch(value: Tensor) -> Tensor:
             generator = torch.Generator(value.device).manual_seed(_seed(seed, *edge, part.offset))
             standard = torch.randn(value.shape, generator=generator, dtype=value.dtype, device=value.device)
-            average, deviation = of_channels(moments[edge[1]], channel(program, program.by_name[edge[1]]))
+            dim = program.layouts[program.by_name[edge[1]].index].require_channels(f"`{edge[1]}`")
+            average, deviation = of_channels(moments[edge[1]], dim)
             return average.to(value) + deviation.to(value) * standard
 
         return patch
@@ -48,16 +46,16 @@ def noise(program: Program, moments: Moments, seed: int) -> Replacement:
 
 
 def shuffle(program: Program, seed: int) -> Replacement:
-    """Another sample's value, of the same batch: every sample is moved by the same random number of places.
+    """Another sample's value from the same batch: all samples are rolled by the same random number of places.
 
-    The number is one for all lesions, which are so compared on the same pairs of samples.
+    The number is the same for all lesions, so that they are compared on the same pairs of samples.
     """
 
     def replacement(edge: Edge, part: Part) -> Patch:
         size = part.given.size
         if size < 2:
             raise DataError(
-                f"sample {part.offset} is a batch of its own, and `shuffle` needs another one's branch: drop it, or "
+                f"sample {part.offset} is alone in its batch, and `shuffle` needs another sample's value: drop it, or "
                 "use larger batches (or more `memory`)"
             )
         generator = torch.Generator().manual_seed(_seed(seed, part.offset))
@@ -97,7 +95,7 @@ def branch_moments(passes: Passes, name: str, operands: Collection[str]) -> Mome
 
 
 def of_channels(moments: tuple[Tensor, Tensor], dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel; `dim` counts the batch's dimension. Broadcast with a sample."""
+    """Mean and standard deviation of each channel, of shapes that broadcast with a sample; `dim` counts the batch's."""
     average, variance = (each.movedim(dim - 1, 0).flatten(1) if each.ndim > 1 else each[:, None] for each in moments)
     mixed = average.mean(1)
     deviation = (variance.mean(1) + average.var(1, correction=0)).sqrt()
@@ -106,7 +104,7 @@ def of_channels(moments: tuple[Tensor, Tensor], dim: int) -> tuple[Tensor, Tenso
 
 
 def _one_a_sample(program: Program, value: Tensor, size: int, name: str) -> Tensor:
-    if sample_dimension(program, program.by_name[name], size) != 0 or len(value) != size:
+    if program.layouts[program.by_name[name].index].samples != 0 or len(value) != size:
         raise UsageError(
             f"`{name}` has shape {tuple(value.shape)} for {size} samples: mean, noise and shuffle need values whose "
             "first dimension is the samples; delete it instead (kind 'branch')"

@@ -1,30 +1,28 @@
-"""Passes over the data: each a fold over batches, saved after every batch, that goes on from where it was stopped."""
+"""Passes over the data: each is a fold over batches that is saved after every batch and can be resumed."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, Given, checked, require_again
-from skiplab.errors import DataError, UsageError
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible, require_again, validate_batches
+from skiplab.errors import UsageError
 from skiplab.graph.program import Program
-from skiplab.io.atomic import replacing, writable_folder
 from skiplab.io.hashing import checksum
-from skiplab.io.resume import differences
-from skiplab.measure.batches import in_parts
+from skiplab.io.resume import ResumeStore, StoreLayout
+from skiplab.measure.batches import map_chunks
 from skiplab.measure.memory import peak_bytes, samples
 
 State = dict[str, Tensor]
 
+_LAYOUT = StoreLayout(parts=("*.safetensors",))
+
 
 class Running(TypedDict, total=False):
-    """Keyword options of every sweep of lesions, that say how it is run."""
+    """Keyword options of every sweep of lesions: how it is run."""
 
     reestimate: bool
     """Whether each network is measured a second time, with batch norm statistics re-estimated on `batches`."""
@@ -35,36 +33,38 @@ class Running(TypedDict, total=False):
     """Called with how many networks have been run on a batch, and how many there will be: None when `batches`
     has no length."""
     folder: Path | str | None
-    """Where the results so far are kept after every batch. The same call on the same folder, after an interrupt,
-    goes on from there; `batches` and the functions must give what they gave, which is not checked."""
+    """Where results are kept after every batch, so that the same call resumes after an interrupt. `batches` and the
+    functions must return the same values again, which is not checked."""
     seed: int
-    """Of everything random, the resamples of the intervals included: 0."""
+    """Seed of everything random, including the resamples of the intervals: 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Samples that are run at once.
+    """Samples that are run together.
 
     Attributes:
         given: their inputs and targets.
-        offset: how many samples came before them.
-        tick: to be called with the number of networks that have been run on them so far.
+        offset: the number of samples before them.
+        tick: `work` calls it with the number of networks that it has run on them so far.
     """
 
-    given: Given
+    given: BoundBatch
     offset: int
     tick: Callable[[int], None]
 
 
 class Passes:
-    """All the passes over the data that one sweep takes.
+    """All passes over the data of one sweep.
 
     Args:
-        program: what is run.
+        program: the network that is run.
         batches: pairs (inputs, target).
-        plan: for each pass, its name and the number of networks that it runs on a batch.
-        running: memory, progress and folder are read.
-        identity: the JSON that makes this sweep this one and no other.
+        plan: the name of each pass, and the number of networks that it runs on a batch.
+        running: options of the sweep, of which memory, progress and folder are read.
+        identity: everything that the results depend on besides the network's code and weights, as JSON.
+
+    Raises `DataError` when the folder holds results of another sweep.
     """
 
     def __init__(
@@ -80,26 +80,24 @@ class Passes:
         self.program, self.batches, self.plan = program, batches, plan
         memory, self.progress = running.get("memory"), running.get("progress")
         self.largest = None if memory is None else _largest(program, memory)
-        folder = running.get("folder")
-        self.folder = None if folder is None else writable_folder(folder)
-        self.identity: dict[str, Any] = {}
-        if self.folder is not None:
-            named = {"program": program.fingerprint, "weights": checksum(program.tensors.values()), **identity}
-            self.identity = json.loads(json.dumps(named))  # as it will be read back: lists, not tuples
+        self.store = _store(running.get("folder"), program, identity)
         self.done = 0
         total = sum(plan.values())
         self.total = total * len(batches) if hasattr(batches, "__len__") else None  # type: ignore[arg-type]
 
     def fold(self, name: str, work: Callable[[Part], State], join: Callable[[State, State], State]) -> State:
-        """`work` on every part of the data, joined in order. `work` changes nothing outside before it returns."""
+        """Calls `work` on every part of the data and joins the results in order; resumes a pass that was stopped.
+
+        `work` must have no side effects: a part that does not fit into memory is run again in halves.
+        """
         state, done, finished = self._load(name)
         if finished:
             self._report(self.plan[name] * done)
             return state
         before = 0
-        for number, given in enumerate(checked(self.program, self.batches)):
+        for number, given in enumerate(validate_batches(self.program, self.batches)):
             if number >= done:
-                for _, new in self._worked(given, before, self.plan[name], work):
+                for _, new in self._run_parts(given, before, self.plan[name], work):
                     state = join(state, new) if state else new
                 self._save(name, state, number + 1, finished=False)
             before += given.size
@@ -107,13 +105,13 @@ class Passes:
         self._save(name, state, number + 1, finished=True)  # type: ignore[possibly-unbound]  # checked: not empty
         return state
 
-    def _worked(
-        self, given: Given, offset: int, networks: int, work: Callable[[Part], State]
-    ) -> Iterator[tuple[Given, State]]:
-        """The parts of one batch and what `work` makes of them."""
+    def _run_parts(
+        self, given: BoundBatch, offset: int, networks: int, work: Callable[[Part], State]
+    ) -> Iterator[tuple[BoundBatch, State]]:
+        """The parts of one batch, each with the result of `work`."""
         begun = 0
 
-        def on(part: Given) -> State:
+        def on(part: BoundBatch) -> State:
             nonlocal begun
 
             def tick(count: int) -> None:
@@ -125,8 +123,8 @@ class Passes:
             begun += part.size
             return result
 
-        # What fits is kept, so that the next batch need not find it out anew.
-        self.largest = yield from in_parts(self.program, given, on, self.largest)
+        # The size that fits is remembered for the next batches.
+        self.largest = yield from map_chunks(self.program, given, on, self.largest)
 
     def _report(self, networks: int) -> None:
         self.done += networks
@@ -134,41 +132,36 @@ class Passes:
             self.progress(self.done, self.total)
 
     def _load(self, name: str) -> tuple[State, int, bool]:
-        """The state of a pass, the number of batches in it, and whether these are all."""
-        if self.folder is None or not (path := self.folder / f"{name}.safetensors").exists():
+        """The state of a pass, the number of batches in it, and whether the pass is finished."""
+        saved = self.store.load_tensors(name)
+        if saved is None:
             return {}, 0, False
-        mend = "choose another folder, or delete that file"
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            identity, done, finished = (json.loads(metadata[key]) for key in ("identity", "batches", "finished"))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"cannot read {path} ({error}): {mend}") from error
-        if other := list(differences(identity, self.identity)):
-            raise DataError(f"{path} holds other lesions ({'; '.join(other)[:300]}): {mend}")
-        return state, done, finished
+        state, progress = saved
+        return state, progress["batches"], progress["finished"]
 
     def _save(self, name: str, state: State, done: int, *, finished: bool) -> None:
-        if self.folder is not None:
-            about = {"identity": self.identity, "batches": done, "finished": finished}
-            with replacing(self.folder / f"{name}.safetensors") as path:
-                save_file(state, path, {key: json.dumps(value) for key, value in about.items()})
+        self.store.save_tensors(name, state, {"batches": done, "finished": finished})
+
+
+def _store(folder: Path | str | None, program: Program, identity: Mapping[str, Any]) -> ResumeStore:
+    if folder is not None:
+        identity = {"program": program.fingerprint, "weights": checksum(program.tensors.values()), **identity}
+    return ResumeStore(folder, identity, _LAYOUT)
 
 
 def _largest(program: Program, memory: float) -> int | None:
-    """How many samples fit: of the pass through the whole network, and of one fork off it."""
+    """How many samples fit into so many GiB, for a pass through the whole network and one fork of it."""
     if not memory > 0:
         raise UsageError(f"memory={memory:g}: give GiB, above 0")
     each_sample = 2 * peak_bytes(program)
     fitting = int(memory * 2**30 // each_sample)
-    if program.dynamic_batch and fitting:
+    if divisible(program) and fitting:
         return fitting
     least = samples(program)
     if fitting < least:
         needed = least * each_sample / 2**30
         raise UsageError(
             f"memory={memory:g}: {program.name} needs {needed:.3g} GiB for {least} samples, the fewest that it can run "
-            "on: allow as much, or capture it with smaller inputs"
+            "on: allow that much, or capture it with smaller inputs"
         )
     return None

@@ -1,4 +1,4 @@
-"""Run every changed network on all the data, and compare each with the whole network."""
+"""Runs every changed network on all the data, and compares each with the whole network."""
 
 import functools
 from collections.abc import Sequence
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss, finite
-from skiplab.measure.lesions.batchnorm import reestimated
+from skiplab.measure.lesions.batchnorm import reestimate_batch_norms
 from skiplab.measure.lesions.bootstrap import intervals
 from skiplab.measure.lesions.per_sample_loss import losses
 from skiplab.measure.lesions.prefix_sharing import forks
@@ -20,28 +19,28 @@ TRAINED, ESTIMATION, REESTIMATED = "as trained", "re-estimation", "re-estimated"
 NAMES = ("loss", "metric")
 
 
-def plan(lesions: int, *, reestimate: bool) -> dict[str, int]:
-    """The passes that `compared` takes, each with the number of networks that it runs; see `Passes`."""
+def plan_passes(lesions: int, *, reestimate: bool) -> dict[str, int]:
+    """The passes that `compare_networks` takes, each with the number of networks that it runs; see `Passes`."""
     return dict.fromkeys((TRAINED, ESTIMATION, REESTIMATED) if reestimate else (TRAINED,), lesions + 1)
 
 
-def compared(passes: Passes, lesions: Sequence[Lesion], functions: Sequence[Loss], seed: int) -> pd.DataFrame:
-    """One row a lesion, and one more with re-estimated batch norms where the plan has them; columns as `lesion`'s."""
+def compare_networks(passes: Passes, lesions: Sequence[Lesion], functions: Sequence[Loss], seed: int) -> pd.DataFrame:
+    """One row a lesion, and again with re-estimated batch norms if the plan has them; columns as in `lesion`."""
     tables = [_table(lesions, _run(passes, TRAINED, lesions, None, functions), TRAINED, seed)]
     if ESTIMATION in passes.plan:
-        anew, whole = reestimated(passes, ESTIMATION, lesions)
+        anew, whole = reestimate_batch_norms(passes, ESTIMATION, lesions)
         tables.append(_table(lesions, _run(passes, REESTIMATED, anew, whole, functions), REESTIMATED, seed))
     return pd.concat(tables, ignore_index=True)
 
 
-def names_of(functions: Sequence[Loss]) -> list[str]:
-    """As which they are known again."""
-    return [_name_of(function) for function in functions]
+def function_names(functions: Sequence[Loss]) -> list[str]:
+    """Names that identify loss functions across processes."""
+    return [_function_name(function) for function in functions]
 
 
-def _name_of(function: Loss) -> str:
+def _function_name(function: Loss) -> str:
     if isinstance(function, functools.partial):
-        return f"{_name_of(function.func)}{(*function.args, function.keywords)}"
+        return f"{_function_name(function.func)}{(*function.args, function.keywords)}"
     name = getattr(function, "__qualname__", type(function).__qualname__)
     line = getattr(getattr(function, "__code__", None), "co_firstlineno", None)
     return name if line is None else f"{name}:{line}"
@@ -49,17 +48,13 @@ def _name_of(function: Loss) -> str:
 
 def require_trained(program: Program) -> None:
     """UsageError for a training graph."""
-    if program.training:
-        raise UsageError(
-            f"lesions need batch norm to use its statistics, and {program.name} was captured as training graph: "
-            "capture it without train=True"
-        )
+    program.require_inference("whose batch norms do not use their statistics")
 
 
 def _run(
     passes: Passes, name: str, lesions: Sequence[Lesion], whole: Patches | None, functions: Sequence[Loss]
 ) -> State:
-    """Of every batch and function and network: `means` and, where they can be had, `samples`; the whole one last."""
+    """`means` by batch, function and network, and `samples` where they exist; the whole network is last."""
 
     def work(part: Part) -> State:
         given, of = part.given, {}
@@ -76,7 +71,7 @@ def _run(
 
 
 def _joined(old: State, new: State) -> State:
-    """What only one of them has is not known of all samples."""
+    """Keys that only one of them has are not known for all samples."""
     return {key: torch.cat((old[key], new[key])) for key in old.keys() & new.keys()}
 
 

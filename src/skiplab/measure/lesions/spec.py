@@ -1,4 +1,4 @@
-"""What is deleted: skips alone, in pairs and in groups, as patches on the edges where the network changes."""
+"""Lesions: skips deleted alone, in pairs and in groups, as patches on the edges where the network changes."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +26,8 @@ class Lesion:
         order: index of the first op among them.
         kind: how it is changed.
         k: how many are changed together.
-        start: the first node that may have another value than in the whole network.
-        patches: what makes the whole network this one, for some samples.
+        start: the first node whose value may differ from the whole network's.
+        patches: the changes to the whole network, for some samples.
     """
 
     id: str
@@ -44,7 +44,7 @@ def edges_of(program: Program, skip: Skip, kind: str) -> tuple[Edge, ...]:
 
 
 def grouped(skips: Skips, groups: Groups) -> list[tuple[Skip, ...]]:
-    """Every `groups` consecutive skips, in the order of their merges, or every pair; or those of these ids."""
+    """Every `groups` consecutive skips in the order of their merges, or every pair, or the groups with these ids."""
     if groups == "pairs":
         return list(itertools.combinations(skips, 2))
     if isinstance(groups, Sequence):

@@ -1,1 +1,1 @@
-"""Charts, each made from a table alone."""
+"""Charts, made from tables."""

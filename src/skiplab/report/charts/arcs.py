@@ -1,8 +1,8 @@
-"""Where the arcs of an arc diagram lie: geometry only, from tables to tables.
+"""The geometry of the arcs in an arc diagram, from tables to tables.
 
-The plane is (order of the operation, log2 of its resolution), so that a U-Net draws its own U. Every skip is
-half an ellipse from its fork to its merge. Longer ones rise higher, so that nested ones stay apart; one that
-spans a valley, as a U-Net's long skips do, stays flat.
+The coordinates are the order of the operation and log2 of its resolution, so a U-Net looks like a U. Each skip is half
+an ellipse from its fork to its merge. Longer arcs rise higher, so nested ones do not overlap; an arc over a valley,
+such as a U-Net's long skip, stays flat.
 """
 
 import math
@@ -16,10 +16,10 @@ _POINTS, _BUDGET = 24, 6000  # points of an arc, and of all arcs of a page toget
 def arc_points(spine: pd.DataFrame, skips: pd.DataFrame) -> pd.DataFrame:
     """The arcs as points: columns key (the skip's row number in `skips`), step, x, y.
 
-    `spine` and `skips` as `skip_charts` takes them. Skips without a finite place get no points.
+    `spine` and `skips` as `skip_charts` takes them. Skips without a finite position have no points.
     """
     count = max(8, min(_POINTS, _BUDGET // max(len(skips), 1)))
-    grounds = {name: _Ground(part) for name, part in spine.groupby(["variant", "depth"])}
+    grounds = {name: _SpineProfile(part) for name, part in spine.groupby(["variant", "depth"])}
     stacked: dict[tuple, int] = {}
     rows = []
     for key, skip in enumerate(skips.to_dict("records")):
@@ -38,7 +38,7 @@ def arc_points(spine: pd.DataFrame, skips: pd.DataFrame) -> pd.DataFrame:
 def half_ellipse(places: list[tuple[float, float]], rise: float, count: int) -> list[tuple[float, float]]:
     """`count` points from the first place to the second, `rise` above the higher of the two levels.
 
-    Where the levels differ the arc keeps to the higher one for most of the way, and so clears the spine.
+    If the levels differ, the arc stays near the higher one for most of its length, and so clears the spine.
     """
     (x0, y0), (x1, y1) = places
     points = []
@@ -55,8 +55,8 @@ def log2(resolution: float) -> float:
     return math.log2(resolution) if 0 < resolution < math.inf else math.nan
 
 
-class _Ground:
-    """One network's spine, as far as the arcs above it need to know it."""
+class _SpineProfile:
+    """Scale and heights of one network's spine, which determine the height of its arcs."""
 
     def __init__(self, spine: pd.DataFrame) -> None:
         levels = [(float(o), log2(float(r))) for o, r in zip(spine["order"], spine["resolution"], strict=True)]
@@ -67,7 +67,7 @@ class _Ground:
         self.octave_pixels = 0.6 * HEIGHT / max(max(heights) - min(heights), 0.6)
 
     def rise(self, fork: tuple[float, float], merge: tuple[float, float]) -> float:
-        """How far the arc rises, in octaves: with its length, never above half the picture, flat over a valley."""
+        """Height of the arc in octaves: it grows with the length to at most half the picture; low over a valley."""
         length = abs(merge[0] - fork[0]) * self.order_pixels
         pixels = 0.5 * HEIGHT * length / (length + 80)
         between = [level for order, level in self.levels if fork[0] < order < merge[0]]

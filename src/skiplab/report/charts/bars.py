@@ -1,4 +1,4 @@
-"""One bar a skip: what was measured of it, averaged over the seeds, with a dot for every seed."""
+"""One bar per skip: a measure averaged over seeds, with a dot for each seed."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from skiplab.report.charts.arcs import WIDTH
-from skiplab.report.charts.diagram import CHOSEN, Linked
+from skiplab.report.charts.diagram import DEPTH_FILTER, LinkedCharts
 from skiplab.report.json_data import by_depth, finite, inline
 from skiplab.report.skip_table import MEASURED
 from skiplab.report.theme import ABOVE, ALARM, BELOW, FAINT, INK, ZERO, AnyChart, measured_scale
@@ -15,7 +15,7 @@ _OWN = ["variant", "depth", "id"]
 _HEIGHT = 95
 
 
-def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend: bool) -> AnyChart:
+def skip_bars(linked: LinkedCharts, variant: str, seeds: pd.DataFrame, column: str, legend: bool) -> AnyChart:
     """One variant's skips, from input to output, by `column`; the vertical scale is shared by all variants.
 
     `seeds` holds all variants' measurements (variant, depth, seed, id, `column`). A cross at the top marks a skip
@@ -27,7 +27,7 @@ def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend:
     facts = ["id", "depth", "rank", f"{column}_lost", f"{column}_text"]
     shade = "cosine" if column == "ratio" else column
     shown = record[facts].assign(value=record[column], shade=record[shade], shade_text=record[f"{shade}_text"])
-    base = alt.Chart(inline(shown)).transform_filter(CHOSEN)
+    base = alt.Chart(inline(shown)).transform_filter(DEPTH_FILTER)
     titles = {"id": "skip", f"{column}_text": MEASURED[column], "shade_text": MEASURED[shade]}
     tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items()]
     picked = alt.when(linked.pick, empty=False)
@@ -35,7 +35,7 @@ def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend:
     bar = base.mark_bar(stroke=INK).encode(
         x=x,
         y=y,
-        color=_colour(linked.record, shade, legend),
+        color=_color(linked.record, shade, legend),
         opacity=alt.when(linked.pick).then(alt.value(1)).otherwise(alt.value(0.15)),
         strokeWidth=picked.then(alt.value(1.5)).otherwise(alt.value(0)),
         tooltip=tooltip,
@@ -46,7 +46,7 @@ def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend:
     if seeds["seed"].nunique() > 1:
         layers.append(_dots(linked, record, seeds, column, y))
     layers.append(lost.encode(x=x, y=alt.value(5), tooltip=tooltip[:2]))
-    # What one points at: the whole column over a skip, since a bar may be too low to hit and dots lie on it.
+    # The target of the pointer is the whole column of a skip, since a bar may be low and covered by dots.
     column_over = base.mark_bar(opacity=0, cursor="pointer").encode(
         x=x, y=alt.value(0), y2=alt.value(_HEIGHT), tooltip=tooltip
     )
@@ -54,20 +54,20 @@ def bars(linked: Linked, variant: str, seeds: pd.DataFrame, column: str, legend:
     return alt.layer(*layers).properties(width=WIDTH, height=_HEIGHT)
 
 
-def _dots(linked: Linked, record: pd.DataFrame, seeds: pd.DataFrame, column: str, y: alt.Y) -> alt.Chart:
+def _dots(linked: LinkedCharts, record: pd.DataFrame, seeds: pd.DataFrame, column: str, y: alt.Y) -> alt.Chart:
     """A dot for each seed's finite value."""
     own = seeds.assign(value=finite(seeds[column])).merge(record[[*_OWN, "rank"]], on=_OWN)
     own = own.loc[own["value"].notna(), ["depth", "id", "rank", "seed", "value"]]
     opacity = alt.when(linked.pick).then(alt.value(0.75)).otherwise(alt.value(0.08))
     tooltip = [alt.Tooltip("id:N", title="skip"), "seed:N", alt.Tooltip("value:Q", title=MEASURED[column])]
     # The rim keeps a dot visible on the darkest bars.
-    dots = alt.Chart(inline(own)).transform_filter(CHOSEN)
+    dots = alt.Chart(inline(own)).transform_filter(DEPTH_FILTER)
     base = dots.mark_circle(size=14, color=INK, stroke="white", strokeWidth=0.6)
     return base.encode(x="rank:O", y=y, opacity=opacity, tooltip=tooltip)
 
 
 def _scale(seeds: pd.DataFrame, column: str, depths: list[int]) -> alt.Scale:
-    """For every depth the range of all variants' values, zero included."""
+    """The range of all variants' values at each depth, including zero."""
     values = finite(seeds[column]).groupby(seeds["depth"])
     highest, lowest = values.max(), values.min()
     tops = {depth: max(0.0, highest.get(depth, 0.0)) for depth in depths}
@@ -82,8 +82,8 @@ def _axis() -> alt.Axis:
     return alt.Axis(tickCount=4, domain=False, ticks=False)
 
 
-def _colour(record: pd.DataFrame, shade: str, legend: bool) -> alt.Color:
-    """The arcs' own scale for the loss change; for the branch against its input the cosine, −1 to 1."""
+def _color(record: pd.DataFrame, shade: str, legend: bool) -> alt.Color:
+    """The scale of the arcs for the loss change; −1 to 1 for the cosine."""
     if shade != "cosine":
         return alt.Color("shade:Q", scale=measured_scale(record[shade]), legend=None)
     scale = alt.Scale(domain=[-1, 0, 1], range=[BELOW, ZERO, ABOVE])

@@ -1,4 +1,4 @@
-"""A panel with one place for each block, from the network's input to its output: what charts of measures consist of."""
+"""Panels with one position per block, from the network's input to its output: the parts of charts of measures."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import altair as alt
 import pandas as pd
 
 from skiplab.report.json_data import finite, inline
-from skiplab.report.theme import ALARM, FAINT, INK, PALETTE, AnyChart, dress
+from skiplab.report.theme import ALARM, FAINT, INK, PALETTE, AnyChart, apply_theme
 
 _WIDTH = 860
 
 
 class Blocks:
-    """The blocks of a table, in the order of the network, and the axis on which they stand."""
+    """The blocks of a table, in the order of the network, and their axis."""
 
     def __init__(self, table: pd.DataFrame, name: str = "id") -> None:
         ordered = table.sort_values("order", kind="stable")
@@ -24,7 +24,7 @@ class Blocks:
         self.step = min(56.0, max(3.0, _WIDTH / max(1, len(self.ids))))
 
     def x(self, labels: bool = True) -> alt.X:
-        """Ids thinned to those that have room."""
+        """The axis of blocks, with as many labels as fit."""
         every = math.ceil(17 / self.step)
         shown = alt.Axis(
             title=None, labelAngle=-40, labelLimit=110, ticks=False, grid=False, values=self.ids[::every], domain=False
@@ -37,23 +37,23 @@ class Blocks:
         return alt.layer(*layers).properties(width=alt.Step(self.step), height=height)
 
     def tooltip(self, **columns: str) -> list[alt.Tooltip]:
-        """The block's id, and columns with their titles."""
+        """Tooltips of the block's id and of columns, given as column=title."""
         shown = [alt.Tooltip(f"{self.name}:N", title="block")]
         return shown + [alt.Tooltip(f"{column}:Q", title=title, format=".4g") for column, title in columns.items()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What bars show of a table.
+    """How bars show a column of a table.
 
     Attributes:
         column: the numbers.
         title: of the axis.
-        ends: columns of an interval's ends, or the one column of a deviation, for a line around the bar's end.
-        color: of the bars; None for the same of all.
-        form: of the axis' numbers, as d3 names it.
+        ends: the two columns of an interval, or the one column of a deviation, drawn as a line around the bar's end.
+        color: of the bars; None is one color for all.
+        form: number format of the axis, in d3's syntax.
         scale: of the axis.
-        labels: whether the blocks' ids stand below.
+        labels: whether the blocks' ids are shown.
     """
 
     column: str
@@ -65,10 +65,10 @@ class Quantity:
     labels: bool = True
 
 
-def bars(blocks: Blocks, table: pd.DataFrame, quantity: Quantity, *more: alt.Chart) -> AnyChart:
-    """Bars from zero, with `more` on top, and a cross for what is no finite number."""
+def block_bars(blocks: Blocks, table: pd.DataFrame, quantity: Quantity, *more: alt.Chart) -> AnyChart:
+    """Bars from zero, with `more` on top, and a cross for a value that is not finite."""
     column, title = quantity.column, quantity.title
-    frame = _with_ends(table, quantity)
+    frame = _with_interval(table, quantity)
     x = blocks.x(quantity.labels)
     axis = alt.Axis(tickCount=4, domain=False, ticks=False, format=quantity.form)
     y = alt.Y(f"{column}:Q", title=title, axis=axis, scale=quantity.scale)
@@ -76,7 +76,7 @@ def bars(blocks: Blocks, table: pd.DataFrame, quantity: Quantity, *more: alt.Cha
     base, color = alt.Chart(inline(frame)), quantity.color or alt.value(PALETTE[1])
     layers: list[Any] = [
         base.mark_bar().encode(x=x, y=y, color=color, tooltip=blocks.tooltip(**shown)),
-        zero(),
+        reference_line(),
     ]
     if "low" in frame:
         rule = base.mark_rule(color=INK, strokeWidth=1.2).transform_filter("isValid(datum.low) && isValid(datum.high)")
@@ -85,9 +85,9 @@ def bars(blocks: Blocks, table: pd.DataFrame, quantity: Quantity, *more: alt.Cha
 
 
 def _crosses(blocks: Blocks, table: pd.DataFrame, column: str) -> alt.Chart:
-    """A mark at the top for each block whose value is infinite or NaN."""
+    """A cross at the top for each block whose value is infinite or NaN."""
     lost = table[finite(table[column]).isna()]
-    tooltip = [alt.Tooltip(f"{blocks.name}:N", title="block: no finite number")]
+    tooltip = [alt.Tooltip(f"{blocks.name}:N", title="block: not finite")]
     return (
         alt.Chart(inline(lost[[blocks.name]].astype("str")))
         .mark_text(text="✕", color=ALARM, fontSize=10)
@@ -95,22 +95,22 @@ def _crosses(blocks: Blocks, table: pd.DataFrame, column: str) -> alt.Chart:
     )
 
 
-def zero(at: float = 0.0, color: str = FAINT) -> alt.Chart:
-    """A line across at a value that means something."""
+def reference_line(at: float = 0.0, color: str = FAINT) -> alt.Chart:
+    """A horizontal line at a reference value."""
     return alt.Chart(inline(pd.DataFrame({"at": [at]}))).mark_rule(color=color).encode(y=alt.Y("at:Q"))
 
 
 def subtitle(text: str) -> alt.TitleParams:
-    """Over one panel of several, plainer than the title of all."""
+    """The title of one panel of several."""
     return alt.TitleParams(text, fontSize=11, fontWeight="normal", frame="group", offset=4)
 
 
 def stacked(title: str, panels: Sequence[AnyChart]) -> alt.VConcatChart:
-    """Panels one below the other under one title."""
-    return dress(alt.vconcat(*panels, spacing=14, title=title).resolve_scale(color="independent"))
+    """A column of panels under one title."""
+    return apply_theme(alt.vconcat(*panels, spacing=14, title=title).resolve_scale(color="independent"))
 
 
-def _with_ends(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
+def _with_interval(table: pd.DataFrame, quantity: Quantity) -> pd.DataFrame:
     frame, ends = table.assign(**{quantity.column: finite(table[quantity.column])}), quantity.ends
     if isinstance(ends, str):
         middle, deviation = frame[quantity.column], finite(table[ends])

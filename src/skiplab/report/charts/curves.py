@@ -4,13 +4,13 @@ import altair as alt
 import pandas as pd
 
 from skiplab.report.json_data import depth_choice, depths, finite, inline, variants
-from skiplab.report.theme import AnyChart, dress, variant_scale
+from skiplab.report.theme import AnyChart, apply_theme, variant_scale
 
 _PERCENT = ".0%"
 
 
 def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyChart:
-    """Training and test error by epoch, a thin line a seed, side by side for each value of `panel`.
+    """Training and test error by epoch, one thin line per seed, one panel for each value of `panel`.
 
     curves: variant, seed, epoch, train_error, test_error (fractions), and `panel`.
     """
@@ -19,7 +19,7 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
     long["of"] = long["of"].map({"train_error": "training", "test_error": "test"})
     long["error"] = finite(long["error"])
     found = list(dict.fromkeys(long[panel])) if panel else [None]
-    top = max(1.0, float(long["error"].max()))  # shares of a variance that are left unexplained may lie above 1
+    top = max(1.0, float(long["error"].max()))  # an unexplained share of the variance may be above 1
     panels = []
     for value in found:
         own = long if value is None else long[long[panel] == value]
@@ -30,7 +30,7 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
             .encode(
                 x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, grid=False)),
                 y=alt.Y("error:Q", title="error", axis=alt.Axis(format=_PERCENT), scale=alt.Scale(domain=[0, top])),
-                color=_colour(long),
+                color=_color(long),
                 strokeDash=alt.StrokeDash("of:N", title="measured on", sort=["training", "test"]),
                 detail="seed:N",
                 tooltip=["variant:N", "seed:Q", "epoch:Q", "of:N", alt.Tooltip("error:Q", format=".2%")],
@@ -38,13 +38,13 @@ def training_curves(curves: pd.DataFrame, panel: str | None = "depth") -> AnyCha
             .properties(width=_width(len(found)), height=220)
         )
         panels.append(chart)
-    return dress(alt.hconcat(*panels, spacing=18))
+    return apply_theme(alt.hconcat(*panels, spacing=18))
 
 
 def gradient_by_layer(gradient: pd.DataFrame) -> AnyChart:
-    """Norm of each weight layer's gradient, from input to output: a thin line a seed, the geometric mean thick.
+    """Norm of each weight layer's gradient, from input to output: a thin line per seed, the geometric mean thick.
 
-    gradient: variant, depth, seed, when, layer, order, gradient_norm. The depth is chosen above the chart.
+    gradient: variant, depth, seed, when, layer, order, gradient_norm. The depth is selected above the chart.
     """
     frame = gradient.assign(gradient_norm=finite(gradient["gradient_norm"]))
     frame = frame[frame["gradient_norm"] > 0]
@@ -53,10 +53,10 @@ def gradient_by_layer(gradient: pd.DataFrame) -> AnyChart:
     frame = frame.drop(columns=[c for c in ("what", "gradient_norm_std", "relative", "order") if c in frame])
     choices = depths(frame)
     panels = []
-    for when in [each for each in ("initialisation", "trained") if each in set(frame["when"])]:
-        title = "at initialisation" if when == "initialisation" else "after training"
+    for when in [each for each in ("initialization", "trained") if each in set(frame["when"])]:
+        title = "at initialization" if when == "initialization" else "after training"
         panels.append(_gradients(frame[frame["when"] == when], title))
-    return dress(alt.hconcat(*panels, spacing=30).resolve_scale(y="shared").add_params(depth_choice(choices)))
+    return apply_theme(alt.hconcat(*panels, spacing=30).resolve_scale(y="shared").add_params(depth_choice(choices)))
 
 
 def _gradients(frame: pd.DataFrame, title: str) -> AnyChart:
@@ -65,7 +65,7 @@ def _gradients(frame: pd.DataFrame, title: str) -> AnyChart:
         .transform_filter("datum.depth == depth")
         .encode(
             x=alt.X("position:Q", title="weight layer, from input to output", axis=alt.Axis(grid=False)),
-            color=_colour(frame),
+            color=_color(frame),
         )
     )
     y = alt.Y("gradient_norm:Q", title="‖∂loss/∂weights‖", scale=alt.Scale(type="log"), axis=alt.Axis(format=".0e"))
@@ -82,9 +82,9 @@ def _gradients(frame: pd.DataFrame, title: str) -> AnyChart:
 
 
 def path_histogram(histogram: pd.DataFrame) -> AnyChart:
-    """Share of all paths by the number of nonlinearities on them, one row a variant.
+    """Share of all paths by their number of nonlinearities, one row per variant.
 
-    histogram: variant, depth, nonlinearities, paths (decimal string), share. The depth is chosen above the chart.
+    histogram: variant, depth, nonlinearities, paths (decimal string), share. The depth is selected above the chart.
     """
     names = variants(histogram)
     extent = alt.X("nonlinearities:Q", title="nonlinearities on the path", axis=alt.Axis(grid=False, tickMinStep=1))
@@ -95,17 +95,17 @@ def path_histogram(histogram: pd.DataFrame) -> AnyChart:
         .encode(
             x=extent,
             y=alt.Y("share:Q", title="share of paths", axis=alt.Axis(format=".0%", tickCount=3)),
-            color=_colour(histogram, legend=False),
+            color=_color(histogram, legend=False),
             tooltip=["variant:N", "nonlinearities:Q", "paths:N", alt.Tooltip("share:Q", format=".3g")],
         )
         .properties(width=900, height=70)
         for name in names
     ]
     chart = alt.vconcat(*panels, spacing=6).resolve_scale(x="shared").add_params(depth_choice(depths(histogram)))
-    return dress(chart)
+    return apply_theme(chart)
 
 
-def _colour(frame: pd.DataFrame, legend: bool = True) -> alt.Color:
+def _color(frame: pd.DataFrame, legend: bool = True) -> alt.Color:
     return alt.Color(
         "variant:N",
         title="network",

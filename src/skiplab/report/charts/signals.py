@@ -1,21 +1,22 @@
-"""Charts of what goes through the network as a whole: gradients, path lengths, correlations, similarity."""
+"""Charts of whole networks: gradients, path lengths, correlations, similarity."""
 
 import math
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from skiplab.report.charts.blocks import Blocks, stacked
 from skiplab.report.json_data import finite, inline
-from skiplab.report.theme import MUTED, PALETTE, AnyChart, dress
+from skiplab.report.theme import MUTED, PALETTE, AnyChart, apply_theme
+from skiplab.stats.band import band
+from skiplab.stats.intervals import t_interval
 
-_PARTS = {"gradient_norm": "at the merge", "shortcut_norm": "back by the shortcut", "branch_norm": "back by the branch"}
+_PARTS = {"gradient_norm": "at the merge", "shortcut_norm": "by the shortcut", "branch_norm": "by the branch"}
 _CELL = 560  # side of the heat map
 
 
 def gradient_chart(table: pd.DataFrame) -> AnyChart:
-    """Norm of the gradient by weight layer, and by skip with the parts that came by shortcut and by branch.
+    """Norm of the gradient by weight layer, and by skip with its parts through shortcut and branch.
 
     table: what, name, network, order, gradient_norm, shortcut_norm, branch_norm.
     """
@@ -24,14 +25,14 @@ def gradient_chart(table: pd.DataFrame) -> AnyChart:
     weights = weights.assign(gradient_norm=_positive(weights["gradient_norm"]))
     weights = weights.assign(position=weights.groupby("network")["order"].rank(method="first"))
     if weights["gradient_norm"].notna().any():
-        panels.append(_weights(weights))
+        panels.append(_weight_panel(weights))
     skips = table[table["what"] == "skip"]
     if len(skips):
-        panels.append(_ways(skips))
-    return stacked("Does the gradient arrive, and which way does it take?", panels)
+        panels.append(_skip_panel(skips))
+    return stacked("Gradient by layer, and its parts through shortcut and branch", panels)
 
 
-def _weights(weights: pd.DataFrame) -> AnyChart:
+def _weight_panel(weights: pd.DataFrame) -> AnyChart:
     names = list(dict.fromkeys(weights["network"]))
     color = alt.Color(
         "network:N",
@@ -39,14 +40,14 @@ def _weights(weights: pd.DataFrame) -> AnyChart:
         legend=alt.Legend(orient="top") if len(names) > 1 else None,
     )
     tooltip = [alt.Tooltip("name:N", title="layer"), "network:N", alt.Tooltip("gradient_norm:Q", format=".3g")]
-    y = alt.Y("gradient_norm:Q", title="‖∂loss/∂W‖", scale=alt.Scale(type="log", nice=False), axis=_powers())
+    y = alt.Y("gradient_norm:Q", title="‖∂loss/∂W‖", scale=alt.Scale(type="log", nice=False), axis=_power_axis())
     x = alt.X("position:Q", title="weight layer, from input to output", axis=alt.Axis(grid=False, tickMinStep=1))
     line = alt.Chart(inline(weights)).mark_line(point=alt.OverlayMarkDef(size=18)).encode(x=x, y=y, color=color)
     return line.encode(tooltip=tooltip).properties(width=860, height=170)
 
 
-def _ways(skips: pd.DataFrame) -> AnyChart:
-    """Of the network as it is, or the first there is."""
+def _skip_panel(skips: pd.DataFrame) -> AnyChart:
+    """The skips of the first network in the table, which is the original one if it was measured."""
     own = skips[skips["network"] == skips["network"].iloc[0]]
     blocks = Blocks(own, "name")
     long = own.melt(["name", "order"], list(_PARTS), var_name="way", value_name="norm")
@@ -54,7 +55,7 @@ def _ways(skips: pd.DataFrame) -> AnyChart:
     scale = alt.Scale(domain=list(_PARTS.values()), range=[MUTED, PALETTE[1], PALETTE[0]])
     base = alt.Chart(inline(long)).encode(
         x=blocks.x(),
-        y=alt.Y("norm:Q", title="‖∂loss/∂value‖", scale=alt.Scale(type="log", nice=False), axis=_powers()),
+        y=alt.Y("norm:Q", title="‖∂loss/∂value‖", scale=alt.Scale(type="log", nice=False), axis=_power_axis()),
         color=alt.Color("way:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
         tooltip=[*blocks.tooltip(norm="norm"), "way:N"],
     )
@@ -62,7 +63,7 @@ def _ways(skips: pd.DataFrame) -> AnyChart:
 
 
 def lengths_chart(table: pd.DataFrame) -> AnyChart:
-    """Share of the gradient's size and share of all paths by the branches on them; bars above: 95 % of each.
+    """Share of the gradient and share of all paths by their number of branches; bars on top: 95 % of each.
 
     table: length, weight, path_share.
     """
@@ -71,7 +72,7 @@ def lengths_chart(table: pd.DataFrame) -> AnyChart:
     frame = frame[["length"]].assign(**{column: finite(frame[column]).fillna(0.0) for column in names})
     long = frame.melt(["length"], list(names), var_name="of", value_name="share").replace({"of": names})
     bands = pd.DataFrame(
-        [(names[column], *_band(frame, column), row) for row, column in enumerate(names)],
+        [(names[column], *band(frame, column), row) for row, column in enumerate(names)],
         columns=["of", "from", "to", "row"],
     )
     color = alt.Color(
@@ -97,18 +98,21 @@ def lengths_chart(table: pd.DataFrame) -> AnyChart:
     )
     panels = [span.properties(width=860, height=26), area.encode(tooltip=tooltip)]
     chart = alt.vconcat(panels[0], panels[1].properties(width=860, height=220), spacing=8)
-    title = "How long are the paths by which the gradient comes, and how long are all?"
-    return dress(chart.resolve_scale(x="shared", color="shared").properties(title=title))
+    title = "Length of the paths that carry the gradient, and of all paths"
+    return apply_theme(chart.resolve_scale(x="shared", color="shared").properties(title=title))
 
 
 def shattering_chart(table: pd.DataFrame) -> AnyChart:
-    """Correlation of gradients at two inputs by their distance, a line a network with its 95 % interval.
+    """Correlation of the gradients at two inputs, by the distance between the inputs: one line per network.
+
+    The band is the 95 % interval of the mean over samples by Student's t, as in the sentences about this table.
 
     table: network, distance, samples, correlation, correlation_std.
     """
-    half = 1.96 * finite(table["correlation_std"]) / np.sqrt(table["samples"])
-    mean = finite(table["correlation"])
-    frame = table.assign(correlation=mean, low=mean - half, high=mean + half)
+    mean, deviation = finite(table["correlation"]), finite(table["correlation_std"])
+    ends = [t_interval(*row) for row in zip(mean, deviation, table["samples"], strict=True)]
+    low, high = zip(*ends, strict=True)
+    frame = table.assign(correlation=mean, low=low, high=high)
     names = list(dict.fromkeys(frame["network"]))
     scale = alt.Scale(domain=names, range=[PALETTE[i] for i in (1, 0, 2, 3)][: len(names)])
     base = alt.Chart(inline(frame)).encode(
@@ -121,7 +125,7 @@ def shattering_chart(table: pd.DataFrame) -> AnyChart:
     tooltip = ["network:N", "distance:Q", alt.Tooltip("correlation:Q", format=".3f"), "samples:Q"]
     line = base.mark_line(point=True).encode(y=alt.Y("correlation:Q", title=title, scale=limits), tooltip=tooltip)
     whole = alt.layer(band, line).properties(width=560, height=240)
-    return stacked("Are the gradients of nearby inputs alike, or noise?", [whole])
+    return stacked("Correlation of the gradients of nearby inputs", [whole])
 
 
 def similarity_chart(table: pd.DataFrame) -> AnyChart:
@@ -148,23 +152,14 @@ def similarity_chart(table: pd.DataFrame) -> AnyChart:
         )
         .properties(width=alt.Step(step), height=alt.Step(step))
     )
-    return dress(chart.properties(title="Which blocks say the same? Similarity of their outputs"))
-
-
-def _band(table: pd.DataFrame, column: str) -> tuple[float, float]:
-    """The lengths that are left when 2.5 % is cut off at either end."""
-    whole = table[column].sum()
-    if not whole > 0:
-        return float("nan"), float("nan")
-    below = table[column].cumsum() / whole
-    return float(table["length"][below > 0.025].iloc[0]), float(table["length"][below >= 0.975 - 1e-12].iloc[0])
+    return apply_theme(chart.properties(title="Similarity of the outputs of blocks"))
 
 
 def _positive(values: pd.Series) -> pd.Series:
-    """What a logarithmic axis can show."""
+    """The values with NaN for those that a logarithmic axis cannot show."""
     numbers = finite(values)
     return numbers.where(numbers > 0)
 
 
-def _powers() -> alt.Axis:
+def _power_axis() -> alt.Axis:
     return alt.Axis(format=".0e", tickCount=4)

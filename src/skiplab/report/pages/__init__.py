@@ -1,1 +1,1 @@
-"""Pages, each made from tables and sentences."""
+"""One page a file, made from tables and sentences."""

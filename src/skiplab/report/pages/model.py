@@ -17,36 +17,41 @@ def model_page(
 ) -> Page:
     """The page of `skiplab find MODEL --report`.
 
-    tables: spine, skips (with places), apart, histogram and witness, as in `skiplab.analysis.tables`.
+    tables: spine, skips (with places), non_skips, histogram and witness, as in `skiplab.analysis.tables`.
     """
     own = {key: tables[key].assign(variant=name, depth=0) for key in ("spine", "skips", "histogram")}
     skips = tables["skips"][_SHOWN].fillna("–")
     return Page(
         title=f"Skip connections of {name}",
-        lead="Found on the graph of the data's flow; every path counted exactly.",
-        verdicts=sentences,
+        lead="Found on the data-flow graph; paths are counted exactly.",
+        sentences=sentences,
         facts=facts,
         sections=[
             Section(
-                "Where they are",
-                "From left to right the network as it runs, by resolution; each arc is a skip connection over what it "
-                "skips.",
-                skip_charts(own["spine"], own["skips"]),
-                "skips",
+                heading="Where they are",
+                how="From left to right the network as it runs, by resolution; each arc is a skip connection over "
+                "what it skips.",
+                content=skip_charts(own["spine"], own["skips"]),
+                name="skips",
             ),
-            Section("One by one", "The line in source is where the two ways meet.", skips),
+            Section(heading="All skip connections", how="The source line is that of the merge.", content=skips),
             Section(
-                "No skip connections",
-                "Where else ways of the signal meet, and why these are none.",
-                tables["apart"].fillna("–"),
+                heading="No skip connections",
+                how="Other places where values are merged, and why they are no skip connections.",
+                content=tables["non_skips"].fillna("–"),
                 folded=True,
             ),
             Section(
-                "Paths",
-                "All paths from input to output, by the number of nonlinearities on them.",
-                path_histogram(own["histogram"]),
-                "census",
+                heading="Paths",
+                how="All paths from input to output, by the number of nonlinearities on them.",
+                content=path_histogram(own["histogram"]),
+                name="census",
             ),
-            Section("The lightest path", "The path with the fewest nonlinearities.", tables["witness"], folded=True),
+            Section(
+                heading="The most linear path",
+                how="A path with the fewest nonlinearities.",
+                content=tables["witness"],
+                folded=True,
+            ),
         ],
     )

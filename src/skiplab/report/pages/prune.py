@@ -1,71 +1,12 @@
-"""The page of a pruning: what each smaller network gets wrong, beside what it saves."""
+"""The page of a pruning."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import altair as alt
 import pandas as pd
 
-from skiplab.report.json_data import finite, inline
+from skiplab.report.charts.frontier import frontier_chart
 from skiplab.report.page import Page, Section
-from skiplab.report.theme import FAINT, INK, PALETTE, AnyChart, dress
-
-_ROOM = 340
-
-
-def frontier_chart(
-    frontier: pd.DataFrame, chosen: int | None = None, trained: Mapping[str, Any] | None = None
-) -> AnyChart:
-    """What networks get wrong by the blocks that are left, and by latency.
-
-    frontier: blocks, share, removed, parameters, flops, latency_ratio, and loss or metric with `_low` and `_high`, one
-    row a network. The row `chosen` is ringed; `trained` is that network's row after training. Bars: 95 % intervals.
-    """
-    name = "metric" if "metric" in frontier else "loss"
-    rows = frontier.assign(number=range(len(frontier)), network="as it is")
-    if trained is not None and chosen is not None:
-        after = {**frontier.iloc[chosen].to_dict(), **trained, "number": chosen, "network": "fine-tuned"}
-        rows = pd.concat([rows, pd.DataFrame([after])], ignore_index=True)
-    for column in (name, f"{name}_low", f"{name}_high"):
-        rows[column] = finite(rows[column])
-    title = "error" if name == "metric" else "loss"
-    left = _panel(rows, chosen, name, alt.X("blocks:Q", title="blocks left", scale=alt.Scale(reverse=True)), title)
-    scale = alt.Scale(zero=False, reverse=True)
-    right = _panel(rows, chosen, name, alt.X("latency_ratio:Q", title="time, whole network = 1", scale=scale), title)
-    return dress(
-        alt.hconcat(left, right, spacing=30).properties(title="What does each removal cost, and what does it save?")
-    )
-
-
-def _panel(rows: pd.DataFrame, chosen: int | None, name: str, x: alt.X, title: str) -> AnyChart:
-    base = alt.Chart(inline(rows)).encode(x=x, tooltip=_tooltip(rows, name, title))
-    y = alt.Y(f"{name}:Q", title=title, scale=alt.Scale(zero=True))
-    networks = [each for each in ("as it is", "fine-tuned") if each in set(rows["network"])]
-    scale = alt.Scale(domain=networks, range=[PALETTE[1], PALETTE[0]][: len(networks)])
-    legend = alt.Legend(orient="top", title=None) if len(networks) > 1 else None
-    colour = alt.Color("network:N", scale=scale, legend=legend)
-    line = base.transform_filter("datum.network == 'as it is'").mark_line(color=FAINT).encode(y=y, order="number:Q")
-    ends = base.mark_rule(strokeWidth=1.2, opacity=0.6).encode(
-        y=alt.Y(f"{name}_low:Q", title=title), y2=f"{name}_high:Q", color=colour
-    )
-    points = base.mark_circle(size=45, opacity=1).encode(y=y, color=colour)
-    layers: list[Any] = [line, ends, points]
-    if chosen is not None:
-        ring = base.transform_filter(f"datum.number == {chosen} && datum.network == 'as it is'")
-        layers.append(ring.mark_point(size=170, color=INK, strokeWidth=1.4, filled=False).encode(y=y))
-    return alt.layer(*layers).properties(width=_ROOM, height=240)
-
-
-def _tooltip(rows: pd.DataFrame, name: str, title: str) -> list[alt.Tooltip]:
-    known = {"removed": ("removed last", "N", ""), "blocks": ("blocks left", "Q", "d")}
-    known |= {"parameters": ("parameters", "Q", ","), "flops": ("FLOPs a sample", "Q", ",")}
-    known |= {"latency_ratio": ("time", "Q", ".2f"), name: (title, "Q", ".4g")}
-    known |= {f"{name}_low": ("from", "Q", ".4g"), f"{name}_high": ("to", "Q", ".4g")}
-    return [
-        alt.Tooltip(f"{column}:{kind}", title=heading, format=form or alt.Undefined)
-        for column, (heading, kind, form) in known.items()
-        if column in rows
-    ]
 
 
 def prune_page(
@@ -78,18 +19,18 @@ def prune_page(
 ) -> Page:
     """The page of `skiplab prune MODEL --report`."""
     how = (
-        "One point a network: the blocks went one after the other, and batch norm statistics were estimated anew each "
-        "time. Bars: 95 % intervals over samples. The ring is the network that meets the target. Time is that of a "
-        "forward pass, measured in one run beside the whole network's."
+        "One point per network. Blocks were removed one after the other, and batch norm statistics were re-estimated "
+        "each time. Bars: 95 % intervals over samples. The ring is the network that meets the target. Time is that of "
+        "a forward pass, relative to the original network in the same run."
     )
     chart = frontier_chart(frontier, chosen, trained)
     return Page(
-        title=f"What {model} can do without",
+        title=f"Depth pruning of {model}",
         lead="Every sentence is computed from the numbers below. Hover for a network's numbers.",
-        verdicts=sentences,
+        sentences=sentences,
         sections=[
-            Section("Frontier", how, chart, "frontier"),
-            Section("The frontier in numbers", f"{len(frontier)} networks.", frontier, folded=True),
+            Section(heading="Frontier", how=how, content=chart, name="frontier"),
+            Section(heading="The frontier in numbers", how=f"{len(frontier)} networks.", content=frontier, folded=True),
         ],
         facts=facts,
     )

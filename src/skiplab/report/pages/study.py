@@ -16,15 +16,15 @@ Tables = Mapping[str, pd.DataFrame]
 
 
 @runtime_checkable
-class Answer(Protocol):
-    """Of what a study gave (`skiplab.study.result.Result`), that which is shown."""
+class StudyResult(Protocol):
+    """The part of `skiplab.study.result.Result` that the page shows."""
 
     @property
     def question(self) -> str: ...
     @property
     def method(self) -> str: ...
     @property
-    def verdicts(self) -> Sequence[str]: ...
+    def sentences(self) -> Sequence[str]: ...
     @property
     def tables(self) -> Tables: ...
     @property
@@ -32,23 +32,24 @@ class Answer(Protocol):
     def overview(self) -> pd.DataFrame: ...
 
 
-def study_page(answer: Answer, facts: Mapping[str, Any]) -> Page:
-    """The page of networks compared; `facts` say how to get it again."""
+def study_page(answer: StudyResult, facts: Mapping[str, Any]) -> Page:
+    """The page of a study; `facts` are its configuration and versions."""
     tables = answer.tables
     return Page(
         title=answer.question,
-        lead="Every sentence is computed from the runs below. Hover for the numbers; click on a skip connection to "
-        "find it in all charts; click beside it to let it go.",
-        verdicts=answer.verdicts,
+        lead="Every sentence is computed from the runs below. Hover for the numbers. Click a skip connection to "
+        "highlight it in all charts, click empty space to clear.",
+        sentences=answer.sentences,
         facts=facts,
         sections=[
-            *([Section("What was compared, and how", "", answer.method)] if answer.method else []),
+            *([Section(heading="What was compared, and how", how="", content=answer.method)] if answer.method else []),
             Section(
-                "Summary",
-                "Mean over seeds ± half of its 95 % interval (Student's t); geometric ones ×÷ its factor.",
-                answer.overview(),
+                heading="Summary",
+                how="Mean over seeds ± half of its 95 % interval (Student's t); geometric mean ×÷ the interval's "
+                "factor.",
+                content=answer.overview(),
             ),
-            *_claims(tables),
+            *_claims_section(tables),
             *(section(figure, tables) for figure in answer.figures if _rows(figure, tables)),
         ],
     )
@@ -56,28 +57,30 @@ def study_page(answer: Answer, facts: Mapping[str, Any]) -> Page:
 
 def section(figure: Figure, tables: Tables) -> Section:
     """A figure as a section of a page."""
-    return Section(figure.heading, figure.how, drawn(figure, tables), figure.name, figure.folded)
+    return Section(
+        heading=figure.heading, how=figure.how, content=draw(figure, tables), name=figure.name, folded=figure.folded
+    )
 
 
 def _rows(figure: Figure, tables: Tables) -> int:
-    """How many rows there are to show: a narrowed grid may have none of those that the figure is about."""
-    return len(_where(tables[figure.table], figure.where)) if len(tables.get(figure.table, ())) else 0
+    """The number of rows that the figure shows: zero if the grid was restricted to other values."""
+    return len(_filter(tables[figure.table], figure.where)) if len(tables.get(figure.table, ())) else 0
 
 
-def drawn(figure: Figure, tables: Tables) -> AnyChart | pd.DataFrame:
-    """The chart of a figure, or for a table its rows."""
-    rows = _where(tables[figure.table], figure.where)
+def draw(figure: Figure, tables: Tables) -> AnyChart | pd.DataFrame:
+    """The chart of a figure; for a table, its rows."""
+    rows = _filter(tables[figure.table], figure.where)
     match figure.chart:
         case "points":
-            return points(figure, rows, _where(tables[figure.means], figure.where))
+            return points(figure, rows, _filter(tables[figure.means], figure.where))
         case "lines":
-            return lines(figure, rows, _where(tables[figure.means], figure.where))
+            return lines(figure, rows, _filter(tables[figure.means], figure.where))
         case "curves":
             return training_curves(rows, figure.panel)
         case "gradient":
-            return gradient_by_layer(_sized(rows))
+            return gradient_by_layer(_with_depth(rows))
         case "histogram":
-            return path_histogram(_sized(rows))
+            return path_histogram(_with_depth(rows))
         case "skips":
             return _skips(tables)
         case "table":
@@ -86,27 +89,29 @@ def drawn(figure: Figure, tables: Tables) -> AnyChart | pd.DataFrame:
 
 def _skips(tables: Tables) -> AnyChart:
     merges = tables.get("merge_gradient")
-    gradient = None if merges is None else merges[merges["when"] == "initialisation"]
+    gradient = None if merges is None else merges[merges["when"] == "initialization"]
     measured = [tables.get("lesion"), tables.get("contribution"), gradient]
     return skip_charts(
-        _sized(tables["spine"]), _sized(tables["skips"]), *(None if t is None else _sized(t) for t in measured)
+        _with_depth(tables["spine"]),
+        _with_depth(tables["skips"]),
+        *(None if t is None else _with_depth(t) for t in measured),
     )
 
 
-def _sized(frame: pd.DataFrame) -> pd.DataFrame:
-    """Charts of whole networks ask for a depth; 0 stands for networks that are not compared by it."""
+def _with_depth(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a column depth, 0 if the networks are not compared by depth."""
     return frame if "depth" in frame else frame.assign(depth=0)
 
 
-def _where(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+def _filter(frame: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
     for name, value in where.items():
         frame = frame[frame[name] == value]
     return frame
 
 
-def _claims(tables: Tables) -> list[Section]:
+def _claims_section(tables: Tables) -> list[Section]:
     claims = tables.get("claims")
     if claims is None or claims.empty:
         return []
-    how = "What the literature says, and what was found here; 'not shown' where the interval allows both."
-    return [Section("The papers' claims beside these numbers", how, claims)]
+    how = "Claims of papers and the same quantities here; 'not shown' where the interval allows both."
+    return [Section(heading="Claims of papers and these numbers", how=how, content=claims)]

@@ -1,4 +1,4 @@
-"""One file a question; each has a `STUDY` (`skiplab.study.question.Study`)."""
+"""The questions by name. Each has a file here with a `STUDY` (`skiplab.study.question.Study`)."""
 
 QUESTIONS = {
     "depth": "Does a deep network train without skip connections, and why does it with them?",

@@ -1,26 +1,27 @@
 """Does a skip connection let a network use only as much of itself as it needs?
 
-`plain` has no skip connections, `post-activation` (ResNet v1) and `pre-activation` (ResNet v2) do; same layers and
-initial weights for each seed. Each is trained at several depths, on more or fewer samples: of every class equally
-many, and the fewer are part of the more. Fewer samples are repeated until they are as many as the whole training
-part, so that every network takes the same number of steps, of the same batch size, at the same learning rates.
+`plain` has no skip connections; `post-activation` (ResNet v1) and `pre-activation` (ResNet v2) have them. All have the
+same layers and the same initial weights for each seed. Each is trained at several depths and on several numbers of
+samples, with equally many samples of every class; a smaller set is part of the larger ones. Smaller sets are repeated
+to the size of the whole training part, so that every network takes the same number of steps with the same batch size
+and learning rates.
 
-What would show that a network uses no more than it needs: a deeper one is no worse with few samples, where its
-capacity is of no use; blocks that could be deleted without harm (`dispensable`), the more of them the less there is
-to learn; and blocks near the identity, whose branch adds little. A block is called
+A network that uses no more of itself than it needs would show three things. With few samples, where capacity is of no
+use, a deeper one is no worse. Some blocks can be deleted without harm (`dispensable`), and the fewer samples there are,
+the more of them. Some blocks are near the identity: their branch adds little. A block is called
 
-- dispensable, when deleting it in the trained network raises the test error by less than one point: about what
-  another seed changes on these data (standard deviation of the test error). In `plain` a single layer is deleted, as
-  Veit et al. did in VGG. A network that errs more often is also more easily upset, so a share of dispensable blocks
-  has to be read beside the error;
-- near the identity, when its branch is less than a tenth as large as the signal that it is added to: it then turns
-  that signal by less than 6° (arcsin 0.1), and adds less than 1 % to its energy if the two are orthogonal.
+- dispensable, if deleting it in the trained network raises the test error by less than one point, about the effect of
+  another seed on these data (standard deviation of the test error). In `plain` a single layer is deleted, as Veit et
+  al. did in VGG. A network with a high error is also more sensitive to deletions, so compare the share of dispensable
+  blocks at equal errors;
+- near the identity, if its branch is less than a tenth as large as the shortcut: the sum then turns by less than 6°
+  (arcsin 0.1), and gains less than 1 % energy if the two are orthogonal.
 
 Hypotheses: if the identity were optimal, a residual block could easily push its branch to zero, and plain layers could
-not as easily become one (He et al. 2016, arXiv:1512.03385, §3.1); deleting a block of a trained ResNet does little,
-deleting a layer of VGG all there is (Veit et al. 2016, arXiv:1605.06431, §4.1); blocks refine a signal step by step
-(Greff et al. 2017, arXiv:1612.07771, §3); whole blocks can be left out at random in training, the last of them in half
-of all steps, and the network is better for it (Huang et al. 2016, arXiv:1603.09382, §4).
+not as easily become one (He et al. 2016, arXiv:1512.03385, §3.1); deleting a block of a trained ResNet has little
+effect, deleting a layer of VGG destroys it (Veit et al. 2016, arXiv:1605.06431, §4.1); blocks refine a signal step by
+step (Greff et al. 2017, arXiv:1612.07771, §3); a network is better if whole blocks are left out at random during
+training, the last ones in half of all steps (Huang et al. 2016, arXiv:1603.09382, §4).
 """
 
 from collections.abc import Iterator
@@ -44,38 +45,45 @@ from skiplab.study import networks
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
-from skiplab.study.networks import PLAIN, RESIDUAL, VARIANTS, cost, for_digits
-from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import SAMPLES, Training, found, save, train, wrong
-from skiplab.study.sentences import compared, difference, named, of, percent, sided, times
+from skiplab.study.networks import PLAIN, RESIDUAL, VARIANTS, digit_network, estimated_cost
+from skiplab.study.question import Grid, Settings, Study, Tables, network_name
+from skiplab.study.run_cell import SAMPLES, RunContext, capture_and_find, error_rate, save_tables, train_network
+from skiplab.study.sentences import (
+    compare_shares,
+    format_difference,
+    format_headline,
+    format_percent,
+    format_ratio,
+    values_by_seed,
+)
 from skiplab.training.fit import Recipe
 
-MOST = 1437  # samples of the training part
-NO_HARM, SMALL = 0.01, 0.1  # rise in test error, and size of a branch beside its signal: see above
+ALL_SAMPLES = 1437  # samples of the training part
+DISPENSABLE, NEAR_IDENTITY = 0.01, 0.1  # rise of the test error, and size of branch / shortcut: see above
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
-    "quick": Grid({"depth": (8, 32), "samples": (50, MOST)}, recipe=replace(RECIPE, epochs=6)),
-    "default": Grid({"depth": (8, 32), "samples": (50, 200, MOST)}, recipe=RECIPE),
-    "full": Grid({"depth": (8, 20, 56), "samples": (50, 200, MOST)}, seeds=5, recipe=RECIPE),
+    "quick": Grid(axes={"depth": (8, 32), "samples": (50, ALL_SAMPLES)}, recipe=replace(RECIPE, epochs=6)),
+    "default": Grid(axes={"depth": (8, 32), "samples": (50, 200, ALL_SAMPLES)}, recipe=RECIPE),
+    "full": Grid(axes={"depth": (8, 20, 56), "samples": (50, 200, ALL_SAMPLES)}, seeds=5, recipe=RECIPE),
 }
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant and depth, trained on so many samples."""
-    model = for_digits(settings, **VARIANTS[settings["variant"]])
-    data = fewer(digits(), settings["samples"], settings["seed"])
-    tables, network = train(model, data, Training(settings, folder, report))
+    """Train and measure the network of one variant, depth, number of samples and seed."""
+    model = digit_network(settings, **VARIANTS[settings["variant"]])
+    data = training_subset(digits(), settings["samples"], settings["seed"])
+    tables, network = train_network(model, data, RunContext(settings, folder, report))
     tables["runs"]["gap"] = tables["runs"]["test_error"] - tables["runs"]["train_error"]
     if network is not None:
         report(0.9, "measuring")
-        tables |= measured(model, network, data)
-    save(tables, folder)
+        tables |= measure_blocks(model, network, data)
+    save_tables(tables, folder)
 
 
-def fewer(data: DataSet, samples: int, seed: int) -> DataSet:
-    """So many training samples, repeated to as many as there were; of every class as equally many as can be.
+def training_subset(data: DataSet, samples: int, seed: int) -> DataSet:
+    """A subset of the training part, balanced between classes and repeated to the size of the whole part.
 
-    What a seed draws for fewer samples is part of what it draws for more.
+    The subset of a seed for fewer samples is part of its subset for more.
     """
     shuffled = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     nth_of_class = pd.Series(data.train.y[shuffled].numpy()).groupby(data.train.y[shuffled].numpy()).cumcount()
@@ -84,19 +92,19 @@ def fewer(data: DataSet, samples: int, seed: int) -> DataSet:
     return DataSet(data.name, Split(data.train.x[chosen], data.train.y[chosen]), data.test, data.classes)
 
 
-def measured(before: nn.Module, after: nn.Module, data: DataSet) -> Tables:
-    """Table parts: a row for each block (of a plain network: layer) that can be deleted, on the test part.
+def measure_blocks(before: nn.Module, after: nn.Module, data: DataSet) -> Tables:
+    """Table parts: one row for each block (in a plain network: layer) that can be deleted, measured on the test part.
 
-    Columns id, order, part (1, 2, …), loss_change, error_change, and for a block ratio, and ratio_initial: the same
-    before training, with batch norms normalising by the batch.
+    Columns id, order, part (1, 2, …), loss_change, error_change; for a block also ratio, and ratio_initial: the same
+    before training, with the batch statistics of batch norm.
     """
-    program, skips = found(after, data)
+    program, skips = capture_and_find(after, data)
     test = list(batches(data.test, SAMPLES))
     if not skips:
-        deleted = measure.layers(program, test, F.cross_entropy, wrong)
+        deleted = measure.layers(program, test, F.cross_entropy, error_rate)
         sizes = deleted[["id"]].assign(ratio=float("nan"), ratio_initial=float("nan"))
     else:
-        deleted = measure.lesion(program, skips, test, F.cross_entropy, wrong)
+        deleted = measure.lesion(program, skips, test, F.cross_entropy, error_rate)
         start = capture(before, (test[0][0],), train=True)
         initial = measure.contribution(start, find(start), test)[["id", "ratio"]]
         sizes = measure.contribution(program, skips, test)[["id", "ratio"]]
@@ -106,23 +114,23 @@ def measured(before: nn.Module, after: nn.Module, data: DataSet) -> Tables:
     return {"parts": parts.assign(part=range(1, len(parts) + 1))}
 
 
-def used(tables: Tables) -> Tables:
-    """`runs` with what its parts say: shares dispensable and near the identity, number needed, sizes of branches.
+def postprocess(tables: Tables) -> Tables:
+    """Add to `runs` what its parts give: dispensable and near-identity shares, needed parts, sizes of branches.
 
-    Afterwards and not in each run, so that other thresholds need no other training.
+    Computed after all runs, so that other thresholds need no training.
     """
-    curves = tables["curves"].assign(network=_size(tables["curves"])) if "curves" in tables else None
+    curves = tables["curves"].assign(network=_panel_name(tables["curves"])) if "curves" in tables else None
     tables = tables if curves is None else {**tables, "curves": curves}
     runs, parts = tables["runs"], tables.get("parts")
     if parts is None:
         return tables
     by = ["variant", "depth", "samples", "seed"]
     parts = parts.assign(
-        dispensable=parts["error_change"] < NO_HARM,
-        needed=parts["error_change"] >= NO_HARM,
-        network=_size(parts),
-        near_identity=(parts["ratio"] < SMALL).where(parts["ratio"].notna()).astype(float),
-        near_initially=(parts["ratio_initial"] < SMALL).where(parts["ratio_initial"].notna()).astype(float),
+        dispensable=parts["error_change"] < DISPENSABLE,
+        needed=parts["error_change"] >= DISPENSABLE,
+        network=_panel_name(parts),
+        near_identity=(parts["ratio"] < NEAR_IDENTITY).where(parts["ratio"].notna()).astype(float),
+        near_initially=(parts["ratio_initial"] < NEAR_IDENTITY).where(parts["ratio_initial"].notna()).astype(float),
     )
     columns = {
         "dispensable": "mean",
@@ -137,202 +145,217 @@ def used(tables: Tables) -> Tables:
     return {**tables, "parts": parts, "runs": runs.merge(found, on=by, how="left")}
 
 
-def _size(table: pd.DataFrame) -> pd.Series:
-    """What a panel of a chart is called."""
+def _panel_name(table: pd.DataFrame) -> pd.Series:
+    """The title of a chart's panel."""
     return table["depth"].astype(str) + " layers, " + table["samples"].astype(str) + " samples"
 
 
-def fits(settings: Settings) -> bool:
-    if not 10 <= settings["samples"] <= MOST:
-        raise UsageError(f"samples {settings['samples']}: give a number from 10, one a class, to {MOST}, all there are")
-    return networks.fits(settings)
+def is_valid(settings: Settings) -> bool:
+    """Whether the depth exists; raises `UsageError` for a number of samples out of range."""
+    if not 10 <= settings["samples"] <= ALL_SAMPLES:
+        raise UsageError(
+            f"samples {settings['samples']}: choose 10 (one per class) to {ALL_SAMPLES} (the whole training part)"
+        )
+    return networks.is_valid(settings)
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """First how much of the network is in use, then how that and the error depend on depth and samples."""
+def sentences(tables: Tables) -> Iterator[str]:
+    """The share of the network in use, and how it and the error depend on depth and samples."""
     runs = tables["runs"]
     depths, samples, variants = (list(dict.fromkeys(runs[name])) for name in ("depth", "samples", "variant"))
     deep, shallow, few, many = max(depths), min(depths), min(samples), max(samples)
-    for variant in sorted(variants, key=PLAIN.__eq__):  # the question is about the others
-        yield _in_use(runs, variant, deep, many)
+    for variant in sorted(variants, key=PLAIN.__eq__):  # the question is about networks with skip connections
+        yield _use_sentence(runs, variant, deep, many)
     if shallow < deep:
         for variant in variants:
-            yield _deeper(runs, variant, (deep, shallow), few)
+            yield _depth_sentence(runs, variant, (deep, shallow), few)
         for variant in variants:
-            yield _more_in_use(runs, variant, (deep, shallow), many)
+            yield _needed_sentence(runs, variant, (deep, shallow), many)
     if few < many:
         for variant in variants:
-            yield _less_to_learn(runs, variant, deep, (few, many))
+            yield _samples_sentence(runs, variant, deep, (few, many))
     for variant in variants:
-        yield from _identity(runs, variant, deep, (few, many))
+        yield from _identity_sentences(runs, variant, deep, (few, many))
     for other in variants[1:] if variants[0] == PLAIN else ():
-        yield compared(
-            runs, _network(PLAIN, deep, few), _network(other, deep, few), "gap", "gap of test to training error"
-        )
+        keys = [_network_key(name, deep, few) for name in (PLAIN, other)]
+        yield compare_shares(runs, keys[0], keys[1], "gap", "gap of test to training error")
 
 
-def _in_use(runs: pd.DataFrame, variant: str, depth: int, samples: int) -> str:
-    place = _network(variant, depth, samples)
-    idle, near = (student(of(runs, column, place)) for column in ("dispensable", "near_identity"))
+def _use_sentence(runs: pd.DataFrame, variant: str, depth: int, samples: int) -> str:
+    network = _network_key(variant, depth, samples)
+    dispensable, near = (student(values_by_seed(runs, column, network)) for column in ("dispensable", "near_identity"))
     part = "layers" if variant == PLAIN else "blocks"
-    if not idle.count:
-        return f"{named(place)}: no run finished, so nothing is known of how much of it is needed."
-    answer = f"a part of the network is not needed: {percent(idle)}"
-    if not idle.excludes(0):
-        answer = f"all of the network may be needed: {percent(idle)}"
-    identity = f", and {percent(near)} are near the identity" if near.count else ""
+    if not dispensable.count:
+        return f"{network_name(network)}: unknown which {part} are dispensable, since no run finished."
+    answer = "part of the network is dispensable" if dispensable.excludes(0) else "all of the network may be needed"
+    identity = f"; {format_percent(near)} are near the identity" if near.count else ""
     return (
-        f"{named(place)}: {answer} of {part} can be deleted, one at a time, for less than {100 * NO_HARM:g} point of "
-        f"test error{identity}."
+        f"{network_name(network)}: {answer}. {format_percent(dispensable)} of {part} can be deleted, one at a time, "
+        f"for less than {100 * DISPENSABLE:g} point of test error{identity}."
     )
 
 
-def _deeper(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
-    deep, shallow = (of(runs, "test_error", _network(variant, depth, samples)) for depth in depths)
+def _depth_sentence(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
+    deep, shallow = (values_by_seed(runs, "test_error", _network_key(variant, depth, samples)) for depth in depths)
     which = f"{variant}, {samples} samples, {depths[0]} layers against {depths[1]}"
-    return sided(
+    return format_headline(
         paired(deep, shallow),
-        f"{which}: more depth does harm to the test error",
-        f"{which}: more depth helps the test error",
-        f"{which}: more depth is not shown to change the test error",
+        f"{which}: more depth increases the test error",
+        f"{which}: more depth decreases the test error",
+        f"{which}: no clear effect of depth on the test error",
     )
 
 
-def _more_in_use(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
-    deep, shallow = (of(runs, "needed", _network(variant, depth, samples)) for depth in depths)
+def _needed_sentence(runs: pd.DataFrame, variant: str, depths: tuple[int, int], samples: int) -> str:
+    deep, shallow = (values_by_seed(runs, "needed", _network_key(variant, depth, samples)) for depth in depths)
     found, part = paired(deep, shallow), "layers" if variant == PLAIN else "blocks"
-    text = (
-        f"{variant}, {samples} samples: {_mean(deep)} {part} are needed at {depths[0]} layers, {_mean(shallow)} at "
-        f"{depths[1]}"
-    )
+    numbers = f"{_format_mean(deep)} {part} at {depths[0]} layers, {_format_mean(shallow)} at {depths[1]}"
     if not found.known:
-        return f"{text}; a single seed or none gives no interval."
-    told = f"{found.mean:+.1f} (95 % interval {found.low:+.1f} to {found.high:+.1f}, paired over {found.count} seeds)"
-    if not found.excludes(0):
-        return f"{text}: not shown to differ, {told}, includes zero."
-    return (
-        f"{text}: {'a deeper network uses more of itself' if found.mean > 0 else 'a deeper one needs fewer'}, {told}."
+        return f"{variant}, {samples} samples, needed: {numbers}; no interval from fewer than two seeds."
+    interval = (
+        f"{found.mean:+.1f} (95 % interval {found.low:+.1f} to {found.high:+.1f}, paired over {found.count} seeds)"
     )
+    answer = "no clear difference in the number of needed parts"
+    if found.excludes(0):
+        answer = f"the deeper network needs {'more' if found.mean > 0 else 'fewer'} of its {part}"
+    return f"{variant}, {samples} samples: {answer}, {numbers}; {interval}."
 
 
-def _less_to_learn(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[int, int]) -> str:
-    few, many = (of(runs, "dispensable", _network(variant, depth, n)) for n in samples)
+def _samples_sentence(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[int, int]) -> str:
+    few, many = (values_by_seed(runs, "dispensable", _network_key(variant, depth, n)) for n in samples)
     part = "layers" if variant == PLAIN else "blocks"
-    which = (
-        f"{variant}, {depth} layers: {percent(student(few))} of {part} are dispensable with {samples[0]} samples, "
-        f"{percent(student(many))} with {samples[1]}"
+    numbers = (
+        f"{variant}, {depth} layers: {format_percent(student(few))} of {part} are dispensable with {samples[0]} "
+        f"samples, {format_percent(student(many))} with {samples[1]}"
     )
-    return sided(
+    return format_headline(
         paired(few, many),
-        f"With fewer samples a larger share can be deleted without harm. {which}",
-        f"With fewer samples a smaller share can be deleted without harm. {which}",
-        f"That it depends on the number of samples how much can be deleted without harm is not shown. {which}",
+        f"With fewer samples a larger share is dispensable. {numbers}",
+        f"With fewer samples a smaller share is dispensable. {numbers}",
+        f"No clear effect of the number of samples on the dispensable share. {numbers}",
     )
 
 
-def _identity(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[int, int]) -> Iterator[str]:
+def _identity_sentences(runs: pd.DataFrame, variant: str, depth: int, samples: tuple[int, int]) -> Iterator[str]:
     for n in dict.fromkeys(samples):
-        place = _network(variant, depth, n)
-        near, after, before = (of(runs, column, place) for column in ("near_identity", "ratio", "ratio_initial"))
+        network = _network_key(variant, depth, n)
+        near, after, before = (
+            values_by_seed(runs, column, network) for column in ("near_identity", "ratio", "ratio_initial")
+        )
         if after.notna().any():
             yield (
-                f"{named(place)}: {percent(student(near))} of blocks are near the identity (branch below {SMALL:g} of "
-                f"its signal); after training a branch is {_mean(after, 2)} times its signal on average, "
-                f"{times(paired_ratio(after, before))} before training."
+                f"{network_name(network)}: {format_percent(student(near))} of blocks are near the identity (branch "
+                f"below {NEAR_IDENTITY:g} of the shortcut). After training a branch is {_format_mean(after, 2)} "
+                f"times as large as the shortcut on average, {format_ratio(paired_ratio(after, before))} before "
+                "training."
             )
 
 
-def _mean(values: pd.Series, digits: int = 1) -> str:
+def _format_mean(values: pd.Series, digits: int = 1) -> str:
     found = student(values)
     return f"{found.mean:.{digits}f}" + (f" ± {found.half:.{digits}f}" if found.known else "")
 
 
-def _network(variant: str, depth: int, samples: int) -> dict[str, Any]:
+def _network_key(variant: str, depth: int, samples: int) -> dict[str, Any]:
     return {"variant": variant, "depth": depth, "samples": samples}
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about deletions and branch sizes, for the deepest networks and the most samples."""
     runs = tables["runs"]
     variants, many = set(runs["variant"]), int(runs["samples"].max())
     deep, shallow = int(runs["depth"].max()), int(runs["depth"].min())
     for variant in [name for name in RESIDUAL if name in variants]:
         if PLAIN in variants:
-            harm = [of(runs, "dispensable", _network(name, deep, many)) for name in (variant, PLAIN)]
-            found = paired(*harm)
+            shares = [values_by_seed(runs, "dispensable", _network_key(name, deep, many)) for name in (variant, PLAIN)]
+            found = paired(*shares)
             yield Claim(
-                "Deleting a block of a ResNet hardly changes its error, deleting a layer of VGG brings it to chance.",
-                "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
-                f"share dispensable, blocks of {variant} against layers of {PLAIN}, {deep} layers: {difference(found)}",
-                agreement(found, "above"),
+                claim="Deleting a block of a ResNet hardly changes its error, deleting a layer of VGG brings it to "
+                "chance.",
+                source="Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
+                found=f"dispensable share, blocks of {variant} minus layers of {PLAIN}, {deep} layers: "
+                f"{format_difference(found)}",
+                agrees=agreement(found, "above"),
             )
         if shallow < deep:
-            sizes = [of(runs, "ratio", _network(variant, depth, many)) for depth in (deep, shallow)]
+            sizes = [values_by_seed(runs, "ratio", _network_key(variant, depth, many)) for depth in (deep, shallow)]
             found = paired_ratio(*sizes)
             yield Claim(
-                "The deeper a ResNet, the less each of its layers changes the signal.",
-                "He et al. 2016, arXiv:1512.03385, §4.2 and Fig. 7",
-                f"a branch beside its signal, mean over blocks of {variant} at {deep} layers, is {times(found)} at "
-                f"{shallow}",
-                agreement(found, "below", 1.0),
+                claim="The deeper a ResNet, the less each of its layers changes the signal.",
+                source="He et al. 2016, arXiv:1512.03385, §4.2 and Fig. 7",
+                found=f"branch relative to shortcut, mean over blocks of {variant} at {deep} layers, is "
+                f"{format_ratio(found)} at {shallow}",
+                agrees=agreement(found, "below", 1.0),
             )
-        near, before = (of(runs, f"near_{when}", _network(variant, deep, many)) for when in ("identity", "initially"))
+        near, before = (
+            values_by_seed(runs, f"near_{when}", _network_key(variant, deep, many))
+            for when in ("identity", "initially")
+        )
         pushed = paired(near, before)
         yield Claim(
-            "If the identity were optimal, it would be easy to push the branch of a residual block to zero.",
-            "He et al. 2016, arXiv:1512.03385, §3.1",
-            f"{percent(student(near))} of blocks of {variant} at {deep} layers end near the identity, against before "
-            f"training {difference(pushed)} Whether it would be optimal here is not known",
-            "yes" if pushed.excludes(0) and pushed.mean > 0 else "not shown",
+            claim="If the identity were optimal, it would be easy to push the branch of a residual block to zero.",
+            source="He et al. 2016, arXiv:1512.03385, §3.1",
+            found=f"{format_percent(student(near))} of blocks of {variant} at {deep} layers end near the identity; "
+            f"compared with before training, {format_difference(pushed)} Whether the identity is optimal here is "
+            "unknown",
+            agrees="yes" if pushed.excludes(0) and pushed.mean > 0 else "not shown",
         )
 
 
 FIGURES = (
     Figure(
-        "error-by-samples",
-        "Error by number of samples",
-        "A thin line a seed, the thick one their mean with its 95 % interval (Student's t). All take equally many "
-        "steps.",
-        "lines",
-        "runs",
-        Axis("samples", "training samples", "log"),
-        (TRAIN_ERROR, TEST_ERROR, Axis("gap", "gap of test to training error", "change")),
+        name="error-by-samples",
+        heading="Error by number of samples",
+        how="Thin lines are seeds, the thick line is their mean with its 95 % interval (Student's t). All networks "
+        "take the same number of steps.",
+        chart="lines",
+        table="runs",
+        x=Axis("samples", "training samples", "log"),
+        y=(TRAIN_ERROR, TEST_ERROR, Axis("gap", "gap of test to training error", "change")),
         panel="depth",
     ),
     Figure(
-        "in-use",
-        "How much of the network is in use",
-        f"Dispensable: deleting the block (in `plain` the layer) raises the test error by less than {100 * NO_HARM:g} "
-        "point. Needed: the number of the others.",
-        "lines",
-        "runs",
-        Axis("samples", "training samples", "log"),
-        (Axis("dispensable", "share dispensable", "share"), Axis("needed", "number needed")),
+        name="in-use",
+        heading="How much of the network is in use",
+        how="Dispensable: deleting the block (in `plain` the layer) raises the test error by less than "
+        f"{100 * DISPENSABLE:g} point. Needed: the number of other blocks.",
+        chart="lines",
+        table="runs",
+        x=Axis("samples", "training samples", "log"),
+        y=(Axis("dispensable", "share dispensable", "share"), Axis("needed", "number needed")),
         panel="depth",
     ),
     Figure(
-        "branch-by-block",
-        "Size of each branch",
-        f"Beside the signal that it is added to. Near the identity is what lies below {SMALL:g}.",
-        "lines",
-        "parts",
-        Axis("part", "block, from the input"),
-        (Axis("ratio", "branch / signal, trained", "log"),),
+        name="branch-by-block",
+        heading="Size of each branch",
+        how=f"Relative to the shortcut. A block below {NEAR_IDENTITY:g} is near the identity.",
+        chart="lines",
+        table="parts",
+        x=Axis("part", "block, from the input"),
+        y=(Axis("ratio", "branch / shortcut, trained", "log"),),
         panel="network",
     ),
     replace(CURVES, panel="network"),
-    Figure("parts-numbers", "Every block in numbers", "One row a seed.", "table", "parts", folded=True),
+    Figure(
+        name="parts-numbers",
+        heading="Every block in numbers",
+        how="One row per seed.",
+        chart="table",
+        table="parts",
+        folded=True,
+    ),
 )
 
 STUDY = Study(
-    "capacity",
-    tuple(VARIANTS),
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="capacity",
+    variants=tuple(VARIANTS),
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
-    finish=used,
-    fits=fits,
-    cost=cost,
+    postprocess=postprocess,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

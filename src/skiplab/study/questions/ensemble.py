@@ -1,15 +1,16 @@
 """Does a residual network behave like many shallow networks?
 
-Its n blocks give 2ⁿ paths from input to output. If these work side by side, as an ensemble does, then losing some of
-them costs little: deleting a block halves the paths and leaves the rest as they were. In a plain network every layer
-lies on the only path. `post-activation` and `pre-activation` networks and their `plain` twin, trained alike from the
-same initial weights, are changed without retraining: one block deleted (of the plain network one layer, which is less),
-k random blocks deleted together, k random pairs of blocks swapped.
+A network of n blocks has 2ⁿ paths from input to output. If the paths work like an ensemble, losing some of them costs
+little: deleting a block removes half of the paths and leaves the others unchanged. In a plain network every layer is on
+the only path. `post-activation`, `pre-activation` and `plain` networks, trained in the same way from the same initial
+weights, are changed without retraining: one block is deleted (in the plain network one layer, which is less), k random
+blocks are deleted together, or k random pairs of blocks are swapped.
 
-Hypothesis: the error rises smoothly with k, one layer less ruins the plain network, and the gradient comes by short
-paths (Veit et al. 2016, arXiv:1605.06431, §4 and §5, on CIFAR-10).
+Hypothesis: the error rises smoothly with k, deleting one layer destroys the plain network, and short paths carry the
+gradient (Veit et al. 2016, arXiv:1605.06431, §4 and §5, on CIFAR-10).
 
-Costs are told in points of test error, and as a share of what there is to lose: 0 is the whole network, 1 is chance.
+The effect is given in points of test error, and as a share of the margin, which is the chance error minus the error of
+the intact network: 0 % is the intact network, 100 % is chance.
 """
 
 from collections.abc import Iterator
@@ -32,59 +33,66 @@ from skiplab.stats.intervals import paired, student
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
-from skiplab.study.networks import PLAIN, VARIANTS, fits, for_digits
-from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import Training, found, save, train, wrong
-from skiplab.study.sentences import chosen, difference, named, number, of, percent, points
+from skiplab.study.networks import PLAIN, VARIANTS, digit_network, is_valid
+from skiplab.study.question import Grid, Settings, Study, Tables, network_name
+from skiplab.study.run_cell import RunContext, capture_and_find, error_rate, save_tables, train_network
+from skiplab.study.sentences import (
+    format_difference,
+    format_number,
+    format_percent,
+    format_points,
+    select_rows,
+    values_by_seed,
+)
 from skiplab.training.fit import Recipe
 
 CHANCE = 0.9  # the error of a guess among ten classes
 HARMLESS = 0.01  # less than one point
-STAKE = 0.1  # a network that is hardly better than chance has nothing to lose, and no share of it
-RUINED, HARDLY = 0.5, 0.1  # of what there is to lose: what counts as ruin, and as next to nothing
-DRAWS = 5  # of blocks to delete, and of pairs to swap, for each k
+MIN_MARGIN = 0.1  # below this margin no share of it is computed
+RUINED, HARDLY_ANY = 0.5, 0.1  # shares of the margin
+DRAWS = 5  # random choices of blocks to delete, and of pairs to swap, for each k
 SWAPS = 10  # pairs at most
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
-    "quick": Grid({"depth": (20, 56)}, recipe=replace(RECIPE, epochs=6)),
-    "default": Grid({"depth": (20, 56)}, seeds=5, recipe=RECIPE),
-    "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=replace(RECIPE, epochs=15)),
+    "quick": Grid(axes={"depth": (20, 56)}, recipe=replace(RECIPE, epochs=6)),
+    "default": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),
+    "full": Grid(axes={"depth": (20, 56, 110)}, seeds=5, recipe=replace(RECIPE, epochs=15)),
 }
 OUTCOMES = ("one", "harmless", "half", "swap", "mean_length", "relative_length")
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth and seed: trained, then damaged."""
-    data, model = digits(), for_digits(settings, **VARIANTS[settings["variant"]])
-    tables, trained = train(model, data, Training(settings, folder, report))
+    """Train the network of one variant, depth and seed, then delete and swap its blocks."""
+    data, model = digits(), digit_network(settings, **VARIANTS[settings["variant"]])
+    tables, trained = train_network(model, data, RunContext(settings, folder, report))
     outcome = dict.fromkeys(OUTCOMES, float("nan"))
     if trained is not None:
         report(0.9, "deleting and swapping")
-        damaged = damage(trained, data, settings["seed"])
-        outcome |= outcomes(damaged)
-        tables |= damaged
-    save({**tables, "runs": tables["runs"].assign(**outcome)}, folder)
+        lesions = lesion_tables(trained, data, settings["seed"])
+        outcome |= outcomes(lesions)
+        tables |= lesions
+    save_tables({**tables, "runs": tables["runs"].assign(**outcome)}, folder)
 
 
-def damage(model: nn.Module, data: DataSet, seed: int) -> Tables:
-    """Tables lesions and, of a network with skips, lengths.
+def lesion_tables(model: nn.Module, data: DataSet, seed: int) -> Tables:
+    """Tables lesions and, for a network with skips, lengths.
 
-    lesions, one row a damaged network: what ("deletion" or "swap"), k (0: the whole network), id, position (of what
-    is deleted alone, from 0 to 1), batchnorm, error and error_change in shares, lost (over what there is to lose, NaN
-    for a network with less than `STAKE`).
+    lesions has one row per changed network: what ("deletion" or "swap"), k (0: the intact network), id, position (of a
+    single deletion, from 0 to 1), batchnorm, error and error_change (shares), lost (error_change over the margin, NaN
+    if the margin is at most `MIN_MARGIN`).
     """
-    program, skips = found(model, data)
+    program, skips = capture_and_find(model, data)
     test = list(batches(data.test, len(data.test)))
     if len(skips):
-        options: dict[str, Any] = {"groups": groups([skip.id for skip in skips], seed)}
+        options: dict[str, Any] = {"groups": deletion_groups([skip.id for skip in skips], seed)}
         if pairs := len(like(program, skips)):
             options |= {"reorder": min(pairs, SWAPS), "draws": DRAWS}
-        several = measure.lesion(program, skips, test, F.cross_entropy, wrong, seed=seed, **options)
-        single = measure.lesion(program, skips, test, F.cross_entropy, wrong, reestimate=True)
-        tables = {"lengths": _lengths(program, skips, data)}
+        several = measure.lesion(program, skips, test, F.cross_entropy, error_rate, seed=seed, **options)
+        single = measure.lesion(program, skips, test, F.cross_entropy, error_rate, reestimate=True)
+        tables = {"lengths": _length_table(program, skips, data)}
     else:
         several = pd.DataFrame()
-        single, tables = measure.layers(program, test, F.cross_entropy, wrong, reestimate=True), {}
+        single, tables = measure.layers(program, test, F.cross_entropy, error_rate, reestimate=True), {}
     single["position"] = single.groupby("batchnorm")["order"].rank() / single.groupby("batchnorm")["order"].transform(
         "size"
     )
@@ -92,8 +100,8 @@ def damage(model: nn.Module, data: DataSet, seed: int) -> Tables:
     table["what"] = np.where(table["kind"] == "reorder", "swap", "deletion")
     table = table.rename(columns={"metric": "error", "metric_change": "error_change"})
     whole = table["error"] - table["error_change"]
-    stake = CHANCE - whole
-    table["lost"] = table["error_change"] / stake.where(stake > STAKE)
+    margin = CHANCE - whole
+    table["lost"] = table["error_change"] / margin.where(margin > MIN_MARGIN)
     columns = ["what", "k", "id", "position", "batchnorm", "error", "error_change", "lost"]
     intact = {
         "what": list(dict.fromkeys(table["what"])),
@@ -107,8 +115,8 @@ def damage(model: nn.Module, data: DataSet, seed: int) -> Tables:
     return {"lesions": pd.concat([start, table])[columns], **tables}
 
 
-def groups(ids: list[str], seed: int) -> list[list[str]]:
-    """For some k from 2 to all of them, `DRAWS` random choices of k blocks, each once."""
+def deletion_groups(ids: list[str], seed: int) -> list[list[str]]:
+    """For several k from 2 to the number of blocks: `DRAWS` random choices of k blocks, without duplicates."""
     generator, drawn = np.random.default_rng(seed), dict[tuple[str, ...], None]()
     steps = dict.fromkeys(round(2 ** (i / 2)) for i in range(2, 40))
     for k in [*(step for step in steps if 1 < step < len(ids)), len(ids)]:
@@ -117,17 +125,18 @@ def groups(ids: list[str], seed: int) -> list[list[str]]:
     return [list(group) for group in drawn]
 
 
-def _lengths(program: Program, skips: Skips, data: DataSet) -> pd.DataFrame:
+def _length_table(program: Program, skips: Skips, data: DataSet) -> pd.DataFrame:
     part = [(data.test.x[:128], data.test.y[:128])]
     return measure.lengths(program, skips, part, F.cross_entropy)
 
 
 def outcomes(tables: Tables) -> dict[str, float]:
-    """What a run's row tells of its damage.
+    """The outcomes of a run, from its lesions.
 
-    one: points that deleting one block costs on average; harmless: share of blocks that cost less than a point; half:
-    blocks to delete together before half of what there is to lose is lost; swap: points for one swapped pair;
-    mean_length, relative_length: branches on the paths that carry the input's gradient, and as a share of all.
+    one: rise of the test error after deleting one block, mean over blocks; harmless: share of blocks that cost less
+    than a point; half: number of blocks deleted together that costs half of the margin; swap: rise of the test error
+    after one swap; mean_length, relative_length: branches on the paths that carry the input's gradient, and as a share
+    of all branches.
     """
     table = tables["lesions"][tables["lesions"]["batchnorm"] == "as trained"]
     deleted, swapped = table[table["what"] == "deletion"], table[(table["what"] == "swap") & (table["k"] == 1)]
@@ -142,7 +151,7 @@ def outcomes(tables: Tables) -> dict[str, float]:
 
 
 def crossing(curve: pd.Series, level: float) -> float:
-    """Where a curve (by its index) first reaches a level, between two points on their line; NaN where it does not."""
+    """The index at which a curve first reaches a level, linearly interpolated; NaN if it does not."""
     places, values = curve.index.to_numpy(float), curve.to_numpy(float)
     above = np.flatnonzero(values >= level)
     if not len(above) or above[0] == 0:
@@ -152,13 +161,14 @@ def crossing(curve: pd.Series, level: float) -> float:
     return float(places[i - 1] + share * (places[i] - places[i - 1]))
 
 
-def cost(settings: Settings) -> float:
+def estimated_cost(settings: Settings) -> float:
+    """Training, and lesions that are quadratic in depth."""
     depth = settings["depth"]
     return depth * settings["recipe"]["epochs"] + (0 if settings["variant"] == PLAIN else depth**2 / 12)
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """What the numbers say, depth by depth for single deletions, else of the deepest networks."""
+def sentences(tables: Tables) -> Iterator[str]:
+    """Single deletions at each depth; several deletions, swaps and path lengths in the deepest networks."""
     runs = tables["runs"]
     if "lesions" not in tables:
         return
@@ -167,21 +177,22 @@ def verdicts(tables: Tables) -> Iterator[str]:
     depths = sorted(set(runs["depth"]))
     for depth in reversed(depths):
         for variant in variants:
-            yield _single(tables, {"variant": variant, "depth": depth})
+            yield _single_sentence(tables, {"variant": variant, "depth": depth})
     for depth in reversed(depths) if PLAIN in variants else ():
         for variant in residual:
             plain, network = {"variant": PLAIN, "depth": depth}, {"variant": variant, "depth": depth}
-            change = difference(paired(_lost(tables, plain), _lost(tables, network)))
-            what = f"one layer of {named(plain)} against one block of {named(network)}"
-            yield f"Of what there is to lose, {what}: {change}"
+            change = format_difference(paired(_loss_by_seed(tables, plain), _loss_by_seed(tables, network)))
+            what = f"one layer of {network_name(plain)} minus one block of {network_name(network)}"
+            yield f"Share of the margin lost, {what}: {change}"
     networks = [{"variant": variant, "depth": depths[-1]} for variant in residual]
     for network in networks:
-        yield from _several(tables, network)
+        yield from _several_sentences(tables, network)
     for network in networks:
-        yield from _paths(tables, network)
+        yield from _path_sentences(tables, network)
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims of Veit et al.: about a layer of the shallowest plain network, and blocks of the deepest residual ones."""
     runs = tables["runs"]
     if "lesions" not in tables:
         return
@@ -198,161 +209,171 @@ def claims(tables: Tables) -> Iterator[Claim]:
 
 
 def _layer_claim(tables: Tables, network: dict[str, Any]) -> Claim:
-    lost = student(_lost(tables, network))
+    lost = student(_loss_by_seed(tables, network))
     return Claim(
-        "Deleting any one layer of a plain network (VGG) brings it to chance.",
-        "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
-        f"one layer less costs {named(network)} {percent(lost)} of what there is to lose, on average over its layers "
-        f"(yes: more than {100 * RUINED:g} %)",
-        agreement(lost, "above", RUINED),
+        claim="Deleting any one layer of a plain network (VGG) brings it to chance.",
+        source="Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
+        found=f"deleting one layer of {network_name(network)} costs {format_percent(lost)} of the margin, mean over "
+        f"layers (yes: above {100 * RUINED:g} %)",
+        agrees=agreement(lost, "above", RUINED),
     )
 
 
 def _block_claim(tables: Tables, network: dict[str, Any]) -> Claim:
-    lost = student(_lost(tables, network))
+    lost = student(_loss_by_seed(tables, network))
+    harmless = student(values_by_seed(tables["runs"], "harmless", network))
     return Claim(
-        "Deleting one block of a residual network hardly changes its error (110 layers; those that change the "
-        "resolution excepted).",
-        "Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
-        f"one block less costs {named(network)} {percent(lost)} of what there is to lose (yes: less than "
-        f"{100 * HARDLY:g} %); {percent(student(of(tables['runs'], 'harmless', network)))} of the blocks cost less "
-        "than a point",
-        agreement(lost, "below", HARDLY),
+        claim="Deleting one block of a residual network hardly changes its error (110 layers; blocks that change "
+        "the resolution excepted).",
+        source="Veit et al. 2016, arXiv:1605.06431, §4.1 and Fig. 3",
+        found=f"deleting one block of {network_name(network)} costs {format_percent(lost)} of the margin (yes: below "
+        f"{100 * HARDLY_ANY:g} %); {format_percent(harmless)} of the blocks cost less than a point",
+        agrees=agreement(lost, "below", HARDLY_ANY),
     )
 
 
 def _rank_claim(tables: Tables, network: dict[str, Any], kind: str, what: str, section: str) -> Claim:
-    rank, half = student(_ranks(tables, network, kind)), student(of(tables["runs"], "half", network))
-    more = f"; half is lost with {number(half)} blocks" if kind == "deletion" else ""
+    rank = student(_rank_correlations(tables, network, kind))
+    half = student(values_by_seed(tables["runs"], "half", network))
+    more = f"; half of the margin is lost after {format_number(half)} blocks" if kind == "deletion" else ""
     return Claim(
-        f"The error rises with the number of blocks that are {what}.",
-        f"Veit et al. 2016, arXiv:1605.06431, {section}",
-        f"rank correlation of error and number in {named(network)}: {number(rank)} (1: rises with each){more}",
-        agreement(rank, "above", 0.0),
+        claim=f"The error rises with the number of blocks that are {what}.",
+        source=f"Veit et al. 2016, arXiv:1605.06431, {section}",
+        found=f"rank correlation of error and number in {network_name(network)}: {format_number(rank)} (1: always "
+        f"rises){more}",
+        agrees=agreement(rank, "above", 0.0),
     )
 
 
 def _length_claim(tables: Tables, network: dict[str, Any]) -> Claim:
-    length = student(of(tables["runs"], "relative_length", network))
+    length = student(values_by_seed(tables["runs"], "relative_length", network))
     return Claim(
-        "The gradient of a trained residual network comes by short paths: of 54 blocks, through 5 to 17.",
-        "Veit et al. 2016, arXiv:1605.06431, §5 and Fig. 6",
-        f"it comes through {number(length)} of all branches of {named(network)} on average; all paths alike, 0.5",
-        agreement(length, "below", 0.5),
+        claim="Short paths carry the gradient of a trained residual network: of 54 blocks, those through 5 to 17.",
+        source="Veit et al. 2016, arXiv:1605.06431, §5 and Fig. 6",
+        found=f"its paths go through {format_number(length)} of all branches of {network_name(network)} on average; "
+        "0.5 if all paths carried equal shares",
+        agrees=agreement(length, "below", 0.5),
     )
 
 
-def _single(tables: Tables, network: dict[str, Any]) -> str:
-    """One deletion at a time."""
-    runs, what = tables["runs"], "layer" if network["variant"] == PLAIN else "block"
-    one, harmless = (student(of(runs, name, network)) for name in ("one", "harmless"))
+def _single_sentence(tables: Tables, network: dict[str, Any]) -> str:
+    """The effect of one deletion."""
+    runs, part = tables["runs"], "layer" if network["variant"] == PLAIN else "block"
+    one, harmless = (student(values_by_seed(runs, name, network)) for name in ("one", "harmless"))
     if not one.count:
-        return f"No run of {named(network)} finished, so none was damaged."
-    lost, again = (student(_lost(tables, network, each)) for each in ("as trained", "re-estimated"))
-    change = "is not shown to change its error" if one.known and not one.excludes(0) else "changes its error"
-    stake = f"{percent(lost)} of what there is to lose ({percent(again)} with batch norm re-estimated)"
+        return f"No run of {network_name(network)} finished, so nothing was deleted."
+    lost, again = (student(_loss_by_seed(tables, network, each)) for each in ("as trained", "re-estimated"))
+    share = f"{format_percent(lost)} of the margin ({format_percent(again)} with batch norm re-estimated)"
     if not lost.count:
-        stake = f"of a network that is less than {100 * STAKE:g} points better than chance and has nothing to lose"
+        share = f"no margin, since the network is less than {100 * MIN_MARGIN:g} points better than chance"
+    unclear = " (no clear change)" if one.known and not one.excludes(0) else ""
     return (
-        f"Deleting one {what} of {named(network)} {change}: {points(one)}, which is {stake}; {percent(harmless)} of "
-        f"its {what}s cost less than a point."
+        f"Deleting one {part} of {network_name(network)} changes its error by {format_points(one)}{unclear}: "
+        f"{share}. {format_percent(harmless)} of its {part}s cost less than a point."
     )
 
 
-def _several(tables: Tables, network: dict[str, Any]) -> Iterator[str]:
-    """Several deletions or swaps at once."""
-    runs = tables["runs"]
-    half, blocks = student(of(runs, "half", network)), _blocks(tables, network)
-    rank = student(_ranks(tables, network, "deletion"))
-    steady = "" if rank.excludes(0) else ", which is not shown to be a rise"
+def _several_sentences(tables: Tables, network: dict[str, Any]) -> Iterator[str]:
+    """The effect of several deletions or swaps at once."""
+    runs, name = tables["runs"], network_name(network)
+    half, blocks = student(values_by_seed(runs, "half", network)), _block_count(tables, network)
     yield (
-        f"Half of what {named(network)} has to lose is gone when {number(half)} of its {blocks} blocks are deleted "
-        f"together; over random choices, the rank correlation of error and number deleted is {number(rank)}{steady}."
+        f"{name} loses half of its margin when {format_number(half)} of its {blocks} blocks are deleted together; "
+        f"{_format_rank(tables, network, 'deletion')}."
     )
-    swap, rank = student(of(runs, "swap", network)), student(_ranks(tables, network, "swap"))
+    swap = student(values_by_seed(runs, "swap", network))
     if not np.isnan(swap.mean):
-        steady = "" if rank.excludes(0) else ", which is not shown to be a rise"
-        zero = ", which includes zero" if swap.known and not swap.excludes(0) else ""
+        unclear = " (no clear change)" if swap.known and not swap.excludes(0) else ""
         yield (
-            f"One random pair of like blocks of {named(network)} that trade places: {points(swap)}{zero}; the rank "
-            f"correlation of error and number of swaps is {number(rank)}{steady}."
+            f"Swapping one random pair of blocks of {name} changes its error by {format_points(swap)}{unclear}; "
+            f"{_format_rank(tables, network, 'swap')}."
         )
 
 
-def _paths(tables: Tables, network: dict[str, Any]) -> Iterator[str]:
-    """Through how many branches the gradient comes, and how rare such paths are."""
-    own = chosen(tables["lengths"], network)
+def _format_rank(tables: Tables, network: dict[str, Any], kind: str) -> str:
+    rank = student(_rank_correlations(tables, network, kind))
+    unclear = "" if rank.excludes(0) else ", no clear rise"
+    return f"rank correlation of error and number of {kind}s {format_number(rank)}{unclear}"
+
+
+def _path_sentences(tables: Tables, network: dict[str, Any]) -> Iterator[str]:
+    """The number of branches on the paths that carry the gradient, and the share of such paths."""
+    own = select_rows(tables["lengths"], network)
     if own.empty:
         return
     mean = own.groupby("length", as_index=False)[["weight", "path_share"]].mean()
     low, high = measure.band(mean)
-    rare = float(mean.loc[mean["length"].between(low, high), "path_share"].sum())
-    value = student(of(tables["runs"], "mean_length", network))
+    share = float(mean.loc[mean["length"].between(low, high), "path_share"].sum())
+    value = student(values_by_seed(tables["runs"], "mean_length", network))
     yield (
-        f"The input's gradient in trained {named(network)} comes through {number(value)} of {_blocks(tables, network)} "
-        f"branches on average, 95 % of it by paths through {low} to {high}, which {100 * rare:.2g} % of all paths are."
+        f"Paths through {format_number(value)} of {_block_count(tables, network)} branches on average carry the "
+        f"input's gradient in trained {network_name(network)}; 95 % of it comes by paths through {low} to {high}, "
+        f"which are {100 * share:.2g} % of all paths."
     )
 
 
-def _blocks(tables: Tables, network: dict[str, Any]) -> int:
-    return int(chosen(tables["lesions"], network)["k"].max())
+def _block_count(tables: Tables, network: dict[str, Any]) -> int:
+    return int(select_rows(tables["lesions"], network)["k"].max())
 
 
-def _lost(tables: Tables, network: dict[str, Any], batchnorm: str = "as trained") -> pd.Series:
-    """What one deletion costs of what there is to lose, by seed."""
-    return of(tables["lesions"], "lost", {**network, "what": "deletion", "k": 1, "batchnorm": batchnorm})
+def _loss_by_seed(tables: Tables, network: dict[str, Any], batchnorm: str = "as trained") -> pd.Series:
+    """The share of the margin that one deletion costs, by seed."""
+    return values_by_seed(tables["lesions"], "lost", {**network, "what": "deletion", "k": 1, "batchnorm": batchnorm})
 
 
-def _ranks(tables: Tables, network: dict[str, Any], what: str) -> pd.Series:
-    """Spearman's rank correlation of error and number of changes, by seed; it takes several numbers."""
-    own = chosen(tables["lesions"], {**network, "what": what, "batchnorm": "as trained"})
+def _rank_correlations(tables: Tables, network: dict[str, Any], what: str) -> pd.Series:
+    """Spearman's rank correlation of error and number of changes, for each seed with at least three numbers."""
+    own = select_rows(tables["lesions"], {**network, "what": what, "batchnorm": "as trained"})
     several = {seed: rows for seed, rows in own.groupby("seed") if rows["k"].nunique() > 2}
     ranks = {seed: rows["k"].corr(rows["error"], method="spearman") for seed, rows in several.items()}
     return pd.Series(ranks, dtype=float)
 
 
-def _shown(name: str, heading: str, how: str, x: Axis, y: Axis, **where: Any) -> Figure:
-    return Figure(name, heading, how, "lines", "lesions", x, (y,), panel="depth", where=where)
+def _lesion_figure(name: str, heading: str, how: str, x: Axis, y: Axis, **where: Any) -> Figure:
+    return Figure(
+        name=name, heading=heading, how=how, chart="lines", table="lesions", x=x, y=(y,), panel="depth", where=where
+    )
 
 
-ERROR = Axis("error", "test error", "share")
+ERROR, LOST = Axis("error", "test error", "share"), Axis("lost", "share of the margin lost", "share")
 FIGURES = (
-    _shown(
+    _lesion_figure(
         "deleted",
         "Several blocks deleted",
-        "Test error when k random blocks are deleted at once, without retraining; of the plain network one layer. Thin "
-        "lines are seeds, the thick one their mean, the band its 95 % interval; 90 % is chance.",
+        "Test error when k random blocks are deleted together, without retraining; in the plain network one layer. "
+        "Thin lines are seeds, the thick line is their mean, the band its 95 % interval; 90 % is chance.",
         Axis("k", "blocks deleted"),
         ERROR,
         what="deletion",
         batchnorm="as trained",
     ),
-    _shown(
+    _lesion_figure(
         "one-deleted",
-        "One block deleted, by its place",
-        "What deleting one block (of the plain network one layer) takes of what there is to lose: 0 is nothing, 1 is "
-        "chance. From input (0) to output (1).",
-        Axis("position", "place in the network"),
-        Axis("lost", "lost, of what there is to lose", "share"),
+        "One block deleted, by its position",
+        "Share of the margin that deleting one block (in the plain network one layer) costs: 0 % is the intact "
+        "network, 100 % is chance. From input (0) to output (1).",
+        Axis("position", "position in the network"),
+        LOST,
         what="deletion",
         batchnorm="as trained",
         k=1,
     ),
     Figure(
-        "statistics",
-        "With batch norm's statistics estimated anew",
-        "A deletion shifts what later batch norms expect. One point a deleted block or layer and seed, with means and "
-        "95 % intervals over seeds: as trained, and with statistics that fit the damaged network.",
-        "points",
-        "lesions",
-        Axis("batchnorm", "statistics of batch norm", "steps"),
-        (Axis("lost", "lost, of what there is to lose", "share"),),
+        name="statistics",
+        heading="With batch norm statistics re-estimated",
+        how="A deletion shifts the inputs of later batch norms. One point per deleted block or layer and seed, with "
+        "means and 95 % intervals over seeds: with the statistics of the trained network, and with those "
+        "re-estimated in the changed network.",
+        chart="points",
+        table="lesions",
+        x=Axis("batchnorm", "statistics of batch norm", "steps"),
+        y=(LOST,),
         panel="depth",
         where={"what": "deletion", "k": 1},
     ),
-    _shown(
+    _lesion_figure(
         "swapped",
-        "Blocks that trade places",
+        "Blocks swapped",
         "Test error when k random pairs of blocks of the same shape are swapped, without retraining.",
         Axis("k", "pairs swapped"),
         ERROR,
@@ -360,26 +381,26 @@ FIGURES = (
         batchnorm="as trained",
     ),
     Figure(
-        "path-lengths",
-        "Which paths carry the gradient",
-        "Share of the input's gradient (by norm) that all paths through exactly so many branches carry together, in "
-        "the trained network; computed exactly.",
-        "lines",
-        "lengths",
-        Axis("length", "branches on the path"),
-        (Axis("weight", "share of the gradient", "share"),),
+        name="path-lengths",
+        heading="Which paths carry the gradient",
+        how="Share of the input's gradient (by norm) carried by all paths with a given number of branches, in the "
+        "trained network; computed exactly.",
+        chart="lines",
+        table="lengths",
+        x=Axis("length", "branches on the path"),
+        y=(Axis("weight", "share of the gradient", "share"),),
         panel="depth",
     ),
     replace(CURVES, panel="depth"),
 )
 
 STUDY = Study(
-    "ensemble",
-    tuple(VARIANTS),
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="ensemble",
+    variants=tuple(VARIANTS),
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
     outcomes=(
         TEST_ERROR,
@@ -387,7 +408,7 @@ STUDY = Study(
         Axis("harmless", "harmless", "share"),
         Axis("half", "half lost at"),
     ),
-    fits=fits,
-    cost=cost,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

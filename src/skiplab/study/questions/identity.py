@@ -1,20 +1,20 @@
 """Can a deep network learn the identity, or a linear map? Does a nonlinearity on every path make that harder?
 
-Fully connected networks that differ in where a ReLU lies between input and output: on every path and many times
-(`plain`, without shortcuts; `post`, after every addition), on every path once (`pre`, which ends in one), on no
-shortcut (`pre-open`, the same without that last one), or nowhere at all (`linear` without shortcuts and
-`linear-skip` with them). A `unet` is there for its long skips: for images, so only for the identity, and with a ReLU
-before and behind every one of them. Inputs are normal samples, with as many for every pixel; a ReLU network of twice
-their size can be the identity exactly, so that what is not learned is not for want of expression. Shortcuts join with
-a learned factor that begins at 0 (ReZero), since without norm a sum would double its variance at every block, and
-with batch norm its noise would lie on the output.
+Fully connected networks that differ in the place of their ReLUs: many on every path (`plain`, without shortcuts;
+`post`, after every addition), one on every path (`pre`, at its end), none on the shortcut path (`pre-open`, the same
+without the last one), or none at all (`linear` without shortcuts and `linear-skip` with them). A `unet` tests long
+skips; it takes images, so it only learns the identity, with a ReLU before and after each of its skips. Inputs are
+independent normal samples. Hidden layers are twice as wide as the input, so a ReLU network can represent the identity.
+Shortcuts are merged with a learned factor on the branch that starts at 0 (ReZero): without norm a sum would double its
+variance at every block, and with batch norm the output would contain its noise.
 
 Hypothesis: layers that could be the identity do not become it by training (the construction argument of He et al.
-2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, §1 and §3.1); linear residual networks are
-easy to optimise at any depth (Hardt and Ma 2017, "Identity Matters in Deep Learning", arXiv:1611.04231, §2); fully
-connected networks do not learn the identity from examples (Zhang et al. 2020, "Identity Crisis", arXiv:1902.04698).
-What is measured is the share of the target's variance that is left unexplained on new samples (1 − R²), the first
-layer's gradient at initialisation, and the nonlinearities on the lightest path.
+2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, §1 and §3.1); linear residual networks are easy
+to optimize at any depth (Hardt and Ma 2017, "Identity Matters in Deep Learning", arXiv:1611.04231, §2); fully connected
+networks do not learn the identity from examples (Zhang et al. 2020, "Identity Crisis", arXiv:1902.04698).
+
+Measured: the unexplained share of the target's variance on new samples (1 − R²), the first layer's gradient at
+initialization, and the nonlinearities on the most linear path.
 """
 
 from collections.abc import Iterator
@@ -36,8 +36,23 @@ from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import Training, gradients, save, seeded, structure, train
-from skiplab.study.sentences import Side, by_side, chosen, lightest, of, percent, times
+from skiplab.study.run_cell import (
+    RunContext,
+    build_with_seed,
+    measure_gradients,
+    measure_structure,
+    save_tables,
+    train_network,
+)
+from skiplab.study.sentences import (
+    Sign,
+    format_percent,
+    format_ratio,
+    group_by_sign,
+    most_linear_path_sentence,
+    select_rows,
+    values_by_seed,
+)
 from skiplab.training.fit import Recipe
 
 UNET = "unet"
@@ -51,8 +66,8 @@ VARIANTS: dict[str, Any] = {  # options of `mlp`
 }
 TARGETS = ("identity", "orthogonal")
 SIDE = 8  # an input is an image of 8×8 numbers, or a vector of 64
-LEARNED, NEW = 2048, 512  # samples
-UNETS = {8: 1, 18: 3}  # weight layers of a U-Net on such an image, and how often it halves that
+TRAIN_SAMPLES, TEST_SAMPLES = 2048, 512  # samples
+UNET_DEPTHS = {8: 1, 18: 3}  # weight layers of a U-Net: number of times it halves the image
 RECIPE = Recipe(
     epochs=12,
     batch_size=64,
@@ -63,85 +78,91 @@ RECIPE = Recipe(
     eval_samples=256,
 )
 GRIDS = {
-    "quick": Grid({"depth": (8, 18), "target": TARGETS}, recipe=replace(RECIPE, epochs=8)),
-    "default": Grid({"depth": (8, 18, 50), "target": TARGETS}, recipe=RECIPE),
-    "full": Grid({"depth": (8, 18, 50), "target": TARGETS}, seeds=5, recipe=RECIPE),
+    "quick": Grid(axes={"depth": (8, 18), "target": TARGETS}, recipe=replace(RECIPE, epochs=8)),
+    "default": Grid(axes={"depth": (8, 18, 50), "target": TARGETS}, recipe=RECIPE),
+    "full": Grid(axes={"depth": (8, 18, 50), "target": TARGETS}, seeds=5, recipe=RECIPE),
 }
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth and seed, of which the samples and the map are as well."""
+    """Train and measure the network of one variant, depth, target and seed; the seed also draws samples and map."""
     variant, depth, seed = settings["variant"], settings["depth"], settings["seed"]
-    data = samples(settings["target"], seed, images=variant == UNET)
-    model = seeded(lambda: network(variant, depth), seed)
-    gradient = gradients(model, data)
+    data = make_data(settings["target"], seed, images=variant == UNET)
+    model = build_with_seed(lambda: build(variant, depth), seed)
+    gradient = measure_gradients(model, data)
     first = gradient[gradient["what"] == "weight"].sort_values("order").iloc[0]
-    tables, _ = train(model, data, Training(settings, folder, report))
+    tables, _ = train_network(model, data, RunContext(settings, folder, report))
     runs = tables["runs"].assign(first_gradient=float(first["gradient_norm"]))
-    save({**tables, "runs": runs, "census": structure(model, data)["census"]}, folder)
+    save_tables({**tables, "runs": runs, "census": measure_structure(model, data)["census"]}, folder)
 
 
-def network(variant: str, depth: int) -> nn.Module:
+def build(variant: str, depth: int) -> nn.Module:
+    """The network, with initial weights from torch's random state."""
     if variant == UNET:
-        return unet(depth=UNETS[depth], width=SIDE, num_classes=1)
+        return unet(depth=UNET_DEPTHS[depth], width=SIDE, num_classes=1)
     size = SIDE * SIDE
     return mlp(depth, 2 * size, in_features=size, out_features=size, **VARIANTS[variant])
 
 
-def samples(target: str, seed: int, *, images: bool) -> DataSet:
-    """Normal samples x (N, 1, 8, 8), and y either x or x turned by a random orthogonal matrix.
+def make_data(target: str, seed: int, *, images: bool) -> DataSet:
+    """Normal samples x (N, 1, 8, 8); y is x, or x times a random orthogonal matrix.
 
-    y is (N, 64), or for `images` (N, 1, 8, 8). The matrix is uniformly distributed: Q of a normal matrix's QR.
+    y is (N, 64), or (N, 1, 8, 8) for `images`. The matrix is uniformly distributed: Q of a normal matrix's QR.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(LEARNED + NEW, 1, SIDE, SIDE, generator=generator)
+    x = torch.randn(TRAIN_SAMPLES + TEST_SAMPLES, 1, SIDE, SIDE, generator=generator)
     y = x.flatten(1)
     if target == "orthogonal":
         q, r = torch.linalg.qr(torch.randn(SIDE * SIDE, SIDE * SIDE, generator=generator))
         y = y @ (q * r.diagonal().sign()).T
     y = y.reshape(x.shape) if images else y
-    return DataSet(target, Split(x[:LEARNED], y[:LEARNED]), Split(x[LEARNED:], y[LEARNED:]), classes=None)
+    train, test = (Split(x[part], y[part]) for part in (slice(TRAIN_SAMPLES), slice(TRAIN_SAMPLES, None)))
+    return DataSet(target, train, test, classes=None)
 
 
-def fits(settings: Settings) -> bool:
+def is_valid(settings: Settings) -> bool:
+    """Whether the U-Net exists at this depth; raises `UsageError` for an invalid depth or target."""
     depth, target = settings["depth"], settings["target"]
     if depth < 4 or depth % 2:
         raise UsageError(f"depth {depth}: these networks have an even number of weight layers, at least 4")
     if target not in TARGETS:
-        raise UsageError(f"target {target}: choose from {', '.join(TARGETS)}")
-    return settings["variant"] != UNET or (depth in UNETS and target == "identity")
+        raise UsageError(f"unknown target {target!r}: choose from {', '.join(TARGETS)}")
+    return settings["variant"] != UNET or (depth in UNET_DEPTHS and target == "identity")
 
 
-def cost(settings: Settings) -> float:
+def estimated_cost(settings: Settings) -> float:
+    """Proportional to depth and epochs."""
     return settings["depth"] * settings["recipe"]["epochs"] * (2 if settings["variant"] == UNET else 1)
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """For each target at the deepest networks: who learns it, and what nonlinearities, shortcuts and depth do."""
+COMPARISONS = (
+    ("post", "pre-open", "a ReLU after every addition against none on the shortcuts"),
+    ("pre", "pre-open", "one ReLU at the end against none on the shortcuts"),
+    ("plain", "pre-open", "no shortcuts against shortcuts without a ReLU"),
+    ("pre-open", "linear-skip", "shortcuts without a ReLU against no ReLU at all"),
+    ("linear", "pre-open", "no ReLU and no shortcuts against shortcuts around ReLUs"),
+)
+
+
+def sentences(tables: Tables) -> Iterator[str]:
+    """Which networks learn each target, and the effect of ReLUs, shortcuts and depth."""
     runs = tables["runs"]
     for target in dict.fromkeys(runs["target"]):
         own = runs[runs["target"] == target]
         deepest, shallowest = int(own["depth"].max()), int(own["depth"].min())
-        yield _who_learns(own, target, deepest)
-        for a, b, what in (
-            ("post", "pre-open", "A ReLU after every addition against none on the shortcuts"),
-            ("pre", "pre-open", "One ReLU at the end against none on the shortcuts"),
-            ("plain", "pre-open", "No shortcuts against shortcuts without a ReLU"),
-            ("pre-open", "linear-skip", "Shortcuts without a ReLU against no ReLU anywhere"),
-            ("linear", "pre-open", "No ReLU but no shortcuts against shortcuts around ReLUs"),
-        ):
-            ratio = _ratio(own, (a, deepest), (b, deepest))
+        yield _learning_sentence(own, target, deepest)
+        for a, b, what in COMPARISONS:
+            ratio = _error_ratio(own, (a, deepest), (b, deepest))
             if ratio.count:
-                left = f"what {a} leaves unexplained is {times(ratio)} what {b} does."
-                yield f"{what} ({target}, {deepest} layers): {left}"
+                yield (f"Unexplained variance ({target}, {deepest} layers), {what}: {a} is {format_ratio(ratio)} {b}.")
         if shallowest < deepest:
-            yield from _by_depth(own, target, deepest, shallowest)
-        yield from _unets(own, target)
-    yield from _gradients(runs)
-    yield from _census(tables)
+            yield from _depth_sentences(own, target, deepest, shallowest)
+        yield from _unet_sentences(own, target)
+    yield from _gradient_sentences(runs)
+    yield from _census_sentence(tables)
 
 
-HARDER = (  # than which to optimise, as which paper claims
+HARDER = (  # the first is harder to optimize than the second, claim and source
     (
         "plain",
         "post",
@@ -160,146 +181,161 @@ HARDER = (  # than which to optimise, as which paper claims
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about the identity as the target."""
     runs = tables["runs"]
     runs = runs[runs["target"] == "identity"]
     if runs.empty:
         return
     deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
-    deeper = _ratio(runs, ("plain", deepest), ("plain", shallowest), "train_error")
+    deeper = _error_ratio(runs, ("plain", deepest), ("plain", shallowest), "train_error")
     if deepest > shallowest and deeper.count:
         yield Claim(
-            "A deeper network could copy a shallower one and be the identity beyond it, yet its training error is "
-            "higher.",
-            "He et al. 2016, arXiv:1512.03385, §1",
-            f"what plain-{deepest} leaves unexplained of the training samples is {times(deeper)} what "
-            f"plain-{shallowest} does",
-            agreement(deeper, "above", 1.0),
+            claim="A deeper network could copy a shallower one and be the identity beyond it, yet its training "
+            "error is higher.",
+            source="He et al. 2016, arXiv:1512.03385, §1",
+            found=f"unexplained variance of the training samples: plain-{deepest} is {format_ratio(deeper)} "
+            f"plain-{shallowest}",
+            agrees=agreement(deeper, "above", 1.0),
         )
     for a, b, claim, source in HARDER:
-        ratio = _ratio(runs, (a, deepest), (b, deepest), "train_error")
+        ratio = _error_ratio(runs, (a, deepest), (b, deepest), "train_error")
         if ratio.count:
-            left = f"what {a}-{deepest} leaves unexplained of the training samples"
-            found = f"{left} is {times(ratio)} what {b}-{deepest} does"
-            yield Claim(claim, source, found, agreement(ratio, "above", 1.0))
-    left = student(of(runs, "test_error", {"variant": "plain", "depth": shallowest}))
+            yield Claim(
+                claim=claim,
+                source=source,
+                found=f"unexplained variance of the training samples: {a}-{deepest} is {format_ratio(ratio)} "
+                f"{b}-{deepest}",
+                agrees=agreement(ratio, "above", 1.0),
+            )
+    left = student(values_by_seed(runs, "test_error", {"variant": "plain", "depth": shallowest}))
     if left.count:
         yield Claim(
-            "Fully connected networks cannot learn the identity reliably, even from 60,000 examples.",
-            "Zhang et al. 2020, arXiv:1902.04698, abstract",
-            f"plain-{shallowest} leaves {percent(left)} of the variance of new samples unexplained after {LEARNED:,} "
-            "samples; 'yes' if more than a tenth",
-            agreement(left, "above", 0.1),
+            claim="Fully connected networks cannot learn the identity reliably, even from 60,000 examples.",
+            source="Zhang et al. 2020, arXiv:1902.04698, abstract",
+            found=f"unexplained variance of new samples after {TRAIN_SAMPLES:,} samples: {format_percent(left)} in "
+            f"plain-{shallowest} (yes: above 10 %)",
+            agrees=agreement(left, "above", 0.1),
         )
 
 
-def _ratio(runs: pd.DataFrame, a: tuple[str, int], b: tuple[str, int], column: str = "test_error") -> Interval:
-    """Of the one (variant, depth) to the other, paired by seed."""
-    one, other = (of(runs, column, {"variant": variant, "depth": depth}) for variant, depth in (a, b))
+def _error_ratio(runs: pd.DataFrame, a: tuple[str, int], b: tuple[str, int], column: str = "test_error") -> Interval:
+    """Ratio of the errors of two networks, each (variant, depth), paired by seed."""
+    one, other = (values_by_seed(runs, column, {"variant": variant, "depth": depth}) for variant, depth in (a, b))
     return paired_ratio(one, other)
 
 
-def _who_learns(runs: pd.DataFrame, target: str, depth: int) -> str:
-    """From the best to the worst, with the share that each leaves."""
+def _learning_sentence(runs: pd.DataFrame, target: str, depth: int) -> str:
+    """The unexplained variance of each network, from the best to the worst."""
     found = {
-        name: student(of(runs, "test_error", {"variant": name, "depth": depth}))
+        name: student(values_by_seed(runs, "test_error", {"variant": name, "depth": depth}))
         for name in dict.fromkeys(runs[runs["depth"] == depth]["variant"])
     }
     finished = {name: value for name, value in found.items() if value.count}
-    told = ", ".join(f"{name} {percent(value)}" for name, value in sorted(finished.items(), key=lambda x: x[1].mean))
+    ordered = sorted(finished.items(), key=lambda each: each[1].mean)
+    parts = ", ".join(f"{name} {format_percent(value)}" for name, value in ordered)
     lost = [name for name in found if name not in finished]
-    told += f"; no run of {' or '.join(lost)} finished" if lost else ""
+    parts += f"; no run of {' or '.join(lost)} finished" if lost else ""
     what = "the identity" if target == "identity" else "a random orthogonal map"
-    return f"Of {what}, networks of {depth} layers leave unexplained on new samples: {told}."
+    return f"Unexplained variance of {what} on new samples, {depth} layers: {parts}."
 
 
-def _by_depth(runs: pd.DataFrame, target: str, deepest: int, shallowest: int) -> Iterator[str]:
-    ratios = ((_ratio(runs, (name, deepest), (name, shallowest)), name) for name in dict.fromkeys(runs["variant"]))
-    words: dict[Side, str] = {"above": "more:", "below": "less:", "neither": "not shown to differ:"}
-    if told := by_side((each for each in ratios if each[0].known), words, value=1.0):
-        yield f"With {deepest} layers against {shallowest} ({target}), what is left unexplained is {told}."
+def _depth_sentences(runs: pd.DataFrame, target: str, deepest: int, shallowest: int) -> Iterator[str]:
+    ratios = (
+        (_error_ratio(runs, (name, deepest), (name, shallowest)), name) for name in dict.fromkeys(runs["variant"])
+    )
+    words: dict[Sign, str] = {"above": "more in", "below": "less in", "neither": "no clear difference in"}
+    if groups := group_by_sign((each for each in ratios if each[0].known), words, value=1.0):
+        yield f"Unexplained variance ({target}), {deepest} layers compared with {shallowest}: {groups}."
 
 
-def _unets(runs: pd.DataFrame, target: str) -> Iterator[str]:
-    """The deepest U-Net against the network of as many layers whose shortcuts have no ReLU."""
+def _unet_sentences(runs: pd.DataFrame, target: str) -> Iterator[str]:
+    """The deepest U-Net, compared with the network of the same depth without a ReLU on the shortcuts."""
     depths = runs[runs["variant"] == UNET]["depth"]
     if depths.empty:
         return
     depth = int(depths.max())
-    left = percent(student(of(runs, "test_error", {"variant": UNET, "depth": depth})))
-    ratio = _ratio(runs, (UNET, depth), ("pre-open", depth))
-    beside = f", {times(ratio)} what pre-open-{depth} does" if ratio.count else ""
-    yield f"The U-Net of {depth} layers leaves {left} unexplained ({target}){beside}."
+    left = format_percent(student(values_by_seed(runs, "test_error", {"variant": UNET, "depth": depth})))
+    ratio = _error_ratio(runs, (UNET, depth), ("pre-open", depth))
+    comparison = f", {format_ratio(ratio)} pre-open-{depth}" if ratio.count else ""
+    yield f"Unexplained variance of the U-Net of {depth} layers ({target}): {left}{comparison}."
 
 
-def _gradients(runs: pd.DataFrame) -> Iterator[str]:
+def _gradient_sentences(runs: pd.DataFrame) -> Iterator[str]:
     own = runs[runs["target"] == next(iter(runs["target"]))]
     deepest = int(own["depth"].max())
     for name in dict.fromkeys(own["variant"]):
-        ratio = _ratio(own, ("plain", deepest), (name, deepest), "first_gradient")
+        ratio = _error_ratio(own, ("plain", deepest), (name, deepest), "first_gradient")
         if name != "plain" and ratio.count:
             yield (
-                f"At initialisation the first layer's gradient in plain-{deepest} is {times(ratio)} that in "
+                f"At initialization the first layer's gradient in plain-{deepest} is {format_ratio(ratio)} that in "
                 f"{name}-{deepest}."
             )
 
 
-def _census(tables: Tables) -> Iterator[str]:
+def _census_sentence(tables: Tables) -> Iterator[str]:
     census = tables["census"]
     deepest = int(census["depth"].max())
     there = [{"variant": name, "depth": deepest} for name in dict.fromkeys(census["variant"])]
-    there = [each for each in there if len(chosen(census, each))]
+    there = [each for each in there if len(select_rows(census, each))]
     if UNET in set(census["variant"]) and {"variant": UNET, "depth": deepest} not in there:
         own = census[census["variant"] == UNET]
         there.append({"variant": UNET, "depth": int(own["depth"].max())})
-    yield lightest(census, there)
+    yield most_linear_path_sentence(census, there)
 
 
-UNEXPLAINED = Axis("test_error", "variance unexplained, new samples", "log")
+UNEXPLAINED = Axis("test_error", "unexplained variance, new samples", "log")
 ON_STEPS = Axis("depth", "weight layers", "steps")
 FIGURES = (
     Figure(
-        "unexplained-by-depth",
-        "What is left unexplained",
-        "Share of the target's variance, 1 being no better than its mean. One point a seed; the tick is their "
-        "geometric mean, the line its 95 % interval (Student's t of the logarithm). A cross is a run that diverged.",
-        "points",
-        "runs",
-        ON_STEPS,
-        (UNEXPLAINED,),
+        name="unexplained-by-depth",
+        heading="Unexplained variance",
+        how="Share of the target's variance; 1 is as good as predicting its mean. One point per seed; the tick is "
+        "their geometric mean, the line its 95 % interval (Student's t of the logarithm). A cross is a diverged run.",
+        chart="points",
+        table="runs",
+        x=ON_STEPS,
+        y=(UNEXPLAINED,),
         panel="target",
     ),
     Figure(
-        "first-gradient",
-        "Gradient of the first layer at initialisation",
-        "Norm of the mean squared error's gradient with respect to the first layer's weights, before training.",
-        "points",
-        "runs",
-        ON_STEPS,
-        (Axis("first_gradient", "‖∂loss/∂weights‖, first layer", "log"),),
+        name="first-gradient",
+        heading="Gradient of the first layer at initialization",
+        how="Norm of the mean squared error's gradient with respect to the first layer's weights, before training.",
+        chart="points",
+        table="runs",
+        x=ON_STEPS,
+        y=(Axis("first_gradient", "‖∂loss/∂weights‖, first layer", "log"),),
         where={"target": "identity"},
     ),
     replace(
         CURVES,
         heading="Training curves (identity)",
-        how=f"{CURVES.how} Errors are shares of the variance that are left unexplained.",
+        how=f"{CURVES.how} Errors are unexplained shares of the variance.",
         panel="depth",
         where={"target": "identity"},
         folded=True,
     ),
-    Figure("census-numbers", "Nonlinearities on paths", "Exact counts.", "table", "census", folded=True),
+    Figure(
+        name="census-numbers",
+        heading="Nonlinearities on paths",
+        how="Exact counts.",
+        chart="table",
+        table="census",
+        folded=True,
+    ),
 )
 
 STUDY = Study(
-    "identity",
-    (*VARIANTS, UNET),
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="identity",
+    variants=(*VARIANTS, UNET),
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
     outcomes=(Axis("test_error", "unexplained", "share"), Axis("train_error", "in training", "share")),
-    once=("census",),
-    fits=fits,
-    cost=cost,
+    seed_invariant=("census",),
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

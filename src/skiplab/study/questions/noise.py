@@ -1,23 +1,23 @@
 """Do deep blocks learn features, or is what they add useful noise?
 
-One network, ResNet v1, of which more or less learns; nothing else differs, the weights at the start included:
+One network, ResNet v1, of which more or fewer weights are trained; nothing else differs, and the initial weights are
+the same:
 
-- `trained`: all of it.
+- `trained`: all weights.
 - `deep-frozen`: the convolutions in the deeper half of the blocks keep their random initial weights.
-- `frozen`: those in every block do. Stem, norms and head are trained, as they are in `deep-frozen`.
-- `empty`: branches give zero, so that stem, shortcuts and head are all there is: what any branch, random or not,
-  has to be held against.
+- `frozen`: the convolutions in every block do. Stem, norms and head are trained, as in `deep-frozen`.
+- `empty`: branches give zero, so only stem, shortcuts and head remain: the baseline for any branch, random or not.
 
-Of each trained network, a branch is replaced as it enters its merge: by zeros, by its mean, by normal noise of its
-own mean and variance in each channel, or by the branch of another sample, which has everything that a branch has
-except that it speaks of this sample. A branch of useful noise would not be missed when other noise stands in; a
-feature is worst when it is another sample's. Linear classifiers on the output of each block say where the classes
-part. In `trained`, besides, the convolutions of one block at a time go back to their initial values, or to new
-random ones, with all batch norm statistics estimated anew.
+In each trained network, the value of a branch at its merge is replaced: by zeros, by its mean, by normal noise with its
+mean and variance in each channel, or by the branch of another sample, which has all properties of a branch except that
+it belongs to another input. If branches added useful noise, other noise would do as well. If they add features, those
+of another sample do the most harm. Linear classifiers on the output of each block measure where classes separate. In
+`trained`, the convolutions of one block at a time are also reset to their initial values, or to new random ones, with
+all batch norm statistics re-estimated.
 
-Hypotheses: some layers can go back to where they began without harm, others cannot (Zhang, Bengio and Singer 2019,
-arXiv:1902.01996, §3); random layers whose norms alone are trained already do far better than chance, and deeper ones
-better (Frankle, Schwab and Morcos 2020, arXiv:2003.00152, §4; they freeze stem and head too); classes part step by
+Hypotheses: some layers can be reset to their initial weights without harm, others cannot (Zhang, Bengio and Singer
+2019, arXiv:1902.01996, §3); random layers with trained norms do far better than chance, and deeper networks of them
+better (Frankle, Schwab and Morcos 2020, arXiv:2003.00152, §4; they freeze stem and head too); classes separate step by
 step along the depth (Alain and Bengio 2016, arXiv:1610.01644, §4).
 """
 
@@ -33,33 +33,48 @@ from torch.optim.swa_utils import update_bn
 
 from skiplab import measure
 from skiplab.data import DataSet, batches, digits
-from skiplab.measure.lesions.replacements import Kind
+from skiplab.measure.choices import Kind
 from skiplab.models.residual import PlainBlock
 from skiplab.models.resnet import ResNet, resnet
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.stats.intervals import paired, student
-from skiplab.study.charts import CURVES
+from skiplab.study.charts import CURVES, HOW_POINTS
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
-from skiplab.study.networks import WIDTH, cost, fits, network
+from skiplab.study.networks import WIDTH, estimated_cost, is_valid, network_key
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import SAMPLES, Training, found, save, seeded, train, wrong
-from skiplab.study.sentences import chosen, compared, difference, of, points, sided
+from skiplab.study.run_cell import (
+    SAMPLES,
+    RunContext,
+    build_with_seed,
+    capture_and_find,
+    error_rate,
+    save_tables,
+    train_network,
+)
+from skiplab.study.sentences import (
+    compare_shares,
+    format_difference,
+    format_headline,
+    format_points,
+    select_rows,
+    values_by_seed,
+)
 from skiplab.training.fit import Recipe, evaluate
 
 TRAINED, DEEP_FROZEN, FROZEN, EMPTY = VARIANTS = ("trained", "deep-frozen", "frozen", "empty")
 REPLACED: dict[Kind, str] = {"branch": "zeros", "mean": "mean", "noise": "noise", "shuffle": "another sample's"}
-ANOTHER = 1000  # added to a seed for random weights that are not the initial ones
+OTHER_SEED = 1000  # added to a seed for random weights that are not the initial ones
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
-    "quick": Grid({"depth": (14, 32)}, recipe=replace(RECIPE, epochs=6)),
-    "default": Grid({"depth": (8, 20, 44)}, recipe=RECIPE),
-    "full": Grid({"depth": (8, 20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=20)),
+    "quick": Grid(axes={"depth": (14, 32)}, recipe=replace(RECIPE, epochs=6)),
+    "default": Grid(axes={"depth": (8, 20, 44)}, recipe=RECIPE),
+    "full": Grid(axes={"depth": (8, 20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=20)),
 }
 
 
 def build(variant: str, depth: int) -> ResNet:
-    """The network, with what does not learn marked as such."""
+    """The network, with its frozen weights marked by `requires_grad`."""
     model = resnet(depth, width=WIDTH, in_channels=1)
     blocks = blocks_of(model)
     start = {TRAINED: len(blocks), DEEP_FROZEN: len(blocks) // 2}.get(variant, 0)
@@ -67,67 +82,68 @@ def build(variant: str, depth: int) -> ResNet:
         convolutions = convolutions_of(block)
         for convolution in convolutions:
             convolution.weight.requires_grad_(False)
-        if variant == EMPTY:  # the norm after a zero gives its bias, which is zero and stays so
+        if variant == EMPTY:  # the norm after a zero gives its bias, which is zero and stays zero
             nn.init.zeros_(convolutions[-1].weight)
             block.requires_grad_(False)
     return model
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The blocks in order, whatever their stage."""
+    """The blocks of all stages, in order."""
     return [module for module in model.modules() if isinstance(module, PlainBlock)]
 
 
 def convolutions_of(block: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions of a block, in order."""
     return [module for module in block.modules() if isinstance(module, nn.Conv2d)]
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """One network: how much of it learns, its depth and seed."""
+    """Train and measure the network of one variant, depth and seed."""
     variant, seed, data = settings["variant"], settings["seed"], digits()
 
     def built(seed: int) -> nn.Module:
-        return seeded(lambda: build(variant, settings["depth"]), seed)
+        return build_with_seed(lambda: build(variant, settings["depth"]), seed)
 
     model = built(seed)
-    tables, network = train(model, data, Training(settings, folder, report))
-    learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    tables["runs"] = tables["runs"].assign(trained_parameters=learning)
+    tables, network = train_network(model, data, RunContext(settings, folder, report))
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    tables["runs"] = tables["runs"].assign(trained_parameters=trained)
     if network is not None:
         report(0.9, "measuring")
-        tables |= measured(network, data)
+        tables |= measure_blocks(network, data)
         if variant == TRAINED:
-            others = {"initial": model, "new random": built(seed + ANOTHER)}
-            tables["reset"] = pd.concat([reset(network, other, data, name) for name, other in others.items()])
-    save(tables, folder)
+            others = {"initial": model, "new random": built(seed + OTHER_SEED)}
+            tables["reset"] = pd.concat([reset_table(network, other, data, name) for name, other in others.items()])
+    save_tables(tables, folder)
 
 
-def measured(model: nn.Module, data: DataSet) -> Tables:
-    """Tables lesion and probe, as in `skiplab.measure`, with the number of the block, from 1, and its half."""
-    program, skips = found(model, data)
+def measure_blocks(model: nn.Module, data: DataSet) -> Tables:
+    """Tables lesion and probe as in `skiplab.measure`, with the number and the half of each block."""
+    program, skips = capture_and_find(model, data)
     test, learn = list(batches(data.test, SAMPLES)), list(batches(data.train, SAMPLES))
-    lesion = measure.lesion(program, skips, test, F.cross_entropy, wrong, kinds=list(REPLACED))
+    lesion = measure.lesion(program, skips, test, F.cross_entropy, error_rate, kinds=list(REPLACED))
     lesion = lesion.rename(columns=lambda name: name.replace("metric", "error")).drop(columns="k")
     probe = measure.probe(program, skips, learn, test)
-    probe = probe[~probe["id"].isin(["input", "output"])]  # of other features than a block's
+    probe = probe[~probe["id"].isin(["input", "output"])]  # these are no blocks
     return {
-        "lesion": numbered(lesion.assign(replaced_by=lesion["kind"].map(REPLACED))),
-        "probe": numbered(probe),
+        "lesion": with_block_number(lesion.assign(replaced_by=lesion["kind"].map(REPLACED))),
+        "probe": with_block_number(probe),
     }
 
 
-def numbered(table: pd.DataFrame) -> pd.DataFrame:
-    """With the number of the block, from 1, and the half of the network in which it lies."""
+def with_block_number(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the number of the block, from 1, and the half of the network that contains it."""
     block = table["order"].rank(method="dense").astype(int)
     deep = block > block.max() // 2
     return table.assign(block=block, half=deep.map({False: "shallower", True: "deeper"}))
 
 
-def reset(model: nn.Module, other: nn.Module, data: DataSet, to: str) -> pd.DataFrame:
-    """Change of the test error when one block's convolutions get the weights that they have in `other`.
+def reset_table(model: nn.Module, other: nn.Module, data: DataSet, to: str) -> pd.DataFrame:
+    """Change of the test error when one block's convolutions get their weights in `other`.
 
-    Against the network as trained. Statistics of batch norms are estimated anew in both, on one batch of the
-    training part: other weights give values of another scale, and that alone shall not count.
+    Compared with the trained network. Batch norm statistics are re-estimated in both, on one batch of the training
+    part, since other weights give values of another scale, and the scale alone should have no effect.
     """
     x, _ = next(batches(data.train, SAMPLES))
     theirs = blocks_of(other)
@@ -148,169 +164,175 @@ def reset(model: nn.Module, other: nn.Module, data: DataSet, to: str) -> pd.Data
     return table.assign(reset_to=to, error_change=table["error"] - whole)
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """Of the deepest networks of the grid: what the deeper blocks learn, what they carry, and where classes part."""
+def sentences(tables: Tables) -> Iterator[str]:
+    """What the deeper blocks of the deepest networks learn and carry, and where classes separate."""
     runs, deepest = tables["runs"], int(tables["runs"]["depth"].max())
-    yield from _learned(runs, deepest)
+    yield from _learning_sentences(runs, deepest)
     if "lesion" in tables:
-        yield from _carried(tables["lesion"], deepest)
-    for variant in (FROZEN, EMPTY):  # of the deeper half alone the first sentence speaks
+        yield from _replacement_sentences(tables["lesion"], deepest)
+    for variant in (FROZEN, EMPTY):  # the first sentence is about DEEP_FROZEN
         if {TRAINED, variant} <= set(runs["variant"]):
-            yield compared(runs, network(variant, deepest), network(TRAINED, deepest), "test_error", "test error")
+            networks = [network_key(name, deepest) for name in (variant, TRAINED)]
+            yield compare_shares(runs, networks[0], networks[1], "test_error", "test error")
     if "probe" in tables:
         for variant in (TRAINED, FROZEN):
-            yield from _parted(tables["probe"], variant, deepest)
+            yield from _probe_sentences(tables["probe"], variant, deepest)
     if "reset" in tables:
-        yield from _reset(tables["reset"], deepest)
+        yield from _reset_sentences(tables["reset"], deepest)
 
 
-def _learned(runs: pd.DataFrame, depth: int) -> Iterator[str]:
-    error = {name: of(runs, "test_error", network(name, depth)) for name in runs["variant"].unique()}
-    where = f"At {depth} layers"
+def _learning_sentences(runs: pd.DataFrame, depth: int) -> Iterator[str]:
+    error = {name: values_by_seed(runs, "test_error", network_key(name, depth)) for name in runs["variant"].unique()}
     if {DEEP_FROZEN, TRAINED} <= error.keys():
-        yield sided(
+        yield format_headline(
             paired(error[DEEP_FROZEN], error[TRAINED]),
-            f"{where}, what the deeper half of the blocks learns counts: its weights left at random cost test error",
-            f"{where}, the deeper half of the blocks is better left at random weights than trained",
-            f"{where}, the deeper half of the blocks is not shown to learn what counts: test error with its weights "
-            "left at random against trained",
+            f"{depth} layers: training the deeper half of the blocks helps; test error with its weights left random "
+            "minus trained",
+            f"{depth} layers: the deeper half of the blocks is better with random weights than trained; test error",
+            f"{depth} layers: no clear effect of training the deeper half of the blocks; test error with its weights "
+            "left random minus trained",
         )
     if {FROZEN, EMPTY} <= error.keys():
-        yield sided(
+        yield format_headline(
             paired(error[FROZEN], error[EMPTY]),
-            f"{where}, random branches (`{FROZEN}`) are worse than none (`{EMPTY}`)",
-            f"{where}, even random branches are useful: the test error with all weights in them left at random "
-            f"(`{FROZEN}`) against no branches (`{EMPTY}`)",
-            f"{where}, random branches (`{FROZEN}`) are not shown to differ from none (`{EMPTY}`)",
+            f"{depth} layers: random branches (`{FROZEN}`) are worse than none (`{EMPTY}`); test error",
+            f"{depth} layers: even random branches (`{FROZEN}`) are better than none (`{EMPTY}`); test error",
+            f"{depth} layers: no clear difference between random branches (`{FROZEN}`) and none (`{EMPTY}`); test "
+            "error",
         )
 
 
-def _carried(lesion: pd.DataFrame, depth: int) -> Iterator[str]:
-    """What stands in for a branch in the deeper half, on average over its blocks."""
+def _replacement_sentences(lesion: pd.DataFrame, depth: int) -> Iterator[str]:
+    """The effect of each replacement of a branch in the deeper half, mean over its blocks."""
     for variant in (TRAINED, FROZEN):
-        place = {**network(variant, depth), "half": "deeper"}
-        if chosen(lesion, place).empty:
+        rows = {**network_key(variant, depth), "half": "deeper"}
+        if select_rows(lesion, rows).empty:
             continue
-        change = {kind: of(lesion, "error_change", {**place, "kind": kind}) for kind in REPLACED}
-        told = ", ".join(f"{points(student(change[kind]))} with {name}" for kind, name in REPLACED.items())
-        its = f"{variant}-{depth}, deeper half"
-        yield sided(
+        change = {kind: values_by_seed(lesion, "error_change", {**rows, "kind": kind}) for kind in REPLACED}
+        changes = ", ".join(f"{format_points(student(change[kind]))} with {name}" for kind, name in REPLACED.items())
+        half = f"{variant}-{depth}, deeper half"
+        yield format_headline(
             paired(change["shuffle"], change["branch"]),
-            f"{its}: branches say something of their own sample, as features do: another sample's branch is worse than "
-            "none",
-            f"{its}: another sample's branch is better than none, so its being a branch counts more than its sample",
-            f"{its}: another sample's branch is not shown to differ from none",
+            f"{half}: branches depend on their own sample, as features do; another sample's branch is worse than none",
+            f"{half}: another sample's branch is better than none, so the presence of a branch matters more than its "
+            "sample",
+            f"{half}: no clear difference between another sample's branch and none",
         )
-        yield sided(
+        yield format_headline(
             paired(change["noise"], change["branch"]),
-            f"{its}: noise of a branch's own mean and variance is worse than no branch, so it is not as noise that "
-            "branches are of use",
-            f"{its}: noise of a branch's own mean and variance is better than no branch",
-            f"{its}: noise of a branch's own mean and variance is not shown to differ from no branch",
+            f"{half}: branches are not useful as noise; noise with their mean and variance is worse than no branch",
+            f"{half}: noise with a branch's mean and variance is better than no branch",
+            f"{half}: no clear difference between noise with a branch's mean and variance and no branch",
         )
-        yield f"{its}: one branch replaced raises the test error by {told}."
+        yield f"{half}, rise of the test error when one branch is replaced: {changes}."
 
 
-def _parted(probe: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
-    """What a linear classifier gains along the deeper half."""
-    own = chosen(probe, network(variant, depth))
+def _probe_sentences(probe: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
+    """How the accuracy of a linear classifier changes along the deeper half."""
+    own = select_rows(probe, network_key(variant, depth))
     if own.empty:
         return
     deep = own[own["half"] == "deeper"]["block"]
-    first, last = (of(own, "accuracy", {"block": block}) for block in (deep.min() - 1, deep.max()))
-    yield sided(
+    first, last = (values_by_seed(own, "accuracy", {"block": block}) for block in (deep.min() - 1, deep.max()))
+    what = "held-out accuracy of a linear classifier after its last block minus before its first"
+    yield format_headline(
         paired(last, first),
-        f"{variant}-{depth}: the deeper half of the blocks parts the classes further; held-out accuracy of a linear "
-        "classifier behind its last block against the block before its first",
-        f"{variant}-{depth}: behind the deeper half of the blocks a linear classifier tells the classes worse than "
-        "before it",
-        f"{variant}-{depth}: the deeper half of the blocks is not shown to part the classes further",
+        f"{variant}-{depth}: the deeper half of the blocks separates the classes further; {what}",
+        f"{variant}-{depth}: the deeper half of the blocks separates the classes less; {what}",
+        f"{variant}-{depth}: no clear effect of the deeper half of the blocks on the separation of classes; {what}",
     )
 
 
-def _reset(table: pd.DataFrame, depth: int) -> Iterator[str]:
+def _reset_sentences(table: pd.DataFrame, depth: int) -> Iterator[str]:
     table = table[table["depth"] == depth]
-    initial, new = (of(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
+    initial, new = (values_by_seed(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
     yield (
-        f"The convolutions of one block of trained-{depth} put back change the test error, on average over blocks, by "
-        f"{points(student(initial))} with their initial weights and {points(student(new))} with new random ones."
+        f"Resetting the convolutions of one block of trained-{depth} changes the test error, mean over blocks, by "
+        f"{format_points(student(initial))} with their initial weights and {format_points(student(new))} with new "
+        "random ones."
     )
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about reset blocks, frozen networks and linear classifiers."""
     runs, depths = tables["runs"], sorted(tables["runs"]["depth"].unique())
     deepest, shallowest = int(depths[-1]), int(depths[0])
     if "reset" in tables:
         yield from _reset_claims(tables["reset"][tables["reset"]["depth"] == deepest], deepest)
     if shallowest < deepest and FROZEN in set(runs["variant"]):
-        deep, shallow = (of(runs, "test_error", network(FROZEN, depth)) for depth in (deepest, shallowest))
+        deep, shallow = (
+            values_by_seed(runs, "test_error", network_key(FROZEN, depth)) for depth in (deepest, shallowest)
+        )
         found = paired(deep, shallow)
         yield Claim(
-            "With random convolutions and trained norms, deeper ResNets do better (on CIFAR-10 up to 82 % right at 866 "
-            "layers, norms alone being trained).",
-            "Frankle et al. 2020, arXiv:2003.00152, abstract and §4",
-            f"test error of {FROZEN}, {deepest} layers against {shallowest}; stem and head are trained too here: "
-            f"{difference(found)}",
-            agreement(found, "below"),
+            claim="With random convolutions and trained norms, deeper ResNets do better (on CIFAR-10 up to 82 % "
+            "accuracy at 866 layers, with only the norms trained).",
+            source="Frankle et al. 2020, arXiv:2003.00152, abstract and §4",
+            found=f"test error of {FROZEN}, {deepest} layers minus {shallowest}; stem and head are trained too here: "
+            f"{format_difference(found)}",
+            agrees=agreement(found, "below"),
         )
-    own = chosen(tables["probe"], network(TRAINED, deepest)) if "probe" in tables else pd.DataFrame()
+    own = select_rows(tables["probe"], network_key(TRAINED, deepest)) if "probe" in tables else pd.DataFrame()
     if len(own):
         ranks = own.groupby("seed")[["block", "accuracy"]].apply(lambda t: t["block"].corr(t["accuracy"], "spearman"))
         found = student(ranks)
         interval = f" (95 % interval {found.low:.2f} to {found.high:.2f})" if found.known else ""
         yield Claim(
-            "How well a linear classifier separates the classes grows monotonically along the depth.",
-            "Alain and Bengio 2016, arXiv:1610.01644, abstract and §4",
-            f"rank correlation of its accuracy with the number of the block {found.mean:.2f}{interval}; 1 would be "
+            claim="The accuracy of a linear classifier grows monotonically along the depth.",
+            source="Alain and Bengio 2016, arXiv:1610.01644, abstract and §4",
+            found=f"rank correlation of its accuracy with the number of the block: {found.mean:.2f}{interval}; 1 is "
             "monotone",
-            agreement(found, "above"),
+            agrees=agreement(found, "above"),
         )
 
 
 def _reset_claims(table: pd.DataFrame, depth: int) -> Iterator[Claim]:
-    initial, new = (of(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
+    initial, new = (values_by_seed(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
     found = paired(new, initial)
     yield Claim(
-        "Many layers can be put back to their initial weights without harm, and not to new random ones.",
-        "Zhang et al. 2019, arXiv:1902.01996, abstract and §3",
-        f"trained-{depth}, convolutions of one block at new random against initial weights: {difference(found)}",
-        agreement(found, "above"),
+        claim="Many layers can be reset to their initial weights without harm, but not to new random ones.",
+        source="Zhang et al. 2019, arXiv:1902.01996, abstract and §3",
+        found=f"trained-{depth}, convolutions of one block, new random minus initial weights: "
+        f"{format_difference(found)}",
+        agrees=agreement(found, "above"),
     )
     first, later = (
-        of(table, "error_change", {"reset_to": "initial", "first_of_stage": is_so}) for is_so in (True, False)
+        values_by_seed(table, "error_change", {"reset_to": "initial", "first_of_stage": is_first})
+        for is_first in (True, False)
     )
     if len(later):
         found = paired(first, later)
         yield Claim(
-            "In ResNets it is the first block of a stage whose initial weights do harm, not those after it.",
-            "Zhang et al. 2019, arXiv:1902.01996, §3",
-            f"trained-{depth}, first blocks of stages against the others: {difference(found)}",
-            agreement(found, "above"),
+            claim="In ResNets, resetting the first block of a stage to its initial weights does harm; resetting "
+            "later ones does not.",
+            source="Zhang et al. 2019, arXiv:1902.01996, §3",
+            found=f"trained-{depth}, first blocks of stages minus the others: {format_difference(found)}",
+            agrees=agreement(found, "above"),
         )
 
 
 _BLOCK, _RISE = Axis("block", "block, from the input"), Axis("error_change", "rise in test error", "change")
 FIGURES = (
     Figure(
-        "error-by-depth",
-        "Error, by how much of the network learns",
-        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-        "diverged. Norms, stem and head learn in all but `empty`, whose branches give zero.",
-        "points",
-        "runs",
-        Axis("depth", "weight layers", "steps"),
-        (TRAIN_ERROR, TEST_ERROR),
+        name="error-by-depth",
+        heading="Error by trained part of the network",
+        how=f"{HOW_POINTS} Norms, stem and head are trained in all but `empty`, whose branches give zero.",
+        chart="points",
+        table="runs",
+        x=Axis("depth", "weight layers", "steps"),
+        y=(TRAIN_ERROR, TEST_ERROR),
     ),
     *(
         Figure(
-            f"replaced-{variant}",
-            f"A branch of the {variant} network replaced",
-            "Rise in test error when the branch of one block enters its merge as zeros, as its mean, as normal noise "
-            "of its own mean and variance in each channel, or as that of another sample; nothing is retrained.",
-            "lines",
-            "lesion",
-            _BLOCK,
-            (_RISE,),
+            name=f"replaced-{variant}",
+            heading=f"One branch of the {variant} network replaced",
+            how="Rise of the test error when the value of one block's branch at its merge is replaced: by zeros, by "
+            "its mean, by normal noise with its mean and variance in each channel, or by that of another sample. "
+            "Nothing is retrained.",
+            chart="lines",
+            table="lesion",
+            x=_BLOCK,
+            y=(_RISE,),
             by="replaced_by",
             panel="depth",
             where={"variant": variant},
@@ -318,30 +340,48 @@ FIGURES = (
         for variant in (TRAINED, FROZEN)
     ),
     Figure(
-        "probe-by-depth",
-        "Where the classes part",
-        "Held-out accuracy of a linear classifier on the output of each block, averaged over positions. The number of "
-        "channels doubles at each third of the blocks, which helps a classifier by itself.",
-        "lines",
-        "probe",
-        _BLOCK,
-        (Axis("accuracy", "accuracy of a linear classifier", "share"),),
+        name="probe-by-depth",
+        heading="Where classes separate",
+        how="Held-out accuracy of a linear classifier on the output of each block, averaged over positions. The "
+        "number of channels doubles at each third of the blocks, which helps a classifier by itself.",
+        chart="lines",
+        table="probe",
+        x=_BLOCK,
+        y=(Axis("accuracy", "accuracy of a linear classifier", "share"),),
         panel="depth",
     ),
     Figure(
-        "reset",
-        "One block's convolutions put back",
-        "Rise in test error of the trained network when the convolutions of one block get back their initial weights, "
-        "or new random ones; norms keep their weights, and their statistics are estimated anew.",
-        "lines",
-        "reset",
-        _BLOCK,
-        (_RISE,),
+        name="reset",
+        heading="One block's convolutions reset",
+        how="Rise of the test error of the trained network when the convolutions of one block are reset to their "
+        "initial weights, or to new random ones. Norms keep their weights; their statistics are re-estimated.",
+        chart="lines",
+        table="reset",
+        x=_BLOCK,
+        y=(_RISE,),
         by="reset_to",
         panel="depth",
     ),
     replace(CURVES, panel="depth"),
-    Figure("replaced-numbers", "Replaced branches in numbers", "One row a seed.", "table", "lesion", folded=True),
+    Figure(
+        name="replaced-numbers",
+        heading="Replaced branches in numbers",
+        how="One row per seed.",
+        chart="table",
+        table="lesion",
+        folded=True,
+    ),
 )
 
-STUDY = Study("noise", VARIANTS, GRIDS, work, verdicts, FIGURES, claims=claims, fits=fits, cost=cost, text=__doc__)
+STUDY = Study(
+    name="noise",
+    variants=VARIANTS,
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
+    claims=claims,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
+    text=__doc__,
+)

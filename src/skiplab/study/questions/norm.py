@@ -1,17 +1,18 @@
 """Does a Transformer train better with its norms before the branches or after the merges, and with warm-up?
 
-Small Vision Transformers on the digits that differ in where the norm stands about each skip connection: `pre` before
+Small Vision Transformers on the digits. They differ in the place of the norm around each skip connection: `pre` before
 the sublayer, off the shortcut; `post` after the merge, on every path, as first published; `parallel` as `pre`, with
-attention and MLP side by side in one skip connection; `none` is `pre` without any shortcut. Same weights for each seed,
-but for the norm that ends `pre`, `parallel` and `none` (2 · width parameters). Adam, learning rate falling along a
-cosine; with warm-up it first climbs in a line over a fifth of the epochs, of which there are as many.
+attention and MLP as two branches of one skip connection; `none` is `pre` without shortcuts. All have the same weights
+for each seed, except for the final norm of `pre`, `parallel` and `none` (2 · width parameters). Adam, with cosine decay
+of the learning rate. With warm-up, the learning rate first rises linearly over a fifth of the epochs; the number of
+epochs is the same.
 
-Hypothesis: in post-LN the gradient near the output is large at initialisation, of whatever depth, so that without
-warm-up large learning rates make it fail; in pre-LN it falls with depth, and warm-up can be left out (Xiong et al.
-2020, arXiv:2002.04745, Theorem 1, §4).
+Hypothesis: in post-LN the gradient near the output is large at initialization, at any depth, so that large learning
+rates fail without warm-up. In pre-LN it falls with depth, and warm-up is unnecessary (Xiong et al. 2020,
+arXiv:2002.04745, Theorem 1, §4).
 
-Measured: the gradient of each layer at initialisation; final errors; and which runs do not train, which is defined as
-having diverged or ending with a training error above half of that of chance (always saying the commonest class).
+Measured: the gradient of each layer at initialization; final errors; and which runs fail to train: those that diverge,
+or end with a training error above half of the chance error (that of always predicting the most common class).
 """
 
 import math
@@ -27,12 +28,27 @@ from skiplab.errors import UsageError
 from skiplab.models.vit import VisionTransformer, vit
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.stats.intervals import Interval, paired, paired_ratio, student
-from skiplab.study.charts import CURVES, GRADIENT
-from skiplab.study.claims import Claim, agreement, alike
+from skiplab.study.charts import CURVES, GRADIENT, HOW_POINTS
+from skiplab.study.claims import Claim, agreement, equivalence
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import Training, gradients, save, seeded, split_gradient, train
-from skiplab.study.sentences import by_side, chosen, difference, of, percent, times
+from skiplab.study.run_cell import (
+    RunContext,
+    build_with_seed,
+    measure_gradients,
+    save_tables,
+    split_gradient,
+    train_network,
+)
+from skiplab.study.sentences import (
+    Sign,
+    format_difference,
+    format_percent,
+    format_ratio,
+    group_by_sign,
+    select_rows,
+    values_by_seed,
+)
 from skiplab.training.objectives import chance
 from skiplab.training.recipe import Recipe
 
@@ -45,18 +61,18 @@ VARIANTS: dict[str, Any] = {  # options of `vit`
 PRE, POST = "pre", "post"
 SIZE: dict[str, Any] = {"patch": 4, "width": 32, "heads": 4, "hidden": 64}
 WARMUP = 0.2  # of all epochs
-CLOSE = 0.05  # errors that differ by less are about as good
-STUCK = 0.5  # of chance's error: above it, a network has not trained
+EQUIVALENT = 0.05  # errors that differ by less count as equal
+UNTRAINED = 0.5  # share of the chance error, above which a run failed to train
 RECIPE = Recipe(epochs=6, batch_size=64, learning_rate=1e-3, weight_decay=0.0, optimizer="adamw", eval_samples=512)
 BOTH = (False, True)
 GRIDS = {
     "quick": Grid(
-        {"depth": (2, 10), "learning_rate": (1e-3, 1e-2), "warmup": BOTH},
+        axes={"depth": (2, 10), "learning_rate": (1e-3, 1e-2), "warmup": BOTH},
         recipe=replace(RECIPE, epochs=4),
         variants=("pre", "post", "none"),
     ),
-    "default": Grid({"depth": (2, 16), "learning_rate": (1e-3, 1e-2), "warmup": BOTH}, recipe=RECIPE),
-    "full": Grid({"depth": (2, 16), "learning_rate": (1e-3, 3e-3, 1e-2), "warmup": BOTH}, seeds=5, recipe=RECIPE),
+    "default": Grid(axes={"depth": (2, 16), "learning_rate": (1e-3, 1e-2), "warmup": BOTH}, recipe=RECIPE),
+    "full": Grid(axes={"depth": (2, 16), "learning_rate": (1e-3, 3e-3, 1e-2), "warmup": BOTH}, seeds=5, recipe=RECIPE),
 }
 
 
@@ -66,20 +82,21 @@ def build(variant: str, depth: int) -> VisionTransformer:
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth, learning rate, with or without warm-up, and seed."""
+    """Train the network of one variant, depth, learning rate and seed, with or without warm-up."""
     data = digits()
-    model = seeded(lambda: build(settings["variant"], settings["depth"]), settings["seed"])
-    gradient = gradients(model, data)
+    model = build_with_seed(lambda: build(settings["variant"], settings["depth"]), settings["seed"])
+    gradient = measure_gradients(model, data)
     recipe = Recipe(**settings["recipe"])
     warmup = WARMUP * recipe.epochs if settings["warmup"] else 0.0
     recipe = replace(recipe, learning_rate=settings["learning_rate"], warmup_epochs=warmup)
-    tables, _ = train(model, data, Training({**settings, "recipe": recipe.record()}, folder, report))
-    bound = STUCK * chance(data.train)
-    tables["runs"]["trains"] = tables["runs"]["train_error"] < bound  # of one that diverged it is NaN
-    save({**tables, "gradient": gradient}, folder)
+    tables, _ = train_network(model, data, RunContext({**settings, "recipe": recipe.record()}, folder, report))
+    bound = UNTRAINED * chance(data.train)
+    tables["runs"]["trains"] = tables["runs"]["train_error"] < bound  # False for a diverged run, whose error is NaN
+    save_tables({**tables, "gradient": gradient}, folder)
 
 
-def fits(settings: Settings) -> bool:
+def is_valid(settings: Settings) -> bool:
+    """True; raises `UsageError` for a depth or learning rate out of range."""
     if settings["depth"] < 1 or not 0 < settings["learning_rate"] < math.inf:
         raise UsageError(
             f"depth {settings['depth']}, learning rate {settings['learning_rate']}: give a depth of at least 1 and a "
@@ -88,56 +105,57 @@ def fits(settings: Settings) -> bool:
     return True
 
 
-def cost(settings: Settings) -> float:
+def estimated_cost(settings: Settings) -> float:
+    """Proportional to depth and epochs."""
     return (settings["depth"] + 1) * (settings["recipe"]["epochs"] + 2)
 
 
-def finish(tables: Tables) -> Tables:
-    """The gradient at initialisation knows nothing of learning rates: of equal ones, one is kept."""
+def postprocess(tables: Tables) -> Tables:
+    """Split the gradient table, and keep one copy of what does not depend on learning rate and warm-up."""
     tables = split_gradient(tables)
     gradient = tables["gradient"]
-    places = [name for name in ("variant", "depth", "seed", "when", "layer") if name in gradient]
-    gradient = gradient.drop_duplicates(places).drop(columns=["learning_rate", "warmup"])
+    keys = [name for name in ("variant", "depth", "seed", "when", "layer") if name in gradient]
+    gradient = gradient.drop_duplicates(keys).drop(columns=["learning_rate", "warmup"])
     del tables["merge_gradient"]
-    curves = tables["curves"]  # which log the learning rate of each epoch under the name that the axis has
+    curves = tables["curves"]  # they log the learning rate of each epoch under the name of the axis
     curves = curves.loc[:, ~curves.columns.duplicated()]
     deepest = curves[curves["depth"] == curves["depth"].max()]
     tables |= {"curves": curves, "deepest_curves": deepest}
-    return {**tables, "gradient": gradient, "trained": _trained(tables["runs"])}
+    return {**tables, "gradient": gradient, "trained": _outcome_counts(tables["runs"])}
 
 
-def _trained(runs: pd.DataFrame) -> pd.DataFrame:
-    """How many runs of each network trained, how many were stuck, and how many diverged."""
-    lost = runs["status"] == "diverged"
-    counted = runs.assign(stuck=~runs["trains"] & ~lost, diverged=lost)
+def _outcome_counts(runs: pd.DataFrame) -> pd.DataFrame:
+    """The number of runs of each network that trained, that failed to train, and that diverged."""
+    diverged = runs["status"] == "diverged"
+    counted = runs.assign(stuck=~runs["trains"] & ~diverged, diverged=diverged)
     by = ["variant", "depth", "learning_rate", "warmup"]
     return counted.groupby(by, sort=False)[["trains", "stuck", "diverged"]].sum().reset_index()
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """What the numbers say, for the deepest networks of the grid unless the sentence says otherwise."""
+def sentences(tables: Tables) -> Iterator[str]:
+    """Which runs train, their errors, and the gradients at initialization; mostly of the deepest networks."""
     runs = tables["runs"]
     variants, depths = list(dict.fromkeys(runs["variant"])), sorted(runs["depth"].unique().tolist())
-    yield _counted(runs, variants, depths[-1])
+    yield _count_sentence(runs, variants, depths[-1])
     for depth in reversed(depths):
-        parts = [f"{variant} {_largest(runs, variant, depth)}" for variant in variants]
+        parts = [f"{variant} {_largest_rates(runs, variant, depth)}" for variant in variants]
         yield f"Largest learning rate at which every run trains, {depth} layers: {'; '.join(parts)}."
     if {PRE, POST} <= set(variants):
         for depth in reversed(depths):
-            yield from _post_and_pre(runs, depth)
+            yield from _placement_sentences(runs, depth)
     for variant in variants:
-        yield from _warmed(runs, variant, depths[-1])
-    yield from _gradient(tables["gradient"], variants, depths)
+        yield from _warmup_sentences(runs, variant, depths[-1])
+    yield from _gradient_sentences(tables["gradient"], variants, depths)
     yield (
-        f"A run counts as not trained when it diverged or its final training error is above {STUCK:g} times that of "
-        "always saying the commonest class."
+        f"A run fails to train if it diverges or its final training error is above {UNTRAINED:g} times the chance "
+        "error (always predicting the most common class)."
     )
 
 
-def _counted(runs: pd.DataFrame, variants: list[str], depth: int) -> str:
-    """How many runs train at the largest learning rate."""
+def _count_sentence(runs: pd.DataFrame, variants: list[str], depth: int) -> str:
+    """The number of runs that train at the largest learning rate."""
     rate = float(runs["learning_rate"].max())
-    own = chosen(runs, {"depth": depth, "learning_rate": rate})
+    own = select_rows(runs, {"depth": depth, "learning_rate": rate})
     parts = []
     for variant in variants:
         counts = [
@@ -145,13 +163,13 @@ def _counted(runs: pd.DataFrame, variants: list[str], depth: int) -> str:
             for warmup, runs in own[own["variant"] == variant].groupby("warmup")
         ]
         parts.append(f"{variant} in {' and '.join(counts)}")
-    return f"At the largest learning rate tried, {rate:g}, {depth} layers train: {'; '.join(parts)}."
+    return f"{depth} layers train at the largest learning rate tried, {rate:g}: {'; '.join(parts)}."
 
 
-def _largest(runs: pd.DataFrame, variant: str, depth: int) -> str:
-    """Without and with warm-up, which learning rate and how many runs."""
-    told = []
-    for warmup, own in chosen(runs, {"variant": variant, "depth": depth}).groupby("warmup"):
+def _largest_rates(runs: pd.DataFrame, variant: str, depth: int) -> str:
+    """The largest learning rate at which every run trains, without and with warm-up."""
+    parts = []
+    for warmup, own in select_rows(runs, {"variant": variant, "depth": depth}).groupby("warmup"):
         word = "with warm-up" if warmup else "without"
         rates = sorted(own["learning_rate"].unique().tolist())
         trains = [own.loc[own["learning_rate"] == rate, "trains"].tolist() for rate in rates]
@@ -159,76 +177,81 @@ def _largest(runs: pd.DataFrame, variant: str, depth: int) -> str:
         whole = [(rate, count) for rate, trained, count in rows if trained == count]
         if whole:
             rate, count = max(whole)
-            told.append(f"{rate:g} {word} ({count} of {count} runs)")
+            parts.append(f"{rate:g} {word} ({count} of {count} runs)")
         else:
             rate, trained, count = max(rows, key=lambda row: row[1])
-            told.append(f"no rate tried {word} (at best {trained} of {count} runs, at {rate:g})")
-    return ", ".join(told)
+            parts.append(f"no rate tried {word} (at best {trained} of {count} runs, at {rate:g})")
+    return ", ".join(parts)
 
 
-def _post_and_pre(runs: pd.DataFrame, depth: int) -> Iterator[str]:
-    """Test errors of post-LN against pre-LN, at every learning rate, by what the interval of the difference says."""
+def _placement_sentences(runs: pd.DataFrame, depth: int) -> Iterator[str]:
+    """Test error of post-LN compared with pre-LN at every learning rate, grouped by sign of the interval."""
     found = []
     own = runs[runs["depth"] == depth]
     for rate in sorted(own["learning_rate"].unique().tolist()):
         for warmup in sorted(own["warmup"].unique().tolist()):
             where = {"depth": depth, "learning_rate": rate, "warmup": warmup}
-            post, pre = (of(own, "test_error", {"variant": name, **where}) for name in (POST, PRE))
+            post, pre = (values_by_seed(own, "test_error", {"variant": name, **where}) for name in (POST, PRE))
             change = paired(post, pre)
             if change.known:
-                errors = f"{percent(student(post))} against {percent(student(pre))}"
+                errors = f"{format_percent(student(post))} against {format_percent(student(pre))}"
                 found.append((change, f"at {rate:g} {'with' if warmup else 'without'} warm-up ({errors})"))
-    if told := by_side(found, {"above": "higher", "below": "lower", "neither": "not shown to differ"}):
-        yield f"Test error of {POST} beside {PRE}, {depth} layers, paired by seed: {told}."
+    words: dict[Sign, str] = {"above": "higher", "below": "lower", "neither": "no clear difference"}
+    if groups := group_by_sign(found, words):
+        yield f"Test error of {POST} compared with {PRE}, {depth} layers, paired by seed: {groups}."
 
 
-def _warmed(runs: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
-    """What warm-up changes, at the largest learning rate."""
+def _warmup_sentences(runs: pd.DataFrame, variant: str, depth: int) -> Iterator[str]:
+    """The effect of warm-up at the largest learning rate."""
     rate = float(runs["learning_rate"].max())
     change, without, warm = _warmup_change(runs, variant, depth, rate)
     if change.count:
         yield (
-            f"{variant}, {depth} layers at {rate:g}: training error {percent(without)} without warm-up, "
-            f"{percent(warm)} with it: {difference(change)}"
+            f"Training error of {variant}, {depth} layers at {rate:g}: {format_percent(without)} without warm-up, "
+            f"{format_percent(warm)} with it; {format_difference(change)}"
         )
 
 
 def _warmup_change(runs: pd.DataFrame, variant: str, depth: int, rate: float) -> tuple[Interval, Interval, Interval]:
-    """Training error without warm-up less that with it, and both."""
+    """Training error without warm-up minus that with it, and both errors."""
     where = {"variant": variant, "depth": depth, "learning_rate": rate}
-    without, warm = (of(runs, "train_error", {**where, "warmup": each}) for each in BOTH)
+    without, warm = (values_by_seed(runs, "train_error", {**where, "warmup": each}) for each in BOTH)
     return paired(without, warm), student(without), student(warm)
 
 
-def _gradient(gradient: pd.DataFrame, variants: list[str], depths: list[int]) -> Iterator[str]:
-    """The layers near the output and near the input, before the first step."""
+def _gradient_sentences(gradient: pd.DataFrame, variants: list[str], depths: list[int]) -> Iterator[str]:
+    """The gradients near the output and near the input, before the first step."""
     deep, shallow = depths[-1], depths[0]
-    last = {name: _norm(gradient, name, deep, "last") for name in variants}
+    last = {name: _mlp_gradient(gradient, name, deep, "last") for name in variants}
     for other in variants if PRE in variants else ():
         if other != PRE and (ratio := paired_ratio(last[other], last[PRE])).count:
             yield (
-                f"At initialisation, the last MLP's gradient in {other} of {deep} layers is {times(ratio)} that in "
-                f"{PRE}."
+                f"At initialization, {deep} layers, the last MLP's gradient in {other} is {format_ratio(ratio)} that "
+                f"in {PRE}."
             )
     for name in variants:
-        if (ratio := paired_ratio(_norm(gradient, name, deep, "first"), last[name])).count and deep > 1:
+        if (ratio := paired_ratio(_mlp_gradient(gradient, name, deep, "first"), last[name])).count and deep > 1:
             yield (
-                f"At initialisation, the first MLP's gradient in {name} of {deep} layers is {times(ratio)} that of its "
-                "last MLP."
+                f"At initialization, {deep} layers, the first MLP's gradient in {name} is {format_ratio(ratio)} that "
+                "of its last MLP."
             )
-        growth = paired_ratio(last[name], _norm(gradient, name, shallow, "last"))
+        growth = paired_ratio(last[name], _mlp_gradient(gradient, name, shallow, "last"))
         if growth.count and deep > shallow:
-            yield f"The last MLP's gradient in {name} of {deep} layers is {times(growth)} that of {shallow} layers."
+            yield (
+                f"At initialization, the last MLP's gradient in {name} with {deep} layers is {format_ratio(growth)} "
+                f"that with {shallow} layers."
+            )
 
 
-def _norm(gradient: pd.DataFrame, variant: str, depth: int, which: str) -> pd.Series:
-    """Norm of the gradient at the second weight matrix of the first or last layer's MLP, by seed."""
+def _mlp_gradient(gradient: pd.DataFrame, variant: str, depth: int, which: str) -> pd.Series:
+    """Norm of the gradient of the second weight matrix of the first or last layer's MLP, by seed."""
     layer = f"encoder.layers.encoder_layer_{0 if which == 'first' else depth - 1}.mlp.3"
-    where = {"variant": variant, "depth": depth, "when": "initialisation", "layer": layer}
-    return of(gradient, "gradient_norm", where)
+    where = {"variant": variant, "depth": depth, "when": "initialization", "layer": layer}
+    return values_by_seed(gradient, "gradient_norm", where)
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about gradients at initialization, and about warm-up."""
     yield from _gradient_claims(tables)
     yield from _warmup_claims(tables["runs"])
 
@@ -238,93 +261,93 @@ def _gradient_claims(tables: Tables) -> Iterator[Claim]:
     variants, depths = set(runs["variant"]), sorted(runs["depth"].unique().tolist())
     deep, shallow = depths[-1], depths[0]
     theorem = "Xiong et al. 2020, arXiv:2002.04745, Theorem 1"
-    grown = {
-        name: paired_ratio(_norm(gradient, name, deep, "last"), _norm(gradient, name, shallow, "last"))
+    growth = {
+        name: paired_ratio(_mlp_gradient(gradient, name, deep, "last"), _mlp_gradient(gradient, name, shallow, "last"))
         for name in variants
     }
-    told = f"the last MLP's gradient of {deep} layers is {{}} that of {shallow}"
+    found = f"the last MLP's gradient with {deep} layers is {{}} that with {shallow}"
     if POST in variants and deep > shallow:
         yield Claim(
-            "In post-LN, the gradient of the last layer's MLP at initialisation does not depend on the depth.",
-            theorem,
-            told.format(times(grown[POST])),
-            agreement(grown[POST], "same", 1.0),
+            claim="In post-LN, the gradient of the last layer's MLP at initialization does not depend on the depth.",
+            source=theorem,
+            found=found.format(format_ratio(growth[POST])),
+            agrees=agreement(growth[POST], "same", 1.0),
         )
     if PRE in variants and deep > shallow:
         yield Claim(
-            f"In pre-LN, it falls as one over the root of the depth (here {math.sqrt(shallow / deep):.2f} times).",
-            theorem,
-            told.format(times(grown[PRE])),
-            agreement(grown[PRE], "below", 1.0),
+            claim=f"In pre-LN, it falls as one over the root of the depth (here {math.sqrt(shallow / deep):.2f} "
+            "times).",
+            source=theorem,
+            found=found.format(format_ratio(growth[PRE])),
+            agrees=agreement(growth[PRE], "below", 1.0),
         )
     if {PRE, POST} <= variants:
-        ratio = paired_ratio(*(_norm(gradient, name, deep, "last") for name in (POST, PRE)))
+        ratio = paired_ratio(*(_mlp_gradient(gradient, name, deep, "last") for name in (POST, PRE)))
         yield Claim(
-            "At initialisation the gradients near the output are large in post-LN, and much smaller in pre-LN.",
-            "Xiong et al. 2020, arXiv:2002.04745, §3.3 and Fig. 3",
-            f"the last MLP's gradient in {POST} is {times(ratio)} that in {PRE}, {deep} layers",
-            agreement(ratio, "above", 1.0),
+            claim="At initialization the gradients near the output are large in post-LN, and much smaller in pre-LN.",
+            source="Xiong et al. 2020, arXiv:2002.04745, §3.3 and Fig. 3",
+            found=f"the last MLP's gradient in {POST} is {format_ratio(ratio)} that in {PRE}, {deep} layers",
+            agrees=agreement(ratio, "above", 1.0),
         )
 
 
 def _warmup_claims(runs: pd.DataFrame) -> Iterator[Claim]:
-    """At the greatest depth and learning rate, where it is needed most."""
+    """For the largest depth and learning rate, where warm-up matters most."""
     deep, rate = int(runs["depth"].max()), float(runs["learning_rate"].max())
-    said = {
-        PRE: f"Without warm-up, pre-LN trains as well as with it (here: within {100 * CLOSE:g} points).",
+    texts = {
+        PRE: f"Without warm-up, pre-LN trains as well as with it (here: within {100 * EQUIVALENT:g} points).",
         POST: "Without warm-up, post-LN trains much worse, or not at all.",
     }
-    for name, claim in said.items():
+    for name, claim in texts.items():
         found, *_ = _warmup_change(runs, name, deep, rate)
         if name in set(runs["variant"]) and set(BOTH) <= set(runs["warmup"]):
             yield Claim(
-                claim,
-                "Xiong et al. 2020, arXiv:2002.04745, §3.1 and §4",
-                f"training error of {deep} layers at {rate:g}, without against with: {difference(found)}",
-                alike(found, CLOSE) if name == PRE else agreement(found, "above"),
+                claim=claim,
+                source="Xiong et al. 2020, arXiv:2002.04745, §3.1 and §4",
+                found=f"training error of {deep} layers at {rate:g}, without minus with warm-up: "
+                f"{format_difference(found)}",
+                agrees=equivalence(found, EQUIVALENT) if name == PRE else agreement(found, "above"),
             )
 
 
-HOW = (
-    "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-    "diverged; chance is near 90 %."
-)
+HOW = f"{HOW_POINTS} Chance is near 90 %."
 RATE = Axis("learning_rate", "learning rate", "steps")
 FIGURES = (
     Figure(
-        "without-warm-up",
-        "Training error by learning rate, without warm-up",
-        HOW,
-        "points",
-        "runs",
-        RATE,
-        (TRAIN_ERROR,),
+        name="without-warm-up",
+        heading="Training error by learning rate, without warm-up",
+        how=HOW,
+        chart="points",
+        table="runs",
+        x=RATE,
+        y=(TRAIN_ERROR,),
         panel="depth",
         where={"warmup": False},
     ),
     Figure(
-        "with-warm-up",
-        "Training error by learning rate, with warm-up",
-        f"{HOW} As many epochs as without, of which the first fifth is the warm-up.",
-        "points",
-        "runs",
-        RATE,
-        (TRAIN_ERROR,),
+        name="with-warm-up",
+        heading="Training error by learning rate, with warm-up",
+        how=f"{HOW} As many epochs as without, of which the first fifth is the warm-up.",
+        chart="points",
+        table="runs",
+        x=RATE,
+        y=(TRAIN_ERROR,),
         panel="depth",
         where={"warmup": True},
     ),
     replace(
         GRADIENT,
-        how="At initialisation, norm of the loss's gradient for each weight layer; thin lines are seeds, the thick one "
-        "their geometric mean. Each layer of the network has four weight layers: two of attention, two of the MLP.",
+        how="At initialization, norm of the loss's gradient for each weight layer. Thin lines are seeds, the thick "
+        "line is their geometric mean. Each layer of the network has four weight layers: two of attention, two of "
+        "the MLP.",
     ),
     Figure(
-        "which-train",
-        "Which runs train",
-        f"Of all seeds, how many end with a training error below {STUCK:g} times that of chance, how many do not, and "
-        "how many diverged.",
-        "table",
-        "trained",
+        name="which-train",
+        heading="Which runs train",
+        how=f"Number of seeds with a final training error below {UNTRAINED:g} times the chance error (trains) and "
+        "above it (stuck), and of those that diverged.",
+        chart="table",
+        table="trained",
     ),
     replace(
         CURVES,
@@ -344,16 +367,16 @@ FIGURES = (
 )
 
 STUDY = Study(
-    "norm",
-    tuple(VARIANTS),
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="norm",
+    variants=tuple(VARIANTS),
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
     outcomes=(TRAIN_ERROR, TEST_ERROR),
-    finish=finish,
-    fits=fits,
-    cost=cost,
+    postprocess=postprocess,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

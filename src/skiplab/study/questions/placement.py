@@ -1,14 +1,13 @@
 """Where should norm and ReLU stand around the addition? Table 2 of He et al. 2016 at a size that this machine trains.
 
-Residual networks with the same weight layers and identity shortcuts that differ in where batch norm and ReLU
-stand: after the addition as in ResNet v1 (`post`), the norm after it too (`bn-after`), both before it at the end of
-the branch (`relu-before`), and before the weight layers, the ReLU alone (`relu-only`) or both (`pre`, ResNet v2).
+Residual networks with the same weight layers and identity shortcuts. They differ in the place of batch norm and ReLU:
+both around the addition as in ResNet v1 (`post`); the norm after the addition too (`bn-after`); both at the end of the
+branch (`relu-before`); and before the weight layers, the ReLU alone (`relu-only`) or both (`pre`, ResNet v2).
 
-Hypothesis: what stands after an addition lies on every path through the network, and what stands before it at the
-end of a branch limits what the branch can add; so both are best before the weight layers: He et al. 2016, "Identity
-Mappings in Deep Residual Networks", arXiv:1603.05027, §4.1 with Table 2 (ResNet-110 and -164 on CIFAR-10). What is
-measured is the test error, its order beside that table's, the training error, and the nonlinearities on the
-lightest path.
+Hypothesis: an operation after the addition is on every path through the network, and a ReLU at the end of a branch
+restricts what the branch can add, so both are best before the weight layers: He et al. 2016, "Identity Mappings in Deep
+Residual Networks", arXiv:1603.05027, §4.1 with Table 2 (ResNet-110 and -164 on CIFAR-10). Measured: the test error, its
+order compared with that table, the training error, and the nonlinearities on the most linear path.
 """
 
 from collections.abc import Iterator
@@ -20,13 +19,13 @@ from skiplab.data import digits
 from skiplab.models.placement import Placement
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.study import paper_table
-from skiplab.study.charts import CURVES
+from skiplab.study.charts import CURVES, HOW_POINTS
 from skiplab.study.claims import Claim
 from skiplab.study.grid import Report
-from skiplab.study.networks import fits, for_digits
+from skiplab.study.networks import digit_network, is_valid
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import Training, save, structure, train
-from skiplab.study.sentences import lightest
+from skiplab.study.run_cell import RunContext, measure_structure, save_tables, train_network
+from skiplab.study.sentences import most_linear_path_sentence
 from skiplab.training.fit import Recipe
 
 VARIANTS = get_args(Placement)  # the paper's order of rows
@@ -34,21 +33,21 @@ RECIPE = Recipe(
     epochs=24, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, eval_samples=256
 )  # warm-up: the paper's appendix
 GRIDS = {
-    "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=12)),
-    "default": Grid({"depth": (20, 56)}, recipe=RECIPE),
-    "full": Grid({"depth": (20, 56)}, seeds=5, recipe=RECIPE),
+    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(RECIPE, epochs=12)),
+    "default": Grid(axes={"depth": (20, 56)}, recipe=RECIPE),
+    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),
 }
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth and seed; its census only once, since no seed changes it."""
-    model = for_digits(settings, placement=settings["variant"])
-    tables: dict[str, Any] = {"census": structure(model, digits())["census"]} if settings["seed"] == 0 else {}
-    trained, _ = train(model, digits(), Training(settings, folder, report))
-    save(tables | trained, folder)
+    """Train the network of one variant, depth and seed; take its census for the first seed only."""
+    model = digit_network(settings, placement=settings["variant"])
+    tables: dict[str, Any] = {"census": measure_structure(model, digits())["census"]} if settings["seed"] == 0 else {}
+    trained, _ = train_network(model, digits(), RunContext(settings, folder, report))
+    save_tables(tables | trained, folder)
 
 
-TABLE = paper_table.Published(
+TABLE = paper_table.PaperTable(
     source="He et al. 2016, arXiv:1603.05027, §4.1 and Table 2",
     network="ResNet-110 on CIFAR-10",
     reference="post",
@@ -72,57 +71,66 @@ TABLE = paper_table.Published(
 )
 
 
-def cost(settings: Settings) -> float:
+def estimated_cost(settings: Settings) -> float:
+    """Proportional to depth and epochs."""
     return settings["depth"] * settings["recipe"]["epochs"]
 
 
-def finish(tables: Tables) -> Tables:
-    return paper_table.beside(TABLE, tables)
+def postprocess(tables: Tables) -> Tables:
+    """Add the comparison with the paper's table."""
+    return paper_table.add_paper_tables(TABLE, tables)
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """The order of the paper's table; optimisation and the lightest path of the deepest networks."""
-    yield from paper_table.verdicts(TABLE, tables)
+def sentences(tables: Tables) -> Iterator[str]:
+    """The order of the paper's table, then training error and most linear path of the deepest networks."""
+    yield from paper_table.sentences(TABLE, tables)
     runs = tables["runs"]
     deepest = int(runs["depth"].max())
     networks = {name: {"variant": name, "depth": deepest} for name in VARIANTS if name in set(runs["variant"])}
-    yield from paper_table.against_reference(TABLE, runs, "train_error", "training error")
-    yield lightest(tables["census"], list(networks.values()))
+    yield from paper_table.reference_sentences(TABLE, runs, "train_error", "training error")
+    yield most_linear_path_sentence(tables["census"], list(networks.values()))
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
-    return paper_table.claims(TABLE, tables["runs"])
+    """The paper's errors, each variant compared with its reference."""
+    return paper_table.reference_claims(TABLE, tables["runs"])
 
 
 FIGURES = (
     Figure(
-        "error-by-placement",
-        "Error by where norm and ReLU stand",
-        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-        "diverged.",
-        "points",
-        "runs",
-        Axis("variant", "placement", "steps"),
-        (TEST_ERROR, TRAIN_ERROR),
+        name="error-by-placement",
+        heading="Error by placement of norm and ReLU",
+        how=HOW_POINTS,
+        chart="points",
+        table="runs",
+        x=Axis("variant", "placement", "steps"),
+        y=(TEST_ERROR, TRAIN_ERROR),
         panel="depth",
     ),
     *paper_table.FIGURES,
-    Figure("census-numbers", "Nonlinearities on paths", "Exact counts.", "table", "census", folded=True),
+    Figure(
+        name="census-numbers",
+        heading="Nonlinearities on paths",
+        how="Exact counts.",
+        chart="table",
+        table="census",
+        folded=True,
+    ),
     replace(CURVES, panel="depth"),
 )
 
 STUDY = Study(
-    "placement",
-    VARIANTS,
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="placement",
+    variants=VARIANTS,
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
     outcomes=(TEST_ERROR, TRAIN_ERROR),
-    once=("census",),
-    finish=finish,
-    fits=fits,
-    cost=cost,
+    seed_invariant=("census",),
+    postprocess=postprocess,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

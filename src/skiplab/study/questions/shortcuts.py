@@ -1,14 +1,13 @@
 """Is the identity the best shortcut? Table 1 of He et al. 2016 at a size that this machine trains.
 
-Residual networks (ResNet v1) that differ in what is done to the shortcut of every block: nothing, a constant
-factor, a gate, a 1×1 convolution, dropout, or no shortcut at all. All else is equal, but that gates and
-convolutions have weights of their own, of which the page says how many.
+Residual networks (ResNet v1) that differ in the operation on the shortcut of every block: none (the identity), a
+constant factor, a gate, a 1×1 convolution, dropout, or no shortcut at all. All else is equal, except that gates and
+convolutions add weights; the page gives the number of parameters.
 
-Hypothesis: anything that is multiplied onto the shortcut impedes the signal through it, over many blocks by the
-product of all factors, so that the identity is best and the others are the worse the further they are from it: He
-et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027, §3 and §3.1 with Table 1 (ResNet-110
-on CIFAR-10). What is measured is the test error, its order beside that table's, and the training error, since
-the paper holds that these are troubles of optimisation (§3.2).
+Hypothesis: a factor on the shortcut multiplies over all blocks and weakens the signal, so the identity is best, and a
+shortcut is worse the more it differs from it: He et al. 2016, "Identity Mappings in Deep Residual Networks",
+arXiv:1603.05027, §3 and §3.1 with Table 1 (ResNet-110 on CIFAR-10). Measured: the test error, its order compared with
+that table, and the training error, since the paper attributes the differences to optimization (§3.2).
 """
 
 from collections.abc import Iterator
@@ -19,11 +18,12 @@ from typing import Any
 from skiplab.data import digits
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.study import paper_table
+from skiplab.study.charts import HOW_POINTS
 from skiplab.study.claims import Claim
 from skiplab.study.grid import Report
-from skiplab.study.networks import fits, for_digits
+from skiplab.study.networks import digit_network, is_valid
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import Training, save, train
+from skiplab.study.run_cell import RunContext, save_tables, train_network
 from skiplab.training.fit import Recipe
 
 VARIANTS: dict[str, Any] = {  # options of `resnet`
@@ -43,20 +43,20 @@ RECIPE = Recipe(
     epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, eval_samples=256
 )  # warm-up: the paper's appendix
 GRIDS = {
-    "quick": Grid({"depth": (8, 32)}, recipe=replace(RECIPE, epochs=7)),
-    "default": Grid({"depth": (20, 56)}, recipe=RECIPE),
-    "full": Grid({"depth": (20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=16)),
+    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(RECIPE, epochs=7)),
+    "default": Grid(axes={"depth": (20, 56)}, recipe=RECIPE),
+    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=16)),
 }
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth and seed."""
-    model = for_digits(settings, **VARIANTS[settings["variant"]])
-    tables, _ = train(model, digits(), Training(settings, folder, report))
-    save(tables, folder)
+    """Train the network of one variant, depth and seed."""
+    model = digit_network(settings, **VARIANTS[settings["variant"]])
+    tables, _ = train_network(model, digits(), RunContext(settings, folder, report))
+    save_tables(tables, folder)
 
 
-TABLE = paper_table.Published(
+TABLE = paper_table.PaperTable(
     source="He et al. 2016, arXiv:1603.05027, §3.1 and Table 1",
     network="ResNet-110 on CIFAR-10",
     reference=IDENTITY,
@@ -91,52 +91,53 @@ TABLE = paper_table.Published(
 )
 
 
-def cost(settings: Settings) -> float:
+def estimated_cost(settings: Settings) -> float:
     """Gates and convolutions on every shortcut take about a third more time."""
     extra = 1.3 if "gate" in settings["variant"] or settings["variant"] == "convolution" else 1.0
     return settings["depth"] * settings["recipe"]["epochs"] * extra
 
 
-def finish(tables: Tables) -> Tables:
-    return paper_table.beside(TABLE, tables)
+def postprocess(tables: Tables) -> Tables:
+    """Add the comparison with the paper's table."""
+    return paper_table.add_paper_tables(TABLE, tables)
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """The order of the paper's table, and whether shortcuts other than the identity are harder to optimise."""
-    yield from paper_table.verdicts(TABLE, tables)
-    yield from paper_table.against_reference(TABLE, tables["runs"], "train_error", "training error")
+def sentences(tables: Tables) -> Iterator[str]:
+    """The order of the paper's table, then the training errors."""
+    yield from paper_table.sentences(TABLE, tables)
+    yield from paper_table.reference_sentences(TABLE, tables["runs"], "train_error", "training error")
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
-    return paper_table.claims(TABLE, tables["runs"])
+    """The paper's errors, each variant compared with its reference."""
+    return paper_table.reference_claims(TABLE, tables["runs"])
 
 
 FIGURES = (
     Figure(
-        "error-by-shortcut",
-        "Error by what is done to the shortcut",
-        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a run that "
-        "diverged.",
-        "points",
-        "runs",
-        Axis("variant", "shortcut", "steps"),
-        (TEST_ERROR, TRAIN_ERROR),
+        name="error-by-shortcut",
+        heading="Error by shortcut",
+        how=HOW_POINTS,
+        chart="points",
+        table="runs",
+        x=Axis("variant", "shortcut", "steps"),
+        y=(TEST_ERROR, TRAIN_ERROR),
         panel="depth",
     ),
     *paper_table.FIGURES,
 )
 
 STUDY = Study(
-    "shortcuts",
-    tuple(VARIANTS),
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="shortcuts",
+    variants=tuple(VARIANTS),
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
     outcomes=(TEST_ERROR, TRAIN_ERROR),
-    finish=finish,
-    fits=fits,
-    cost=cost,
+    postprocess=postprocess,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

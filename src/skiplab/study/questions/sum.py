@@ -1,16 +1,16 @@
 """Why is adding the input back not a mess?
 
-A residual block adds its branch's output F to the signal x that the shortcut brings, so both lie in one tensor and
-nothing keeps them apart. `post-activation` (ResNet v1) and `pre-activation` (ResNet v2) networks, same layers and same
-initial weights for each seed, are measured before training, after some epochs and at the end.
+A residual block adds the output F of its branch to the value x of its shortcut. The sum is one tensor, so nothing
+separates the two any more. `post-activation` (ResNet v1) and `pre-activation` (ResNet v2) networks with the same layers
+and the same initial weights for each seed are measured before training, after some epochs and at the end.
 
-Hypothesis: F is small beside x and nearly at right angles to it, as random directions in many dimensions are (cosine
-0 ± 1/√d), so x survives the sum, and blocks learn to refine it rather than to replace it (Greff et al. 2017,
-arXiv:1612.07771; Jastrzębski et al. 2018, arXiv:1710.04773: the later a block, the smaller its change).
+Hypothesis: F is small compared with x and nearly orthogonal to it, as random directions in many dimensions are (cosine
+0 ± 1/√d), so the sum preserves x, and blocks refine it instead of replacing it (Greff et al. 2017, arXiv:1612.07771;
+Jastrzębski et al. 2018, arXiv:1710.04773: the later a block, the smaller its change).
 
-Measured at every block on the test part, batch norm statistics estimated anew on the training part so that they are
-those of the weights at that moment: ‖F‖ / ‖x‖, their cosine, the cosine of x with x + F, and what the loss rises by
-when the branch is deleted.
+Measured at every block on the test part: ‖F‖ / ‖x‖, their cosine, the cosine of x with x + F, and the rise of the loss
+when the branch is deleted. Batch norm statistics are re-estimated on the training part, so that they belong to the
+weights at that moment.
 """
 
 import math
@@ -34,241 +34,266 @@ from skiplab.stats.intervals import paired_ratio, student
 from skiplab.study.charts import CURVES
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.grid import Report
-from skiplab.study.networks import RESIDUAL, fits, for_digits
+from skiplab.study.networks import RESIDUAL, digit_network, is_valid
 from skiplab.study.networks import VARIANTS as NETWORKS
-from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import SAMPLES, Training, found, load, save, train, wrong
-from skiplab.study.sentences import beside, chosen, named, number, of, points, short, times
+from skiplab.study.question import Grid, Settings, Study, Tables, network_name
+from skiplab.study.run_cell import (
+    SAMPLES,
+    RunContext,
+    capture_and_find,
+    error_rate,
+    load_tables,
+    save_tables,
+    train_network,
+)
+from skiplab.study.sentences import (
+    compare_values,
+    format_number,
+    format_points,
+    format_ratio,
+    format_short,
+    select_rows,
+    values_by_seed,
+)
 from skiplab.training.fit import Recipe
 
 VARIANTS = {name: NETWORKS[name] for name in RESIDUAL}
 POST, PRE = VARIANTS
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
-    "quick": Grid({"depth": (20,)}, seeds=5, recipe=replace(RECIPE, epochs=6)),
-    "default": Grid({"depth": (20, 56)}, seeds=5, recipe=RECIPE),
-    "full": Grid({"depth": (20, 56, 110)}, seeds=5, recipe=replace(RECIPE, epochs=15)),
+    "quick": Grid(axes={"depth": (20,)}, seeds=5, recipe=replace(RECIPE, epochs=6)),
+    "default": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),
+    "full": Grid(axes={"depth": (20, 56, 110)}, seeds=5, recipe=replace(RECIPE, epochs=15)),
 }
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, depth and seed, measured on the way."""
+    """Train the network of one variant, depth and seed, and measure it during training."""
     options, data = VARIANTS[settings["variant"]], digits()
-    training, visits = Training(settings, folder, report), folder / "epochs"
-    moments = visited(training.recipe.epochs)
+    context, visits = RunContext(settings, folder, report), folder / "epochs"
+    moments = measured_epochs(context.recipe.epochs)
 
     def visit(epoch: int, network: nn.Module) -> None:
         if epoch in moments:
             visits.mkdir(exist_ok=True)
-            save({f"{epoch:06}": blocks(deepcopy(network).cpu(), data).assign(epoch=epoch)}, visits)
+            save_tables({f"{epoch:06}": block_table(deepcopy(network).cpu(), data).assign(epoch=epoch)}, visits)
 
-    model = for_digits(settings, **options)
-    tables, _ = train(model, data, training, visit)
-    table = pd.concat(load(visits).values(), ignore_index=True)
-    names = {0: "initialisation", training.recipe.epochs: "trained"}
-    save({**tables, "blocks": table.assign(moment=table["epoch"].map(names).fillna("on the way"))}, folder)
+    model = digit_network(settings, **options)
+    tables, _ = train_network(model, data, context, visit)
+    table = pd.concat(load_tables(visits).values(), ignore_index=True)
+    names = {0: "initialization", context.recipe.epochs: "trained"}
+    save_tables({**tables, "blocks": table.assign(moment=table["epoch"].map(names).fillna("on the way"))}, folder)
 
 
-def visited(epochs: int) -> set[int]:
-    """Before training, after 1, 2, 4, … epochs, and at the end: most happens early."""
+def measured_epochs(epochs: int) -> set[int]:
+    """Before training, after 1, 2, 4, … epochs, and at the end: most changes happen early."""
     return {0, epochs} | {2**i for i in range(epochs.bit_length())}
 
 
-def blocks(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """One row a block, in order: what its sum is made of, and what its deletion costs.
+def block_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
+    """One row per block, in order: size and direction of its branch, and the effect of deleting it.
 
     block: from 1; ratio, cosine and their deviations over samples as in `skiplab.measure.contribution`; kept: cosine
-    of x with x + F; dimensions d of x; spread: root mean square of the cosine over samples, times √d, which is 1
-    for random directions; loss_change and error_change as in `skiplab.measure.lesion`.
+    of x with x + F; dimensions: d of x; spread: root mean square of the cosine over samples times √d, which is 1 for
+    random directions; loss_change and error_change as in `skiplab.measure.lesion`.
     """
-    program, _ = found(model, data)
+    program, _ = capture_and_find(model, data)
     program = recalibrate(program, list(batches(data.train, SAMPLES)))
     skips, test = find(program), list(batches(data.test, SAMPLES))
     table = measure.contribution(program, skips, test)
-    lesion = measure.lesion(program, skips, test, F.cross_entropy, wrong)
-    lost = lesion.rename(columns={"metric_change": "error_change"})[["id", "loss_change", "error_change"]]
-    shapes = {skip.id: program.by_name[skip.merge].shape[1:] for skip in skips}  # without that of samples
+    lesion = measure.lesion(program, skips, test, F.cross_entropy, error_rate)
+    lesion = lesion.rename(columns={"metric_change": "error_change"})[["id", "loss_change", "error_change"]]
+    shapes = {skip.id: program.by_name[skip.merge].shape[1:] for skip in skips}  # without the sample dimension
     table["block"] = range(1, len(table) + 1)
     table["kept"] = 1 - table["influence"]
     table["dimensions"] = [math.prod(n or 1 for n in shapes[name]) for name in table["id"]]
     table["spread"] = np.sqrt((table["cosine"] ** 2 + table["cosine_std"] ** 2) * table["dimensions"])
-    return table.merge(lost, on="id")
+    return table.merge(lesion, on="id")
 
 
-def cost(settings: Settings) -> float:
+def estimated_cost(settings: Settings) -> float:
+    """Training, and a measurement at each measured epoch."""
     epochs = settings["recipe"]["epochs"]
-    return settings["depth"] * epochs + (40 + settings["depth"]) * len(visited(epochs))
+    return settings["depth"] * epochs + (40 + settings["depth"]) * len(measured_epochs(epochs))
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """What the numbers say, for the deepest networks of the grid."""
+def sentences(tables: Tables) -> Iterator[str]:
+    """Size and direction of the branches in the deepest networks of the grid."""
     table = tables["blocks"]
     deepest = int(table["depth"].max())
     networks = [{"variant": variant, "depth": deepest} for variant in dict.fromkeys(table["variant"])]
     for network in networks:
-        yield _answer(table, network)
+        yield _answer_sentence(table, network)
     for network in networks:
-        yield from _course(table, network)
+        yield from _training_sentences(table, network)
     for network in networks:
-        yield _random(table, network)
+        yield _random_direction_sentence(table, network)
     if len(networks) == 2:
-        yield from _placements(table, *networks)
+        yield from _placement_sentences(table, *networks)
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about refinement, for the deepest networks."""
     table = tables["blocks"]
     deepest = int(table["depth"].max())
     for variant in dict.fromkeys(table["variant"]):
         network = {"variant": variant, "depth": deepest}
-        kept = student(of(table, "kept", {**network, "moment": "trained"}))
+        kept = student(values_by_seed(table, "kept", {**network, "moment": "trained"}))
         yield Claim(
-            "Successive blocks of a stage refine estimates of the same features instead of computing new ones.",
-            "Greff et al. 2017, arXiv:1612.07771, abstract",
-            f"what leaves a block of trained {named(network)} has a cosine of {number(kept)} with what entered it "
-            "(above 0.71 there is more of the old than of the new)",
-            agreement(kept, "above", 0.5**0.5),
+            claim="Successive blocks of a stage refine estimates of the same features instead of computing new ones.",
+            source="Greff et al. 2017, arXiv:1612.07771, abstract",
+            found=f"cosine of a block's output with its input in trained {network_name(network)}: "
+            f"{format_number(kept)} (above 0.71 the input is the larger part)",
+            agrees=agreement(kept, "above", 0.5**0.5),
         )
-        early, late = (_third(table, network, last=last) for last in (False, True))
+        early, late = (_third_of_blocks(table, network, last=last) for last in (False, True))
         found = paired_ratio(early, late)
         yield Claim(
-            "The first blocks change the representation, the higher ones refine it by ever less.",
-            "Jastrzębski et al. 2018, arXiv:1710.04773, abstract",
-            f"‖F‖ / ‖x‖ in the first third of the blocks of trained {named(network)} is {times(found)} that in the "
-            "last third",
-            agreement(found, "above", 1.0),
+            claim="The first blocks change the representation, later ones refine it by less and less.",
+            source="Jastrzębski et al. 2018, arXiv:1710.04773, abstract",
+            found=f"‖F‖ / ‖x‖ in the first third of the blocks of trained {network_name(network)} is "
+            f"{format_ratio(found)} that in the last third",
+            agrees=agreement(found, "above", 1.0),
         )
 
 
-def _answer(table: pd.DataFrame, network: dict[str, Any]) -> str:
-    """What a block of the trained network does to its signal."""
+def _answer_sentence(table: pd.DataFrame, network: dict[str, Any]) -> str:
+    """Size and direction of a branch in the trained network."""
     trained = {**network, "moment": "trained"}
-    ratio, cosine, kept = (student(of(table, name, trained)) for name in ("ratio", "cosine", "kept"))
+    ratio, cosine, kept = (student(values_by_seed(table, name, trained)) for name in ("ratio", "cosine", "kept"))
+    direction = "no clear direction"
     if cosine.excludes(0):
-        angle = "along it" if cosine.mean > 0 else "against it"
-    else:
-        angle = "not shown to point along or against it"
+        direction = "along the shortcut" if cosine.mean > 0 else "against the shortcut"
     return (
-        f"In trained {named(network)}, what a branch adds is {number(ratio)} times as large as what it is added to, "
-        f"with a cosine of {number(cosine)} ({angle}), and the sum has a cosine of {number(kept)} with what was there "
-        "before (1: nothing is lost, 0.71: as much new as old); means over all blocks."
+        f"Trained {network_name(network)}, mean over blocks: the cosine of a block's output with its input is "
+        f"{format_number(kept)} (1: nothing is lost, 0.71: as much new as old). The branch is {format_number(ratio)} "
+        f"times as large as the shortcut, and their cosine is {format_number(cosine)} ({direction})."
     )
 
 
-def _course(table: pd.DataFrame, network: dict[str, Any]) -> Iterator[str]:
-    """From initialisation to the end."""
+def _training_sentences(table: pd.DataFrame, network: dict[str, Any]) -> Iterator[str]:
+    """How training changes the measures."""
 
-    def both(column: str) -> tuple[pd.Series, pd.Series]:
-        after, before = (of(table, column, {**network, "moment": each}) for each in ("trained", "initialisation"))
-        return after, before
+    def trained_and_initial(column: str) -> tuple[pd.Series, pd.Series]:
+        trained, initial = (
+            values_by_seed(table, column, {**network, "moment": each}) for each in ("trained", "initialization")
+        )
+        return trained, initial
 
-    after, before = both("ratio")
+    name = network_name(network)
+    trained, initial = trained_and_initial("ratio")
     yield (
-        f"In {named(network)}, training makes ‖F‖ / ‖x‖ {times(paired_ratio(after, before))} at initialisation "
-        f"({number(student(before))})."
+        f"‖F‖ / ‖x‖ in trained {name} is {format_ratio(paired_ratio(trained, initial))} at initialization "
+        f"({format_number(student(initial))})."
     )
-    for column, what in (("cosine", "branch and shortcut"), ("kept", "the signal before and after")):
-        yield f"The cosine of {what} in {named(network)}, trained against untrained: {beside(*both(column))}"
-    lost = student(of(table, "error_change", {**network, "moment": "trained"}))
-    first = student(of(table, "error_change", {**network, "epoch": 1}))
-    verb = "is not shown to change" if lost.known and not lost.excludes(0) else "changes"
+    for column, what in (("cosine", "branch and shortcut"), ("kept", "a block's input and output")):
+        yield (
+            f"Cosine of {what} in {name}, trained and at initialization: {compare_values(*trained_and_initial(column))}"
+        )
+    change = student(values_by_seed(table, "error_change", {**network, "moment": "trained"}))
+    first = student(values_by_seed(table, "error_change", {**network, "epoch": 1}))
+    unclear = " (no clear change)" if change.known and not change.excludes(0) else ""
     yield (
-        f"Deleting one branch of trained {named(network)} {verb} its test error: {points(lost)} on average over all "
-        f"blocks; after the first epoch, {points(first)}."
+        f"Deleting one branch of trained {name} changes its test error by {format_points(change)}{unclear}, mean "
+        f"over blocks; after the first epoch, by {format_points(first)}."
     )
 
 
-def _random(table: pd.DataFrame, network: dict[str, Any]) -> str:
-    """Against random directions."""
+def _random_direction_sentence(table: pd.DataFrame, network: dict[str, Any]) -> str:
+    """The cosine of branch and shortcut compared with that of random directions."""
     parts = []
-    for moment, when in (("initialisation", "at initialisation"), ("trained", "after training")):
-        ratio = student(of(table, "spread", {**network, "moment": moment}))
-        ends = f" (95 % interval {short(ratio.low)} to {short(ratio.high)})" if ratio.known else ""
+    for moment, when in (("initialization", "at initialization"), ("trained", "after training")):
+        ratio = student(values_by_seed(table, "spread", {**network, "moment": moment}))
+        interval = f" (95 % interval {format_short(ratio.low)} to {format_short(ratio.high)})" if ratio.known else ""
         if ratio.count:
-            parts.append(f"{when} {short(ratio.mean)} times{ends}")
+            parts.append(f"{when} {format_short(ratio.mean)} times{interval}")
     dimensions = table["dimensions"]
-    widest = f"1/√d, {dimensions.max() ** -0.5:.2g} to {dimensions.min() ** -0.5:.2g}"
+    expected = f"1/√d, {dimensions.max() ** -0.5:.2g} to {dimensions.min() ** -0.5:.2g}"
     return (
-        f"Over samples, the cosine of branch and shortcut in {named(network)} strays from 0 (root mean square) "
-        f"{', '.join(parts)} as far as that of random directions in as many dimensions ({widest})."
+        f"Root mean square over samples of the cosine of branch and shortcut in {network_name(network)}, relative to "
+        f"random directions in as many dimensions ({expected}): {', '.join(parts)}."
     )
 
 
-def _placements(table: pd.DataFrame, a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
-    """One placement against the other."""
-    compared = {
+def _placement_sentences(table: pd.DataFrame, a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
+    """One placement compared with the other, after training."""
+    columns = {
         "ratio": "‖F‖ / ‖x‖",
-        "cosine": "the cosine of branch and shortcut",
-        "kept": "the cosine of the signal before and after",
-        "loss_change": "what the loss rises by without a branch (nats)",
+        "cosine": "cosine of branch and shortcut",
+        "kept": "cosine of a block's input and output",
+        "loss_change": "rise of the loss without a branch (nats)",
     }
-    for column, what in compared.items():
-        first, second = (of(table, column, {**network, "moment": "trained"}) for network in (a, b))
-        yield f"Trained, {what} in {named(a)} against {named(b)}: {beside(first, second)}"
+    for column, what in columns.items():
+        first, second = (values_by_seed(table, column, {**network, "moment": "trained"}) for network in (a, b))
+        yield f"Trained {network_name(a)} against {network_name(b)}, {what}: {compare_values(first, second)}"
 
 
-def _third(table: pd.DataFrame, network: dict[str, Any], *, last: bool) -> pd.Series:
+def _third_of_blocks(table: pd.DataFrame, network: dict[str, Any], *, last: bool) -> pd.Series:
     """‖F‖ / ‖x‖ in the first or last third of the blocks of the trained network, by seed."""
-    own = chosen(table, {**network, "moment": "trained"})
+    own = select_rows(table, {**network, "moment": "trained"})
     third = own["block"].max() // 3
-    return of(own[own["block"] > own["block"].max() - third if last else own["block"] <= third], "ratio", {})
+    return values_by_seed(
+        own[own["block"] > own["block"].max() - third if last else own["block"] <= third], "ratio", {}
+    )
 
 
 MEASURED = (
     Axis("ratio", "‖F‖ / ‖x‖", "log"),
     Axis("cosine", "cosine of F and x"),
     Axis("kept", "cosine of x and x + F"),
-    Axis("loss_change", "loss without the branch, change in nats"),
+    Axis("loss_change", "rise of the loss without the branch (nats)"),
 )
 COURSE = Figure(
-    "course",
-    "Over the course of training",
-    "Means over all blocks: thin lines are seeds, the thick one their mean (of ‖F‖ / ‖x‖ the geometric one), the band "
-    "its 95 % interval. Epoch 0 is before training. F is what the branch adds, x what the shortcut brings.",
-    "lines",
-    "blocks",
-    Axis("epoch", "epoch"),
-    MEASURED,
+    name="course",
+    heading="During training",
+    how="Means over all blocks. Thin lines are seeds, the thick line is their mean (of ‖F‖ / ‖x‖ the geometric "
+    "mean), the band its 95 % interval. Epoch 0 is before training. F is the output of the branch, x the value of "
+    "the shortcut.",
+    chart="lines",
+    table="blocks",
+    x=Axis("epoch", "epoch"),
+    y=MEASURED,
     panel="depth",
 )
 FIGURES = (
     COURSE,
     Figure(
-        "blocks-trained",
-        "Block by block, trained",
-        "The same at the end of training, from the first block to the last. Where the resolution halves, the shortcut "
-        "brings every other pixel alone, so its x is small.",
-        "lines",
-        "blocks",
-        Axis("block", "block, from input to output"),
-        MEASURED,
+        name="blocks-trained",
+        heading="Block by block, trained",
+        how="The same at the end of training, from the first block to the last. Where the resolution halves, the "
+        "shortcut takes every other pixel only, so x is small.",
+        chart="lines",
+        table="blocks",
+        x=Axis("block", "block, from input to output"),
+        y=MEASURED,
         panel="depth",
         where={"moment": "trained"},
     ),
     Figure(
-        "blocks-initialisation",
-        "Block by block, at initialisation",
-        "The same before training. Last, how far the cosine strays from 0 over samples, in units of what random "
-        "directions in as many dimensions would (1/√d).",
-        "lines",
-        "blocks",
-        Axis("block", "block, from input to output"),
-        (*MEASURED[:3], Axis("spread", "stray of the cosine / that of random directions", "log")),
+        name="blocks-initialization",
+        heading="Block by block, at initialization",
+        how="The same before training. Last: root mean square of the cosine over samples, relative to random "
+        "directions in as many dimensions (1/√d).",
+        chart="lines",
+        table="blocks",
+        x=Axis("block", "block, from input to output"),
+        y=(*MEASURED[:3], Axis("spread", "spread of the cosine / that of random directions", "log")),
         panel="depth",
-        where={"moment": "initialisation"},
+        where={"moment": "initialization"},
     ),
     replace(CURVES, panel="depth"),
 )
 
 STUDY = Study(
-    "sum",
-    tuple(VARIANTS),
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="sum",
+    variants=tuple(VARIANTS),
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
     outcomes=(TEST_ERROR,),
-    fits=fits,
-    cost=cost,
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

@@ -1,18 +1,19 @@
 """Is the gate of an LSTM the same idea as a skip connection?
 
-A recurrent network is a deep one along its time: each step is a layer. `rnn` (Elman 1990) has no shortcut past a
-step, `residual-rnn` an identity, which differs in nothing else; `lstm`, `gru`, `highway-rnn` and `min-gru` have a
-shortcut that a gate multiplies. `lstm-forget-0` starts with its forget gates half open, not nearly so
-(`forget_bias` 0 for 1). `lstm-no-carry` is trained without the gated shortcut and is else an LSTM. `transformer`,
-causal, reaches every step in one.
+A recurrent network is deep along time: each step is a layer. `rnn` (Elman 1990) has no shortcut around a step.
+`residual-rnn` has an identity shortcut and no other difference. `lstm`, `gru`, `highway-rnn` and `min-gru` have a
+shortcut that is multiplied by a gate. `lstm-forget-0` starts with its forget gates half open instead of nearly open
+(`forget_bias` 0 instead of 1). `lstm-no-carry` is an LSTM trained without the gated shortcut. The causal `transformer`
+reaches every step in one.
 
-Hypothesis: through time without a shortcut the gradient vanishes or explodes exponentially (Hochreiter and
-Schmidhuber 1997, §3.1; Pascanu et al. 2013, arXiv:1211.5063, §2.1), which the cell state of an LSTM prevents as an
-identity does in depth; highway layers are that gate in depth (Srivastava et al. 2015, arXiv:1505.00387, §2), but what
-multiplies a shortcut makes it decay again (He et al. 2016, arXiv:1603.05027, §3).
+Hypothesis: without a shortcut the gradient vanishes or explodes exponentially through time (Hochreiter and Schmidhuber
+1997, §3.1; Pascanu et al. 2013, arXiv:1211.5063, §2.1). The cell state of an LSTM prevents this as an identity does in
+depth. Highway layers are that gate in depth (Srivastava et al. 2015, arXiv:1505.00387, §2), but a factor on a shortcut
+makes the gradient decay again (He et al. 2016, arXiv:1603.05027, §3).
 
-Measured, at initialisation and after training: ‖∂loss of the last step/∂x_t‖ by how many steps back t lies, also with
-the same weights and every shortcut taken out (the twin); the error; and what `find` finds in the unrolled network.
+Measured, at initialization and after training: ‖∂loss of the last step/∂x_t‖ by the number of steps from t to the last
+step, also in the plain network (the same weights without the shortcuts); the error; and the skip connections that
+`find` reports in the unrolled network.
 """
 
 import math
@@ -37,15 +38,22 @@ from skiplab.models.sequence import transformer_encoder
 from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure
 from skiplab.stats.intervals import paired, student
 from skiplab.study.charts import CURVES
-from skiplab.study.claims import Claim, agreement, alike
+from skiplab.study.claims import Claim, agreement, equivalence
 from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import Training, save, seeded, train
-from skiplab.study.sentences import Side, by_side, compared, difference, of, percent
+from skiplab.study.run_cell import RunContext, build_with_seed, save_tables, train_network
+from skiplab.study.sentences import (
+    Sign,
+    compare_shares,
+    format_difference,
+    format_percent,
+    group_by_sign,
+    values_by_seed,
+)
 from skiplab.training.objectives import chance, task_of
 from skiplab.training.recipe import Recipe
 
-VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {  # what builds it, and its options
+VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {  # builder and its options
     "rnn": (rnn, {}),
     "residual-rnn": (residual_rnn, {}),
     "lstm": (lstm, {"forget_bias": 1.0}),
@@ -57,74 +65,80 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {  # what builds it, and its o
     "transformer": (transformer_encoder, {"depth": 1, "heads": 2, "causal": True}),
 }
 PLAIN, IDENTITY, GATE = "rnn", "residual-rnn", "lstm"
-WITHOUT_SHORTCUT = (PLAIN, "lstm-no-carry")  # those that are a twin themselves
+WITHOUT_SHORTCUT = (PLAIN, "lstm-no-carry")  # these are plain themselves
 WIDTH = 24
-EXAMPLES, TESTS = 1440, 360  # as many as the digits have
-CLOSE = 0.05  # errors that differ by less are about as good
-MEASURED = 128  # sequences on which the gradient is measured
+TRAIN_SAMPLES, TEST_SAMPLES = 1440, 360  # as many as in the digits data
+EQUIVALENT = 0.05  # errors that differ by less count as equal
+GRADIENT_SAMPLES = 128  # sequences on which the gradient is measured
 RECIPE = Recipe(
-    epochs=20, batch_size=32, learning_rate=0.01, weight_decay=0.0, optimizer="adamw", clip=1.0, eval_samples=TESTS
+    epochs=20,
+    batch_size=32,
+    learning_rate=0.01,
+    weight_decay=0.0,
+    optimizer="adamw",
+    clip=1.0,
+    eval_samples=TEST_SAMPLES,
 )
 SHORT = ("pixels", "adding-20", "copying-10")
 GRIDS = {
     "quick": Grid(
-        {"task": SHORT},
+        axes={"task": SHORT},
         recipe=replace(RECIPE, epochs=5),
         variants=("rnn", "residual-rnn", "lstm", "lstm-forget-0", "gru", "highway-rnn", "min-gru", "transformer"),
     ),
-    "default": Grid({"task": SHORT}, recipe=RECIPE),
-    "full": Grid({"task": SHORT}, seeds=5, recipe=RECIPE),
+    "default": Grid(axes={"task": SHORT}, recipe=RECIPE),
+    "full": Grid(axes={"task": SHORT}, seeds=5, recipe=RECIPE),
 }
 
 
-def data_of(task: str) -> DataSet:
-    """ "pixels", "adding-LENGTH" or "copying-LAG", the latter of three symbols out of four."""
-    name, number = _parsed(task)
+def make_data(task: str) -> DataSet:
+    """The data of "pixels", "adding-LENGTH" or "copying-LAG" (three symbols out of four)."""
+    name, number = _parse_task(task)
     if name == "pixels":
         return pixels()
     if name == "adding":
-        return adding(number, EXAMPLES, TESTS)
-    return copying(number, symbols=3, alphabet=4, count=EXAMPLES, tests=TESTS)
+        return adding(number, TRAIN_SAMPLES, TEST_SAMPLES)
+    return copying(number, symbols=3, alphabet=4, count=TRAIN_SAMPLES, tests=TEST_SAMPLES)
 
 
-def _parsed(task: str) -> tuple[str, int]:
+def _parse_task(task: str) -> tuple[str, int]:
     name, _, number = task.partition("-")
     if task != "pixels" and (name not in ("adding", "copying") or not number.isdecimal() or int(number) < 2):
-        raise UsageError(f"task {task!r}: choose pixels, adding-LENGTH or copying-LAG, such as adding-50")
+        raise UsageError(f"unknown task {task!r}: choose pixels, adding-LENGTH or copying-LAG, such as adding-50")
     return name, int(number or 0)
 
 
 def build(variant: str, data: DataSet, **options: Any) -> nn.Module:
     """The network for a task, with initial weights from torch's random state."""
     make, own = VARIANTS[variant]
-    each = data.train.y.ndim == 2 and data.classes is not None
+    per_step = data.train.y.ndim == 2 and data.classes is not None
     steps, inputs = data.train.x.shape[1:]
     positions = {"length": steps} if make is transformer_encoder else {}
-    asked = {"inputs": inputs, "num_classes": data.classes or 1, "width": WIDTH, **positions}
-    return make(**asked, readout="steps" if each else "last", **own | options)
+    shape = {"inputs": inputs, "num_classes": data.classes or 1, "width": WIDTH, **positions}
+    return make(**shape, readout="steps" if per_step else "last", **own | options)
 
 
-def by_lag(model: nn.Module, split: Split) -> pd.DataFrame:
-    """‖∂L/∂x_t‖ for each step t of the sequence, with L the loss of what is asked of the last step.
+def gradient_by_lag(model: nn.Module, split: Split) -> pd.DataFrame:
+    """‖∂L/∂x_t‖ for each step t of the sequence, where L is the loss of the last step's output.
 
-    Root mean square over the sequences of each one's own norm, in float64, since it may be very small. Unit: that of
-    the loss per unit of input. Columns: lag (steps back from the last), gradient_norm, relative (to lag 0).
+    Root mean square over sequences of each sequence's norm, in float64, since it may be very small. Unit: that of the
+    loss per unit of input. Columns: lag (steps from t to the last), gradient_norm, relative (to lag 0).
     """
     model = deepcopy(model).double().eval()
-    x, y = split.x[:MEASURED].double().requires_grad_(), split.y[:MEASURED]
+    x, y = split.x[:GRADIENT_SAMPLES].double().requires_grad_(), split.y[:GRADIENT_SAMPLES]
     output = model(x)
-    last, asked = (output[..., -1:], y[:, -1:]) if output.ndim == 3 else (output, y)
-    loss = task_of(split).loss(last, asked.double() if asked.is_floating_point() else asked)
+    last, target = (output[..., -1:], y[:, -1:]) if output.ndim == 3 else (output, y)
+    loss = task_of(split).loss(last, target.double() if target.is_floating_point() else target)
     (slope,) = torch.autograd.grad(loss, x)
     norms = (slope.square().sum((0, 2)) * len(x)).sqrt().flip(0)
     rows = {"lag": range(len(norms)), "gradient_norm": norms.tolist(), "relative": (norms / norms[0]).tolist()}
     return pd.DataFrame(rows)
 
 
-def kept(norms: Sequence[float]) -> float:
-    """What a step back in time leaves of the gradient: e to the slope of its logarithm by lag, by least squares.
+def decay_factor(norms: Sequence[float]) -> float:
+    """The factor by which the gradient norm changes per step back in time; 1 is no decay.
 
-    1: no decay. 0 where nothing at all comes back beyond the last step.
+    It is e to the least-squares slope of the norm's logarithm; 0 if no gradient arrives beyond the last step.
     """
     values = np.asarray(norms, dtype=float)
     if not np.isfinite(values).all():
@@ -133,28 +147,30 @@ def kept(norms: Sequence[float]) -> float:
     return float(np.exp(np.polyfit(there, np.log(values[there]), 1)[0])) if len(there) > 1 else 0.0
 
 
-def lags(model: nn.Module, variant: str, data: DataSet, when: str) -> pd.DataFrame:
-    """`by_lag` of a network and, where it has a shortcut, of its twin with the same weights."""
-    networks = {"as it is": model}
+def lag_table(model: nn.Module, variant: str, data: DataSet, when: str) -> pd.DataFrame:
+    """`gradient_by_lag` of the network and, if it has a shortcut, of the plain network with the same weights."""
+    networks = {"original": model}
     if variant not in WITHOUT_SHORTCUT:
         options = {} if variant == IDENTITY else {"skip": False}
-        twin = seeded(lambda: build(PLAIN if variant == IDENTITY else variant, data, **options), 0)
-        twin.load_state_dict(model.state_dict())
-        networks["twin"] = twin
-    return pd.concat([by_lag(each, data.test).assign(when=when, network=name) for name, each in networks.items()])
+        plain = build_with_seed(lambda: build(PLAIN if variant == IDENTITY else variant, data, **options), 0)
+        plain.load_state_dict(model.state_dict())
+        networks["plain"] = plain
+    return pd.concat(
+        [gradient_by_lag(each, data.test).assign(when=when, network=name) for name, each in networks.items()]
+    )
 
 
-def decays(lag: pd.DataFrame) -> pd.DataFrame:
-    """What a step back keeps in each network, at each time: when, network, kept."""
+def decay_table(lag: pd.DataFrame) -> pd.DataFrame:
+    """The decay factor of each network: columns when, network, kept."""
     rows = [
-        {"when": when, "network": network, "kept": kept(own["gradient_norm"].tolist())}
+        {"when": when, "network": network, "kept": decay_factor(own["gradient_norm"].tolist())}
         for (when, network), own in lag.groupby(["when", "network"], sort=False)
     ]
     return pd.DataFrame(rows)
 
 
-def shortcuts(model: nn.Module, data: DataSet) -> pd.DataFrame:
-    """What `find` finds in the unrolled network: how many of which kind, and in how many steps."""
+def shortcut_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
+    """The skip connections that `find` reports in the unrolled network: number per kind, and number of steps."""
     x = data.train.x[:2]
     kinds = Counter((skip.combine, skip.shortcut) for skip in find(capture(model, (x,)))) or {("none", "none"): 0}
     rows = [{"combine": a, "shortcut": b, "skips": n, "steps": x.shape[1]} for (a, b), n in kinds.items()]
@@ -162,298 +178,309 @@ def shortcuts(model: nn.Module, data: DataSet) -> pd.DataFrame:
 
 
 def work(settings: Settings, folder: Path, report: Report) -> None:
-    """A network of one variant, task and seed."""
-    variant, data = settings["variant"], data_of(settings["task"])
-    model = seeded(lambda: build(variant, data), settings["seed"])
-    lag = lags(model, variant, data, "initialisation")
-    found = {"found": shortcuts(model, data)} if settings["seed"] == 0 else {}  # for every seed the same
+    """Train and measure the network of one variant, task and seed."""
+    variant, data = settings["variant"], make_data(settings["task"])
+    model = build_with_seed(lambda: build(variant, data), settings["seed"])
+    lag = lag_table(model, variant, data, "initialization")
+    shortcuts = {"found": shortcut_table(model, data)} if settings["seed"] == 0 else {}  # equal for all seeds
     report(0.05, "training")
-    tables, trained = train(model, data, Training(settings, folder, report))
+    tables, trained = train_network(model, data, RunContext(settings, folder, report))
     if trained is not None:
-        lag = pd.concat([lag, lags(trained, variant, data, "trained")])
-    decay = decays(lag)
-    own = decay[decay["network"] == "as it is"].set_index("when")["kept"]
-    back = dict(model.named_parameters()).get("recurrent.weight_hh_l0") if variant == PLAIN else None
+        lag = pd.concat([lag, lag_table(trained, variant, data, "trained")])
+    decay = decay_table(lag)
+    own = decay[decay["network"] == "original"].set_index("when")["kept"]
+    recurrent = dict(model.named_parameters()).get("recurrent.weight_hh_l0") if variant == PLAIN else None
     tables["runs"] = tables["runs"].assign(
         chance=chance(data.test),
-        kept_initialisation=own["initialisation"],
+        kept_initialization=own["initialization"],
         kept_trained=own.get("trained", math.nan),
-        singular=math.nan if back is None else float(torch.linalg.matrix_norm(back.detach(), 2)),
+        singular=math.nan if recurrent is None else float(torch.linalg.matrix_norm(recurrent.detach(), 2)),
     )
-    save({**tables, "lag": lag, "decay": decay, **found}, folder)
+    save_tables({**tables, "lag": lag, "decay": decay, **shortcuts}, folder)
 
 
-def fits(settings: Settings) -> bool:
-    """Raises for a task that there is not."""
-    _parsed(settings["task"])
+def is_valid(settings: Settings) -> bool:
+    """True; raises `UsageError` for an unknown task."""
+    _parse_task(settings["task"])
     return True
 
 
-def cost(settings: Settings) -> float:
-    """Time goes with the steps that are unrolled, and with the operations in each."""
-    name, number = _parsed(settings["task"])
+def estimated_cost(settings: Settings) -> float:
+    """Proportional to the number of unrolled steps and to the operations in each."""
+    name, number = _parse_task(settings["task"])
     steps = {"pixels": 64, "adding": number, "copying": number + 6}[name]
     work = {PLAIN: 1, IDENTITY: 1, "min-gru": 1.5}.get(settings["variant"], 3)
     return steps * work * settings["recipe"]["epochs"]
 
 
-def verdicts(tables: Tables) -> Iterator[str]:
-    """What the numbers say, of the task with the most steps unless the sentence says otherwise."""
+def sentences(tables: Tables) -> Iterator[str]:
+    """The gradient through time on the task with the most steps, and the errors on every task."""
     runs = tables["runs"]
     variants, tasks = (list(dict.fromkeys(runs[name])) for name in ("variant", "task"))
-    longest = _longest(tables)
-    yield from _answer(tables, longest)
-    for when, moment in (("initialisation", "At initialisation"), ("trained", "After training")):
+    longest = _longest_task(tables)
+    yield from _answer_sentences(tables, longest)
+    for when, moment in (("initialization", "At initialization"), ("trained", "After training")):
         parts = [
-            f"{percent(student(of(runs, f'kept_{when}', {'variant': variant, 'task': longest})))} in {variant}"
+            f"{format_percent(student(values_by_seed(runs, f'kept_{when}', {'variant': variant, 'task': longest})))} "
+            f"in {variant}"
             for variant in variants
         ]
         yield (
-            f"{moment} ({longest}), each step back in time keeps of the gradient, on average over lags: "
-            f"{', '.join(parts)} (100 %: no decay; above: growth)."
+            f"{moment}, share of the gradient that one step back in time keeps ({longest}; 100 %: no decay, above: "
+            f"growth): {', '.join(parts)}."
         )
-        yield from _twins(tables["decay"], variants, longest, when)
-    yield _found(tables["found"], variants, longest)
+        yield from _ablation_sentences(tables["decay"], variants, longest, when)
+    yield _shortcut_sentence(tables["found"], variants, longest)
     for task in tasks:
-        yield from _errors(runs, variants, task)
+        yield from _error_sentences(runs, variants, task)
     for other in ("lstm-no-carry", "lstm-forget-0"):
         for task in tasks if {GATE, other} <= set(variants) else ():
             first, second = ({"variant": name, "task": task} for name in (other, GATE))
-            yield compared(runs, first, second, "test_error", "test error")
+            yield compare_shares(runs, first, second, "test_error", "test error")
 
 
-def _longest(tables: Tables) -> str:
+def _longest_task(tables: Tables) -> str:
     """The task with the most steps."""
     return str(tables["lag"].groupby("task", sort=False)["lag"].max().idxmax())
 
 
-def _answer(tables: Tables, task: str) -> Iterator[str]:
-    """Whether the gate does for the gradient what a skip connection does."""
-    own, twin = (_kept(tables["decay"], GATE, task, "initialisation", network) for network in ("as it is", "twin"))
-    change = paired(own, twin)
+def _answer_sentences(tables: Tables, task: str) -> Iterator[str]:
+    """Whether the gate of an LSTM preserves the gradient, and whether it does so like an identity."""
+    own, plain = (
+        _decay_by_seed(tables["decay"], GATE, task, "initialization", network) for network in ("original", "plain")
+    )
+    change = paired(own, plain)
     if not len(own) or not change.known:
         return
-    seen = tables["found"]
-    seen = seen[(seen["variant"] == GATE) & (seen["task"] == task) & (seen["shortcut"] == "gated")]
-    gates = f"`find` sees {int(seen['skips'].sum())} gated shortcuts in the steps of {GATE} on {task}"
+    found = tables["found"]
+    found = found[(found["variant"] == GATE) & (found["task"] == task) & (found["shortcut"] == "gated")]
     numbers = (
-        f"at initialisation each step back keeps {percent(student(own))} of the gradient, and with the same weights "
-        f"without the shortcut {percent(student(twin))}: {difference(change)}"
+        f"at initialization one step back in time keeps {format_percent(student(own))} of the gradient, and "
+        f"{format_percent(student(plain))} without the shortcut (same weights): {format_difference(change)} `find` "
+        f"reports {int(found['skips'].sum())} gated shortcuts in {GATE} on {task}."
     )
     if change.low > 0:
-        yield f"For the gradient, an LSTM's gate does what a skip connection does: {gates}; {numbers}"
+        yield f"Yes, for the gradient: an LSTM's gate preserves it as a skip connection does; {numbers}"
     else:
-        yield f"That an LSTM's gate helps the gradient as a skip connection would is not shown: {gates}; {numbers}"
-    identity = _kept(tables["decay"], IDENTITY, task, "initialisation", "as it is")
-    beside = paired(own, identity)
-    if beside.known:
-        held = student(identity)
-        way = "grows" if held.low > 1 else "decays" if held.high < 1 else "is not shown to grow or decay"
+        yield f"No clear benefit of an LSTM's gate for the gradient; {numbers}"
+    identity = _decay_by_seed(tables["decay"], IDENTITY, task, "initialization", "original")
+    difference = paired(own, identity)
+    if difference.known:
+        kept = student(identity)
+        trend = "grows" if kept.low > 1 else "decays" if kept.high < 1 else "neither clearly grows nor decays"
         yield (
-            f"It is not an identity, with which the gradient {way}: {percent(student(own))} in {GATE} and "
-            f"{percent(held)} in {IDENTITY}, {difference(beside)}"
+            f"The gate is not an identity, with which the gradient {trend}: one step back in time keeps "
+            f"{format_percent(student(own))} in {GATE}, {format_percent(kept)} in {IDENTITY}; "
+            f"{format_difference(difference)}"
         )
 
 
-def _twins(decay: pd.DataFrame, variants: list[str], task: str, when: str) -> Iterator[str]:
-    """What taking the shortcuts out, and nothing else, does to the gradient's decay."""
+def _ablation_sentences(decay: pd.DataFrame, variants: list[str], task: str, when: str) -> Iterator[str]:
+    """How the gradient's decay changes if the shortcuts are removed and the weights stay the same."""
     found = []
     for variant in variants:
-        own, twin = (_kept(decay, variant, task, when, network) for network in ("as it is", "twin"))
-        change = paired(twin, own)
+        own, plain = (_decay_by_seed(decay, variant, task, when, network) for network in ("original", "plain"))
+        change = paired(plain, own)
         if change.known:
-            found.append((change, f"{variant} ({percent(student(twin))} for {percent(student(own))})"))
-    words: dict[Side, str] = {"below": "less in", "above": "more in", "neither": "not shown to be another share in"}
-    if told := by_side(found, words):
-        moment = "at initialisation" if when == "initialisation" else "after training"
-        yield f"With the same weights and every shortcut taken out, {moment}, a step keeps {told}."
+            shares = f"{format_percent(student(plain))} instead of {format_percent(student(own))}"
+            found.append((change, f"{variant} ({shares})"))
+    words: dict[Sign, str] = {"below": "less in", "above": "more in", "neither": "no clear difference in"}
+    if groups := group_by_sign(found, words):
+        moment = "at initialization" if when == "initialization" else "after training"
+        yield f"Without the shortcuts (same weights, {moment}), one step back in time keeps: {groups}."
 
 
-def _found(found: pd.DataFrame, variants: list[str], task: str) -> str:
+def _shortcut_sentence(found: pd.DataFrame, variants: list[str], task: str) -> str:
     own = found[found["task"] == task]
     rows = {name: own[own["variant"] == name].to_dict("records") for name in variants}
     kinds = [
-        f"{' and '.join(_kind(row) for row in each)} in {name}" if each else f"nothing known in {name}"
+        f"{' and '.join(_format_kind(row) for row in each)} in {name}" if each else f"unknown in {name}"
         for name, each in rows.items()
     ]
-    return f"`find` sees, in the network unrolled over {int(own['steps'].max())} steps: {', '.join(kinds)}."
+    return f"Skip connections that `find` reports, unrolled over {int(own['steps'].max())} steps: {', '.join(kinds)}."
 
 
-def _kind(row: dict[Any, Any]) -> str:
-    return f"{row['skips']} {row['combine']}/{row['shortcut']}" if row["skips"] else "no skip connection"
+def _format_kind(row: dict[Any, Any]) -> str:
+    return f"{row['skips']} {row['combine']}/{row['shortcut']}" if row["skips"] else "none"
 
 
-def _errors(runs: pd.DataFrame, variants: list[str], task: str) -> Iterator[str]:
-    """Test errors of all networks on one task, by how they compare with the network without shortcuts."""
+def _error_sentences(runs: pd.DataFrame, variants: list[str], task: str) -> Iterator[str]:
+    """Test errors of all networks on one task, compared with the network without shortcuts."""
     own = runs[runs["task"] == task]
-    errors = {name: of(own, "test_error", {"variant": name}) for name in variants}
-    baseline = percent(student(own["chance"]))
+    errors = {name: values_by_seed(own, "test_error", {"variant": name}) for name in variants}
+    baseline = format_percent(student(own["chance"]))
     if PLAIN not in errors:
-        told = ", ".join(f"{percent(student(each))} in {name}" for name, each in errors.items())
-        yield f"Test error on {task} (chance {baseline}): {told}."
+        parts = ", ".join(f"{format_percent(student(each))} in {name}" for name, each in errors.items())
+        yield f"Test error on {task} (chance {baseline}): {parts}."
         return
     found = [
-        (paired(each, errors[PLAIN]), f"{name} ({percent(student(each))})")
+        (paired(each, errors[PLAIN]), f"{name} ({format_percent(student(each))})")
         for name, each in errors.items()
         if name != PLAIN
     ]
-    told = by_side(found, {"below": "lower in", "above": "higher in", "neither": "not shown to differ in"})
-    yield f"Test error on {task} (chance {baseline}), beside {PLAIN} ({percent(student(errors[PLAIN]))}): {told}."
+    groups = group_by_sign(found, {"below": "lower in", "above": "higher in", "neither": "no clear difference in"})
+    plain = format_percent(student(errors[PLAIN]))
+    yield f"Test error on {task} (chance {baseline}), compared with {PLAIN} ({plain}): {groups}."
 
 
-def _kept(decay: pd.DataFrame, variant: str, task: str, when: str, network: str) -> pd.Series:
-    return of(decay, "kept", {"variant": variant, "task": task, "when": when, "network": network})
+def _decay_by_seed(decay: pd.DataFrame, variant: str, task: str, when: str, network: str) -> pd.Series:
+    return values_by_seed(decay, "kept", {"variant": variant, "task": task, "when": when, "network": network})
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
+    """Claims about the gradient on the task with the most steps, and about errors on every task."""
     runs, decay = tables["runs"], tables["decay"]
     variants, tasks = set(runs["variant"]), list(dict.fromkeys(runs["task"]))
-    task = _longest(tables)
-    own = {name: _kept(decay, name, task, "initialisation", "as it is") for name in variants}
+    task = _longest_task(tables)
+    own = {name: _decay_by_seed(decay, name, task, "initialization", "original") for name in variants}
     if PLAIN in variants:
-        yield from _vanishing(runs, own[PLAIN], task)
+        yield from _vanishing_claims(runs, own[PLAIN], task)
     for gated in [name for name in (GATE, "gru", "highway-rnn", "min-gru") if name in variants]:
         if IDENTITY in variants:
             found = paired(own[gated], own[IDENTITY])
             yield Claim(
-                "What multiplies the shortcut, gates among it, hampers propagation as the identity does not.",
-                "He et al. 2016, arXiv:1603.05027, §3, in depth",
-                f"kept of the gradient a step back on {task} at initialisation, {gated} against {IDENTITY}: "
-                f"{difference(found)}",
-                agreement(found, "below"),
+                claim="A factor on the shortcut, such as a gate, hampers propagation; the identity does not.",
+                source="He et al. 2016, arXiv:1603.05027, §3, in depth",
+                found=f"share of the gradient kept per step on {task} at initialization, {gated} minus {IDENTITY}: "
+                f"{format_difference(found)}",
+                agrees=agreement(found, "below"),
             )
     if {PLAIN, "highway-rnn"} <= variants:
         found = paired(own["highway-rnn"], own[PLAIN])
         yield Claim(
-            "With gates as an LSTM's, signals and gradients pass many layers without attenuation.",
-            "Srivastava et al. 2015, arXiv:1505.00387, §1 and §2, in depth",
-            f"kept a step back on {task} at initialisation, highway-rnn against {PLAIN}: {difference(found)}",
-            agreement(found, "above"),
+            claim="With gates like those of an LSTM, signals and gradients pass many layers without attenuation.",
+            source="Srivastava et al. 2015, arXiv:1505.00387, §1 and §2, in depth",
+            found=f"share of the gradient kept per step on {task} at initialization, highway-rnn minus {PLAIN}: "
+            f"{format_difference(found)}",
+            agrees=agreement(found, "above"),
         )
-    yield from _by_task(runs, variants, tasks)
+    yield from _task_claims(runs, variants, tasks)
 
 
-def _vanishing(runs: pd.DataFrame, own: pd.Series, task: str) -> Iterator[Claim]:
+def _vanishing_claims(runs: pd.DataFrame, own: pd.Series, task: str) -> Iterator[Claim]:
     found = student(own)
     yield Claim(
-        "In a conventional recurrent network the error that flows back in time vanishes or blows up exponentially.",
-        "Hochreiter and Schmidhuber 1997, §3.1",
-        f"{PLAIN} keeps {percent(found)} of the gradient with each step back on {task} at initialisation",
-        "yes" if found.excludes(1) else "not shown",
+        claim="In a conventional recurrent network the error signal vanishes or explodes exponentially back in time.",
+        source="Hochreiter and Schmidhuber 1997, §3.1",
+        found=f"{PLAIN} keeps {format_percent(found)} of the gradient per step on {task} at initialization",
+        agrees="yes" if found.excludes(1) else "not shown",
     )
-    largest = of(runs, "singular", {"variant": PLAIN, "task": task})
+    largest = values_by_seed(runs, "singular", {"variant": PLAIN, "task": task})
     change = paired(own, largest)
     yield Claim(
-        "The largest singular value of the recurrent weights, times the activation's largest slope (1 for tanh), "
-        "bounds what a step back keeps: below 1 is sufficient for vanishing, above 1 necessary for exploding.",
-        "Pascanu et al. 2013, arXiv:1211.5063, §2.1",
-        f"{PLAIN} keeps {percent(student(own))} with a largest singular value of {student(largest).mean:.2f}: "
-        f"{difference(change)}",
-        agreement(change, "below"),
+        claim="The largest singular value of the recurrent weights, times the activation's largest slope (1 for tanh), "
+        "bounds the share kept per step: below 1 is sufficient for vanishing, above 1 necessary for exploding.",
+        source="Pascanu et al. 2013, arXiv:1211.5063, §2.1",
+        found=f"{PLAIN} keeps {format_percent(student(own))} with a largest singular value of "
+        f"{student(largest).mean:.2f}: {format_difference(change)}",
+        agrees=agreement(change, "below"),
     )
 
 
-def _by_task(runs: pd.DataFrame, variants: set[str], tasks: list[str]) -> Iterator[Claim]:
-    """What is said of errors, for each task by itself."""
+def _task_claims(runs: pd.DataFrame, variants: set[str], tasks: list[str]) -> Iterator[Claim]:
+    """Claims about errors, for each task."""
     for task in tasks:
         pairs = (("lstm-forget-0", GATE), ("min-gru", "gru"))
-        errors = [[of(runs, "test_error", {"variant": each, "task": task}) for each in pair] for pair in pairs]
+        errors = [
+            [values_by_seed(runs, "test_error", {"variant": each, "task": task}) for each in pair] for pair in pairs
+        ]
         if set(pairs[0]) <= variants:
             found = paired(*errors[0])
             yield Claim(
-                "A bias of 1 to the LSTM's forget gate improves it, so that it equals the GRU.",
-                "Jozefowicz et al. 2015, abstract",
-                f"test error on {task}, bias 0 against 1: {difference(found)}",
-                agreement(found, "above"),
+                claim="A bias of 1 in the LSTM's forget gate improves it, so that it equals the GRU.",
+                source="Jozefowicz et al. 2015, abstract",
+                found=f"test error on {task}, bias 0 minus bias 1: {format_difference(found)}",
+                agrees=agreement(found, "above"),
             )
         if set(pairs[1]) <= variants:
             found = paired(*errors[1])
             yield Claim(
-                "A minGRU, whose gate knows nothing of the state, does about as well as a GRU (here: within 5 points).",
-                "Feng et al. 2024, arXiv:2410.01201, §4",
-                f"test error on {task}, min-gru against gru: {difference(found)}",
-                alike(found, CLOSE),
+                claim="A minGRU, whose gate does not depend on the state, is about as good as a GRU (here: within 5 "
+                "points).",
+                source="Feng et al. 2024, arXiv:2410.01201, §4",
+                found=f"test error on {task}, min-gru minus gru: {format_difference(found)}",
+                agrees=equivalence(found, EQUIVALENT),
             )
 
 
-LAG, RELATIVE = Axis("lag", "steps back from the last"), Axis("relative", "‖∂loss/∂x‖, of that at the last step", "log")
+LAG, RELATIVE = Axis("lag", "steps to the last step"), Axis("relative", "‖∂loss/∂x‖ / that at the last step", "log")
 NETWORK = Axis("variant", "network", "steps")
 FIGURES = (
     Figure(
-        "gradient-by-lag",
-        "Gradient by time lag, at initialisation",
-        "How much the last step's loss depends on the input so many steps earlier, beside the last step's own input; "
-        "thin lines are seeds, the thick one their geometric mean, the band its 95 % interval. A straight line falls "
-        "by the same factor with each step; a level one forgets nothing.",
-        "lines",
-        "lag",
-        LAG,
-        (RELATIVE,),
+        name="gradient-by-lag",
+        heading="Gradient by time lag, at initialization",
+        how="Gradient of the last step's loss with respect to the input at an earlier step, relative to that of the "
+        "last step's own input. Thin lines are seeds, the thick line is their geometric mean, the band its 95 % "
+        "interval. A straight line decays by the same factor at each step; a flat line does not decay.",
+        chart="lines",
+        table="lag",
+        x=LAG,
+        y=(RELATIVE,),
         panel="task",
-        where={"when": "initialisation", "network": "as it is"},
+        where={"when": "initialization", "network": "original"},
     ),
     Figure(
-        "gradient-by-lag-trained",
-        "Gradient by time lag, after training",
-        "As above. What a task does not ask for may have been unlearned: a decay here is no fault in itself.",
-        "lines",
-        "lag",
-        LAG,
-        (RELATIVE,),
+        name="gradient-by-lag-trained",
+        heading="Gradient by time lag, after training",
+        how="As above. Training may remove a dependence that the task does not need: a decay here is not a defect.",
+        chart="lines",
+        table="lag",
+        x=LAG,
+        y=(RELATIVE,),
         panel="task",
-        where={"when": "trained", "network": "as it is"},
+        where={"when": "trained", "network": "original"},
     ),
     Figure(
-        "kept",
-        "What each step keeps, with the shortcut and without",
-        "Factor by which the gradient changes with each step back (from the slope of its logarithm) at initialisation; "
-        "1 is no decay. The twin has the same weights, and every shortcut in time is taken out; in the transformer, "
-        "those around attention and MLP.",
-        "points",
-        "decay",
-        NETWORK,
-        (Axis("kept", "kept a step back"),),
+        name="kept",
+        heading="Decay per step, with and without the shortcut",
+        how="Factor by which the gradient changes per step back in time at initialization (from the slope of its "
+        "logarithm); 1 is no decay. The plain network has the same weights without the shortcuts in time; in the "
+        "transformer, without those around attention and MLP.",
+        chart="points",
+        table="decay",
+        x=NETWORK,
+        y=(Axis("kept", "kept per step"),),
         by="network",
         panel="task",
-        where={"when": "initialisation"},
+        where={"when": "initialization"},
     ),
     Figure(
-        "error-by-network",
-        "Test error",
-        "One point a seed; the tick is their mean, the line its 95 % interval (Student's t). Of classes the share that "
-        "is wrong; of the adding problem the share of the variance that is left unexplained (100 %: as good as always "
-        "saying the mean).",
-        "points",
-        "runs",
-        NETWORK,
-        (TEST_ERROR,),
+        name="error-by-network",
+        heading="Test error",
+        how="One point per seed; the tick is their mean, the line its 95 % interval (Student's t). Of classes the "
+        "share of wrong predictions; of the adding problem the unexplained share of the variance (100 %: as good as "
+        "predicting the mean).",
+        chart="points",
+        table="runs",
+        x=NETWORK,
+        y=(TEST_ERROR,),
         panel="task",
     ),
     Figure(
-        "shortcuts-found",
-        "Shortcuts found",
-        "What `find` finds in each network, unrolled over so many steps.",
-        "table",
-        "found",
+        name="shortcuts-found",
+        heading="Skip connections found",
+        how="What `find` reports in each network, unrolled over its steps.",
+        chart="table",
+        table="found",
     ),
     replace(CURVES, panel="task", folded=True),
 )
 
 STUDY = Study(
-    "time",
-    tuple(VARIANTS),
-    GRIDS,
-    work,
-    verdicts,
-    FIGURES,
+    name="time",
+    variants=tuple(VARIANTS),
+    grids=GRIDS,
+    work=work,
+    sentences=sentences,
+    figures=FIGURES,
     claims=claims,
     outcomes=(
         TEST_ERROR,
-        Axis("kept_initialisation", "kept at first", "share"),
+        Axis("kept_initialization", "kept untrained", "share"),
         Axis("kept_trained", "kept trained", "share"),
     ),
-    once=("found",),
-    fits=fits,
-    cost=cost,
+    seed_invariant=("found",),
+    is_valid=is_valid,
+    estimated_cost=estimated_cost,
     text=__doc__,
 )

@@ -1,0 +1,48 @@
+"""The folder of `--out`: what its results depend on, and how a stopped command resumes from it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from skiplab.cli.model_options import ModelOptions
+from skiplab.cli.session import Subject
+from skiplab.data.sources import DataRequest
+from skiplab.graph.torch_compat import pytree
+from skiplab.io.hashing import checksum
+
+
+def measurement_identity(
+    model: ModelOptions, data_request: DataRequest, subject: Subject, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that the numbers depend on, as JSON, except which other measures are in the same folder."""
+    first = pytree.tree_leaves(next(iter(subject.batches)))
+    program = subject.program
+    identity = {
+        "model": {
+            "name": model.spec,
+            "kwargs": model.kwargs,
+            "training": program.training,
+            "seed": model.seed,
+            "fingerprint": program.fingerprint,
+            "weights": checksum(program.tensors.values()),
+        },
+        "data": {
+            **asdict(data_request),
+            "first_batch": checksum(t for t in first if isinstance(t, Tensor)),
+        },
+        "options": dict(options),
+        "versions": {name: version(name) for name in ("skiplab", "torch")},
+    }
+    return json.loads(json.dumps(identity))  # as it will be read back: lists in place of tuples
+
+
+def resume_hint(out: Path | None) -> str:
+    """How to continue after a stopped command."""
+    if out is None:
+        return "results are kept only with --out FOLDER"
+    return f"to resume from {out}, run the same command again"

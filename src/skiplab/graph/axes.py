@@ -1,0 +1,222 @@
+"""What the dimensions of tensors are made of: axes, which pass from value to value and share what is known of them.
+
+A dimension is a tuple of axes, the slowest first: windows of an image folded into the batch are (samples, rows of
+windows, columns of windows). A reshape splits and joins axes; two values that are added have the same ones.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from torch.fx import Node
+
+Role = Literal["samples", "channels", "positions"]
+Dim = tuple["Axis", ...]
+
+
+class _Knowledge:
+    """A role that several axes have in common, known or still unknown; one that is assumed may be corrected."""
+
+    def __init__(self, role: Role | None = None, assumed: bool = False) -> None:
+        self.role: Role | None = role
+        self.assumed = assumed
+        self.same: _Knowledge | None = None
+
+    def root(self) -> "_Knowledge":
+        root = self
+        while root.same is not None:
+            root = root.same
+        return root
+
+
+class Axis:
+    """One axis, of which other values may know more: which axes it is itself made of, and what it holds."""
+
+    def __init__(self, size: int, like: "Axis | None" = None) -> None:
+        """like: an axis that holds the same, though perhaps more or fewer of them."""
+        self.size = size
+        self.parts: Dim = ()
+        self._knowledge = _Knowledge() if like is None else like._knowledge
+
+    @property
+    def role(self) -> Role | None:
+        return self._knowledge.root().role
+
+    @property
+    def is_assumed(self) -> bool:
+        return self._knowledge.root().assumed
+
+    def learn(self, role: Role, *, assumed: bool = False) -> None:
+        """What it holds, unless that is known already."""
+        root = self._knowledge.root()
+        if root.role is None:
+            root.role, root.assumed = role, assumed
+
+    def correct(self, role: Role) -> None:
+        """What it holds after all, where that was only assumed."""
+        root = self._knowledge.root()
+        root.role, root.assumed = role, False
+
+    def identify(self, other: "Axis") -> None:
+        """Makes another axis of the same size this very one, unless they are known to hold different things."""
+        mine, its = self._knowledge.root(), other._knowledge.root()
+        if self is other or (None not in (mine.role, its.role) and mine.role != its.role):
+            return
+        if mine is not its:
+            mine.role, mine.assumed = (mine.role, mine.assumed) if mine.role else (its.role, its.assumed)
+            its.same = mine
+        other.parts = (self,)
+
+    def split(self, outer: int) -> Dim:
+        """Into `outer` and the rest; where it is known what it holds, both hold the same."""
+        like = self if self.role is not None else None
+        self.parts = (Axis(outer, like), Axis(self.size // outer, like))
+        return self.parts
+
+
+def leaves(dim: Iterable[Axis]) -> list[Axis]:
+    """The axes that a dimension is made of as far as is known."""
+    found: list[Axis] = []
+    pending = [*dim][::-1]
+    while pending:
+        axis = pending.pop()
+        if axis.parts:
+            pending += axis.parts[::-1]
+        else:
+            found.append(axis)
+    return found
+
+
+def size(dim: Dim) -> int:
+    return math.prod(axis.size for axis in dim)
+
+
+def holds(dim: Iterable[Axis], role: Role) -> bool:
+    return any(axis.role == role for axis in leaves(dim))
+
+
+def resized(dim: Dim, new: int) -> Dim:
+    """A dimension that holds the same as another, though another number of it, as after pooling, padding or slicing.
+
+    Samples that still fit in stay whole: it is the positions folded into their dimension that are more or fewer, or
+    whole batches that follow each other.
+    """
+    if new == size(dim):
+        return dim
+    among = leaves(dim)
+    kept = next((axis for axis in among if axis.role == "samples" and axis.size and new % axis.size == 0), None)
+    among = [axis for axis in among if axis is not kept]
+    first = next((axis for axis in among if axis.role == "channels"), among[0] if among else None)
+    if kept is None:
+        return (Axis(new, first),)
+    other = Axis(new // kept.size, first)
+    return (kept, other) if among and leaves(dim)[0] is kept else (other, kept)
+
+
+def regrouped(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim] | None:
+    """The dimensions of a reshaped value; None where axes do not divide into the new sizes."""
+    rest = leaves(axis for dim in dims for axis in dim)[::-1]
+    found = []
+    for new in sizes:
+        dim = _taken(rest, new)
+        if dim is None:
+            return None
+        found.append(dim)
+    if any(axis.size > 1 for axis in rest):
+        return None
+    ones = tuple(axis for axis in rest if axis.role == "samples")
+    return [*found[:-1], (*found[-1], *ones)] if found and ones else found
+
+
+def _taken(rest: list[Axis], new: int) -> Dim | None:
+    """Axes from the end of `rest`, where the slowest is, that make up a dimension of a size."""
+    if new == 1:
+        return (rest.pop(),) if rest and rest[-1].size == 1 else (Axis(1),)
+    taken: list[Axis] = []
+    while new > 1:
+        if not rest:
+            return None
+        axis = _next(rest)
+        if axis.size and new % axis.size == 0:
+            taken.append(axis)
+            new //= axis.size
+        elif axis.size % new == 0:
+            first, second = axis.split(new)
+            taken.append(first)
+            rest.append(second)
+            new = 1
+        else:
+            return None
+    # a batch of one sample is one all the same; other axes of size 1 are nothing
+    return tuple(axis for axis in taken if axis.size > 1 or axis.role in ("samples", None)) or tuple(taken)
+
+
+def _next(rest: list[Axis]) -> Axis:
+    """The last of a list of axes, or the first that it is made of: an axis may lie along two dimensions of a value."""
+    rest += leaves([rest.pop()])[::-1]
+    return rest.pop()
+
+
+def unify(one: Dim, other: Dim) -> None:
+    """Two dimensions of one size that correspond entry by entry are made of the same axes.
+
+    Axes of size 1 inside of larger dimensions are skipped: they fit anywhere.
+    """
+    least = min(size(one), 2)
+    mine, its = ([axis for axis in leaves(dim) if axis.size >= least][::-1] for dim in (one, other))
+    while size(one) and mine and its:
+        a, b = _next(mine), _next(its)
+        if a is b:
+            continue
+        if a.size == b.size:
+            a.identify(b)
+        elif max(a.size, b.size) % min(a.size, b.size) == 0:
+            smaller, larger, pending = (a, b, its) if a.size < b.size else (b, a, mine)
+            first, second = larger.split(smaller.size)
+            pending.append(second)
+            smaller.identify(first)
+        else:
+            return
+
+
+class Axes:
+    """The dimensions of all values, and what operators say of them.
+
+    Attributes:
+        values: by name of a node; "name:1" is the second of several results.
+        varying: the axes that a free batch size counts, one for each input that has a size of its own; empty where the
+            batch is fixed.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Dim]] = {}
+        self.varying: list[Axis] = []
+
+    def of(self, node: object) -> list[Dim] | None:
+        """The dimensions of an operator's argument; None for what carries no data, and for several results."""
+        return self.values.get(node.name) if isinstance(node, Node) else None
+
+    def fresh(self, new: int) -> Dim:
+        """A dimension of which nothing is known but its size."""
+        batch = next((axis for axis in self.varying if new and new % axis.size == 0), None)
+        if batch is None:
+            return (Axis(new),)
+        return (batch,) if new == batch.size else (batch, Axis(new // batch.size))
+
+    def learn(self, dim: Dim, role: Role) -> None:
+        """What a dimension holds, as far as that is unknown; samples are its slowest axis alone."""
+        unknown = [axis for axis in leaves(dim) if axis.role is None]
+        if role == "samples":
+            unknown = [] if self.varying or holds(dim, "samples") else unknown[:1]
+        for axis in unknown:
+            axis.learn(role)
+
+    def claim(self, batch: Dim, positions: Dim) -> None:
+        """An operator has samples in one dimension and positions in another, whichever of them was assumed to vary."""
+        assumed = [axis for axis in leaves(positions) if axis.role == "samples" and axis.is_assumed]
+        free = [axis for axis in leaves(batch) if axis.role is None and axis.size > 1]
+        if assumed and free and not holds(batch, "samples"):
+            assumed[0].correct("positions")
+            free[0].learn("samples")
+        self.learn(batch, "samples")
+        self.learn(positions, "positions")
