@@ -28,7 +28,7 @@ class Net(nn.Module):
 
     def forward(self, x):
         x = self.conv(x)
-        return self.head((x + self.body(x)).mean((2, 3))) * self.gain
+        return self.head((x + self.body(x).relu()).mean((2, 3))) * self.gain
 
 
 def tokens():

@@ -117,7 +117,7 @@ def test_a_network_that_does_not_fit_the_data_is_named_before_any_is_trained(
 def test_networks_of_a_file_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(NETS)
-    command = "study compare nets.py:plain res=nets.py:Residual --data digits --seeds 2 --epochs 1 --samples 300"
+    command = "study compare nets.py:plain res=nets.py:Residual --data digits --samples 300 --epochs 1 --seeds 2"
     kept = "--runs runs --report page.md"
     done = CliRunner().invoke(cli.app, [*command.split(), *kept.split()], catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -158,7 +158,7 @@ def test_options_of_networks_and_of_the_training_on_the_command_line(
     assert re.search(r"finished \(1 of 2 runs, about \d:\d\d:\d\d left\)$", said[-4])
     assert said[-3].endswith("finished (2 of 2 runs, putting their tables together)")
     assert said[-2:] == ["writing the page", "wrote page.html"]
-    asked = {"optimizer": "adamw", "clip": 0.5, "momentum": 0.8, "precision": "fast", "judged": 30}
+    asked = {"optimizer": "adamw", "clip": 0.5, "momentum": 0.8, "precision": "fast", "eval_samples": 30}
     recipes = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob("runs/*/done.json")]
     assert all(recipe.items() >= {**asked, "augment": "crop", "padding": 1, "epochs": 1}.items() for recipe in recipes)
 
@@ -168,7 +168,7 @@ def test_options_of_networks_and_of_the_training_on_the_command_line(
     [
         ('{"depth": 2}', "no network here is one of Skiplab or of a library"),
         ('c={"depth": 2}', "with NAME one of a, b"),
-        ("a={depth}", "no JSON"),
+        ("a={depth}", "not valid JSON"),
     ],
 )
 def test_options_that_go_to_no_network(kwargs: str, why: str) -> None:
