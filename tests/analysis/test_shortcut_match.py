@@ -8,6 +8,7 @@ import skiplab
 from cases import captured
 from oracles import graphs
 from skiplab.analysis import finder
+from skiplab.analysis.backtrace import ShortcutTraces
 from skiplab.analysis.merges import merges
 from skiplab.analysis.shortcut_match import match_shortcuts
 
@@ -24,7 +25,7 @@ POOLED: graphs.Plan = [
 
 def test_the_example_of_the_docstring() -> None:
     program = graphs.program(POOLED)
-    ((match,),) = match_shortcuts(program, merges(program))
+    ((match,),) = match_shortcuts(ShortcutTraces(program), merges(program))
     assert (match.position, match.step.value, match.step.shortcut) == (1, 0, "resample")
     assert [op.index for op in match.shortcut_ops] == [4]
     assert (match.branch, match.weights) == ((0,), 2)
