@@ -15,7 +15,7 @@ import skiplab
 from oracles.edited import found
 from planted import FORMS, network, plans
 from skiplab import edit
-from skiplab.analysis.blocks import like
+from skiplab.analysis.equal_blocks import like
 from skiplab.analysis.skips import Skips
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program

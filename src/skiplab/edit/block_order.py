@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from skiplab.analysis.blocks import like, weights_read
+from skiplab.analysis.equal_blocks import like, weights_read
 from skiplab.analysis.skips import Skips
 from skiplab.edit.graph_editor import GraphEditor
 from skiplab.errors import UsageError

@@ -13,7 +13,7 @@ from skiplab.data.bound_batches import Batch, BoundBatch, divisible, validate_ba
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Op, Program
-from skiplab.measure.affine import unexplained
+from skiplab.measure.affine_fit import unexplained
 from skiplab.measure.batches import map_batches, own_randomness
 from skiplab.measure.features import first_real, fork_of, outputs, sampled
 from skiplab.measure.protocol import SAMPLES, Measure

@@ -2,6 +2,7 @@
 
 v1: He et al. 2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
 v2: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027.
+Wide: Zagoruyko and Komodakis 2016, "Wide Residual Networks", arXiv:1605.07146.
 Where the ImageNet form can be the same as torchvision's, it is: modules have its names, so that its weights
 load and give its outputs. Like there, a bottleneck strides in its 3×3 convolution.
 """
@@ -224,3 +225,79 @@ def _blocks_per_stage(depth: int, span: int) -> int:
     if span not in fitting:
         raise UsageError(f"span={span}: depth {depth} has {2 * n} weight layers a stage, so it can be {fitting}")
     return 2 * n // span
+
+
+def resnet18(**options: Unpack[Options]) -> ResNet:
+    """ResNet-18, ImageNet form: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(18, "imagenet", **options)
+
+
+def resnet34(**options: Unpack[Options]) -> ResNet:
+    """ResNet-34, ImageNet form: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(34, "imagenet", **options)
+
+
+def resnet50(**options: Unpack[Options]) -> ResNet:
+    """ResNet-50, ImageNet form with bottlenecks: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(50, "imagenet", **options)
+
+
+def resnet101(**options: Unpack[Options]) -> ResNet:
+    """ResNet-101, ImageNet form with bottlenecks: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(101, "imagenet", **options)
+
+
+def resnet152(**options: Unpack[Options]) -> ResNet:
+    """ResNet-152, ImageNet form with bottlenecks: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(152, "imagenet", **options)
+
+
+def resnet20(**options: Unpack[Options]) -> ResNet:
+    """ResNet-20, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(20, **options)
+
+
+def resnet32(**options: Unpack[Options]) -> ResNet:
+    """ResNet-32, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(32, **options)
+
+
+def resnet44(**options: Unpack[Options]) -> ResNet:
+    """ResNet-44, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(44, **options)
+
+
+def resnet56(**options: Unpack[Options]) -> ResNet:
+    """ResNet-56, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(56, **options)
+
+
+def resnet110(**options: Unpack[Options]) -> ResNet:
+    """ResNet-110, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(110, **options)
+
+
+def resnet1202(**options: Unpack[Options]) -> ResNet:
+    """ResNet-1202, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(1202, **options)
+
+
+def wide_resnet(depth: int, **options: Unpack[Options]) -> ResNet:
+    """WRN-depth-widening with blocks B(3, 3): their Table 1, depth 6n + 4, input (N, 3, 32, 32).
+
+    It is `resnet` in its CIFAR form with pre-activation, projections and wider stages (`widening=10`, unless
+    given); their depth counts the three projections and not the linear layer, so it is two more than there.
+    Projections take the raw input, as in all of this package's pre-activation networks; the authors' code gives
+    them the activated one. Of `dropout`, their §3 takes 0.3.
+    """
+    require_whole(depth=depth)
+    if depth < 10 or (depth - 4) % 6:
+        below = max(10, depth - (depth - 4) % 6)
+        raise UsageError(f"depth={depth}: a wide ResNet has 6n + 4 weight layers, such as {below} or {below + 6}")
+    published: Options = {"placement": "pre", "skip": "B", "widening": 10}
+    return resnet(depth - 2, **published | options)
+
+
+def wide_resnet28_10(**options: Unpack[Options]) -> ResNet:
+    """WRN-28-10: their Table 4, 36.5 million parameters. Input (N, 3, 32, 32)."""
+    return wide_resnet(28, **options)

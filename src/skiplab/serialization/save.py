@@ -12,11 +12,11 @@ import pandas as pd
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.io.atomic import replacing, writable_folder, writing_to
-from skiplab.serialization import exchange, python_folder
+from skiplab.serialization import onnx, pt2, python_folder
 from skiplab.serialization.compare import Answer, answers
 
 Writer = Callable[[Program, Path, list[Answer]], float]
-_WRITERS: dict[str, Writer] = {"python": python_folder.write, "pt2": exchange.write_pt2, "onnx": exchange.write_onnx}
+_WRITERS: dict[str, Writer] = {"python": python_folder.write, "pt2": pt2.write, "onnx": onnx.write}
 
 
 def save(program: Program, folder: Path | str, formats: Sequence[str] = ("python", "pt2", "onnx")) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def check_formats(formats: Sequence[str], *, training: bool) -> None:
     if isinstance(formats, str) or not formats or not {*formats} <= _WRITERS.keys():
         raise UsageError(f"formats={formats!r}: choose some of {', '.join(_WRITERS)}")
     if "onnx" in formats:
-        exchange.check_onnx(training=training)
+        onnx.check_available(training=training)
 
 
 @contextlib.contextmanager

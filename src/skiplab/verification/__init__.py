@@ -15,9 +15,9 @@ from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.graph.rng import isolated_rng
 from skiplab.verification.jvp_check import TOLERANCE
+from skiplab.verification.point_passes import Passes
 from skiplab.verification.proof import Proof, Verdict, proof_json
 from skiplab.verification.random_inputs import ATTEMPTS
-from skiplab.verification.runner import Passes
 
 __all__ = ["Proof", "Verdict", "proof_json", "prove"]
 

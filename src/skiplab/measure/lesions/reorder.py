@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skiplab.analysis.blocks import Reads, like, weights_read
+from skiplab.analysis.equal_blocks import Reads, like, weights_read
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Patch

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from skiplab import measure
-from skiplab.analysis.blocks import like
+from skiplab.analysis.equal_blocks import like
 from skiplab.analysis.skips import Skips
 from skiplab.data import DataSet, batches, digits
 from skiplab.graph.program import Program

@@ -1,4 +1,4 @@
-"""The formats `pt2` and `onnx`: the graph exported again, for other programs to run."""
+"""The format `onnx`: the graph as an ONNX file, run in onnxruntime and compared."""
 
 import contextlib
 import importlib
@@ -12,30 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 from torch.fx import Node
 
-from skiplab.errors import CaptureError, OutputError, UsageError
-from skiplab.graph.capture import exported
+from skiplab.errors import OutputError, UsageError
 from skiplab.graph.program import Program
 from skiplab.graph.source_map import parse_trace
 from skiplab.loading.resolve import quiet
 from skiplab.serialization.compare import Answer, check
+from skiplab.serialization.pt2 import export_again
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OUT = "leave onnx out of the formats: python and pt2 hold any network"
 
 
-def write_pt2(program: Program, folder: Path, known: list[Answer]) -> float:
-    """Writes `network.pt2`, reads it back, and returns the largest difference from the known answers."""
-    file = folder / "network.pt2"
-    with quiet():
-        graph = _exported(program)
-        torch.export.save(graph, file)
-        return check(torch.export.load(file).module(), known, file.name)
-
-
-def check_onnx(*, training: bool) -> None:
+def check_available(*, training: bool) -> None:
     """UsageError where no ONNX file can be made."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -46,14 +36,14 @@ def check_onnx(*, training: bool) -> None:
         raise UsageError("ONNX files hold inference graphs: capture the network without train, or use python and pt2")
 
 
-def write_onnx(program: Program, folder: Path, known: list[Answer]) -> float:
+def write(program: Program, folder: Path, known: list[Answer]) -> float:
     """Writes `network.onnx`, runs it in onnxruntime, and returns the largest difference from the known answers.
 
     Where the weights take more than 2 GB, ONNX wants them in a file of their own, `network.onnx.data`.
     """
     file = folder / "network.onnx"
     with quiet(), _silent():
-        graph = _exported(program)
+        graph = export_again(program)
         names = _input_names(program), _output_names(program)
         try:
             made = torch.onnx.export(graph, input_names=names[0], output_names=names[1], dynamo=True, verbose=False)
@@ -95,17 +85,6 @@ class _Session:
             return [torch.from_numpy(value) for value in self.session.run(None, feed)]
         except Exception as error:
             raise OutputError(f"onnxruntime fails on the ONNX file of {self.program.name} ({error}): {_OUT}") from error
-
-
-def _exported(program: Program) -> ExportedProgram:
-    """With a free batch size where the program has one."""
-    try:
-        graph, free = exported(program.module().train(program.training), program.example)
-    except CaptureError as error:
-        raise OutputError(f"{error}; or use the format python") from error
-    if program.dynamic_batch and not free:
-        raise OutputError(f"{program.name}, exported again, takes batches of one size only: use the format python")
-    return graph
 
 
 def _input_names(program: Program) -> list[str]:
