@@ -163,6 +163,7 @@ def worst(deviations: Iterable[float]) -> float:
 
 
 def relative(difference: Tensor, of: Tensor) -> float:
+    """The largest entry of a difference over the largest of `of`; infinite where only `of` is zero."""
     top, bottom = float(size(difference)), float(size(of))
     return top / bottom if bottom else (0.0 if top == 0 else math.inf)
 
