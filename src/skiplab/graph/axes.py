@@ -88,10 +88,12 @@ def leaves(dim: Iterable[Axis]) -> list[Axis]:
 
 
 def size(dim: Dim) -> int:
+    """Number of entries along a dimension."""
     return math.prod(axis.size for axis in dim)
 
 
 def holds(dim: Iterable[Axis], role: Role) -> bool:
+    """Whether a dimension has an axis of a role."""
     return any(axis.role == role for axis in leaves(dim))
 
 
