@@ -1,7 +1,7 @@
 """Models with one skip protocol (`SkipConnection`), in which variants differ in one object.
 
-A built model says what it takes: `model.example_input_shape`, without the batch dimension, or, where that is
-not all, `model.example_inputs()`.
+A model has `example_input_shape`, the shape of its input without the batch dimension. A model with several inputs or
+with token ids also has `example_inputs()`.
 """
 
 from skiplab.models.attention import Attention
