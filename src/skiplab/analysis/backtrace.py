@@ -3,8 +3,8 @@
 `ShortcutTraces` follow the definition of a shortcut (DESIGN §2): views, resampling, batch norm, at most one weight
 layer, and products with a gate. An activation, a norm, a merge or any other product of data ends the trace.
 
-`trace_chain` is for lint rules, which look for shortcuts that something spoils: it crosses the same operators except
-gates, and the kinds of op that a rule adds.
+`trace_chain` is for lint rules, which look for shortcuts with an unwanted op on them: it crosses the same operators
+except gates, and the kinds of op that a rule adds.
 """
 
 from collections.abc import Iterator

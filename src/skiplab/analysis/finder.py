@@ -26,7 +26,7 @@ from skiplab.graph.program import Program
 
 
 def find(program: Program) -> Skips:
-    """Every skip connection of a program, nested ones included; what is none is in `non_skips`, with its reason."""
+    """Every skip connection of a program, nested ones too; other places where paths meet are in `non_skips`."""
     traces, joined = ShortcutTraces(program), merges(program)
     matches, non_skips = separate_non_skips(traces, joined, match_shortcuts(traces, joined))
     candidates = [*skip_candidates(program, matches), *cell_skips(program)]

@@ -39,7 +39,7 @@ def separate_non_skips(
 
 
 def _rejection(program: Program, match: ShortcutMatch) -> NonSkip | None:
-    """Why a matched shortcut makes no skip; None where it makes one."""
+    """Why a matched shortcut is no skip; None if it is one."""
     mixing = next((op for op in match.shortcut_ops if _mixes_lanes(program, op)), None)
     if mixing is not None:
         return _non_skip(match.merge.op, "unknown", f"`{mixing.name}` mixes several lanes into its shortcut")
@@ -144,7 +144,7 @@ def _contracts_another(node: Node, data: str) -> bool:
 
 
 def _obstacle(traces: ShortcutTraces, merge: Merge) -> str | None:
-    """The op on an operand's trace but for which the merge would be a skip, where the definition has no name for it."""
+    """Describes the op without which the merge would be a skip, if the definition does not cover this op."""
     program = traces.program
     for position, operand in enumerate(merge.operands):
         last = traces.trace(operand)[-1]

@@ -68,7 +68,7 @@ class MergeReachability:
         return paths.second if paths.heaviest_operand == excluding else paths.most
 
     def operands_beyond(self, index: int, weights: int, excluding: int) -> tuple[int, ...]:
-        """Positions, but the excluded one, that an op reaches through more than `weights` (0 or 1) weight layers."""
+        """Positions, except the excluded one, that an op reaches through more than `weights` (0 or 1) weight layers."""
         bits = self.paths[index].through[weights + 1] & ~(1 << excluding)
         return tuple(position for position in range(bits.bit_length()) if bits >> position & 1)
 
@@ -103,7 +103,7 @@ def _join(paths: dict[int, PathSummary], index: int, new: PathSummary) -> None:
         return
     through = (old.through[0] | new.through[0], old.through[1] | new.through[1], old.through[2] | new.through[2])
     best, other = (old, new) if old.most >= new.most else (new, old)
-    # The second of either one belongs to another operand than its first, and is never larger.
+    # In each summary, `second` belongs to another operand than `most`, and is never larger.
     rest = max(best.second, other.second if other.heaviest_operand == best.heaviest_operand else other.most)
     paths[index] = PathSummary(through, best.most, best.heaviest_operand, rest)
 

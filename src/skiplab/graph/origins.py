@@ -25,7 +25,7 @@ def anchors(ops: Sequence[Op]) -> list[frozenset[int]]:
 
 
 def ways(anchored: list[frozenset[int]], operands: Iterable[int]) -> list[list[int]]:
-    """The operands of a merge, grouped by the signal that they belong to."""
+    """The operands of a merge in groups that are computed from the same signals."""
     groups: dict[frozenset[int], list[int]] = {}
     for operand in operands:
         groups.setdefault(anchored[operand], []).append(operand)
