@@ -26,7 +26,7 @@ _OUT = "leave onnx out of the formats: python and pt2 hold any network"
 
 
 def check_available(*, training: bool) -> None:
-    """UsageError where no ONNX file can be made."""
+    """UsageError if packages are missing, or for a training graph."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
@@ -56,7 +56,7 @@ def write(program: Program, folder: Path, known: list[Answer]) -> float:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """The translator logs its own attempts; what it comes to is checked."""
+    """Switches logging off: the converter logs each attempt, and its result is checked anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -66,7 +66,7 @@ def _silent() -> Iterator[None]:
 
 
 class _Session:
-    """An ONNX file as something that is called like the network."""
+    """An ONNX file that is called like the network."""
 
     def __init__(self, program: Program, file: Path) -> None:
         runtime: Any = importlib.import_module("onnxruntime")
@@ -93,7 +93,7 @@ def _input_names(program: Program) -> list[str]:
 
 
 def _output_names(program: Program) -> list[str] | None:
-    """Keys of a mapping; "output" or numbered ones of anything else."""
+    """The keys of a mapping; otherwise "output", or "output_0", "output_1", …."""
     spec = program.specs[1]
     last = next(reversed(program.graph.graph.nodes))
     if not all(isinstance(each, Node) for each in last.args[0]):  # type: ignore[union-attr]
@@ -106,7 +106,7 @@ def _output_names(program: Program) -> list[str] | None:
 
 
 def _unknown_operator(program: Program, error: BaseException) -> str:
-    """What stopped the conversion: the operator, and where the model's code asks for it."""
+    """The operator that the conversion fails on, and the line of the model's code that calls it."""
     chain = [*_chain(error)]
     last = str(chain[-1]).splitlines()[0] if str(chain[-1]) else type(chain[-1]).__name__
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(chain[-1]))
@@ -121,7 +121,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _place(program: Program, chain: list[BaseException]) -> str:
-    """ ", at `net.block` (file.py:12)": the translator has a graph of its own, whose lines are generated ones."""
+    """ ", at `net.block` (file.py:12)". The converter's graph has lines of generated code, which are mapped back."""
     for error in reversed(chain):
         for frame, _ in traceback.walk_tb(error.__traceback__):
             node = frame.f_locals.get("node")
