@@ -13,7 +13,7 @@ from skiplab.graph.program import Program
 Reads = tuple[Edge, ...]  # the edges on which a block reads its weights and buffers, in order
 
 
-def like(program: Program, skips: Skips) -> list[tuple[Skip, Skip]]:
+def exchangeable_pairs(program: Program, skips: Skips) -> list[tuple[Skip, Skip]]:
     """All pairs of skips whose blocks can be exchanged: they have the same structure and share no weight."""
     forms = {skip.id: _form(program, skip) for skip in skips}
     weights = {skip.id: {weight for _, weight in weights_read(program, skip)} for skip in skips}

@@ -13,7 +13,7 @@ from skiplab.analysis.reachability import MergeReachability, between
 from skiplab.analysis.shortcut_match import ShortcutMatch
 from skiplab.analysis.skips import NonSkip, Reason
 from skiplab.graph.ops import LINEAR, is_concat, op_info
-from skiplab.graph.origins import ways
+from skiplab.graph.origins import group_by_origin
 from skiplab.graph.program import Op, Program
 from skiplab.graph.slices import are_two_signals
 
@@ -81,7 +81,8 @@ def _gates(traces: ShortcutTraces, products: set[int]) -> Iterator[NonSkip]:
 def _other_joints(program: Program) -> Iterator[NonSkip]:
     """Operators other than sums and products at which paths meet, such as a maximum or a choice by the data."""
     for op in program.ops:
-        if op.kind in ("activation", "other", "max_pool", "norm") and len(ways(program.anchors, op.inputs)) > 1:
+        can_join = op.kind in ("activation", "other", "max_pool", "norm")
+        if can_join and len(group_by_origin(program.origins, op.inputs)) > 1:
             reason = "unknown" if op.kind == "other" else "fusion"
             yield _non_skip(op, reason, f"paths meet in `{op.target}`, which carries neither on unchanged")
 
@@ -91,7 +92,7 @@ def _merge_without_shortcut(traces: ShortcutTraces, merge: Merge) -> list[NonSki
     program = traces.program
     if _is_foldable(program, merge):
         return [_foldable(merge)]
-    met = ways(program.anchors, merge.operands)
+    met = group_by_origin(program.origins, merge.operands)
     if len(met) < 2:
         return []
     obstacle = _obstacle(traces, merge)

@@ -64,7 +64,7 @@ def elsewhere(program: Program, taken: Position) -> Iterator[int]:
 
 def are_two_signals(program: Program, one: int, other: int) -> bool:
     """Whether two values are computed from different values, or from parts of one that share no entry."""
-    return program.anchors[one] != program.anchors[other] or _are_disjoint(program, one, other)
+    return program.origins[one] != program.origins[other] or _are_disjoint(program, one, other)
 
 
 Chain = tuple[object, ...]  # a value, and which part of it, of that part, and so on

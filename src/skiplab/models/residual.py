@@ -42,18 +42,7 @@ class PlainBlock(SkipConnection):
 
 
 class ResidualBlock(PlainBlock):
-    """A plain block with a shortcut: `downsample`, or the identity if that is None."""
-
-    def __init__(
-        self,
-        layers: Mapping[str, nn.Module],
-        steps: Steps,
-        activation: Callable[[Tensor], Tensor] = F.relu,
-        combine: Combine = torch.add,
-        downsample: nn.Module | None = None,
-    ) -> None:
-        super().__init__(layers, steps, activation, combine)
-        self.downsample = downsample
+    """A plain block with a shortcut: its layer `downsample`, or the identity without such a layer."""
 
     def shortcut(self, x: Tensor) -> Tensor:
-        return x if self.downsample is None else self.downsample(x)
+        return self.get_submodule("downsample")(x) if hasattr(self, "downsample") else x

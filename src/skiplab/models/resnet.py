@@ -94,7 +94,9 @@ def block(in_channels: int, channels: int, stride: int, design: Design, place: f
     out_channels = channels * design.expansion
     combine = combination(design, lambda: nn.Conv2d(out_channels, out_channels, 1), place)
     downsample = _downsample(in_channels, out_channels, stride, design)
-    return ResidualBlock(layers, steps, combine=combine, downsample=downsample)
+    if downsample is not None:
+        layers["downsample"] = downsample
+    return ResidualBlock(layers, steps, combine=combine)
 
 
 def _layers(in_channels: int, channels: int, stride: int, design: Design) -> dict[str, nn.Module]:
