@@ -1,6 +1,7 @@
-"""The house: which package may import which, no cycles among modules, and no two files of one name."""
+"""Structure: which package may import which, no cycles among modules, names of files, sizes of functions."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -97,3 +98,73 @@ def test_public_functions_are_not_shadowed_by_packages() -> None:
     packages = {folder.name for folder in SOURCE.iterdir() if folder.is_dir()}
     functions = {name for name in skiplab.__all__ if callable(getattr(skiplab, name))}
     assert packages & functions == set()
+
+
+# Files of one name in different packages, each with the idea that they share.
+SHARED_NAMES = {
+    "gradient": "the norm of the loss's gradient: the measure, and the question that trains networks on it",
+    "measure": "`skiplab measure`: the command and its page",
+    "placement": "where norm and activation stand around an addition: the models' option, and the question about it",
+    "prune": "`skiplab prune`: the command and its page",
+    "registry": "the one list of a package's measures, edits or lint rules",
+    "study": "`skiplab study`: the command and its page",
+    "summary": "what a result shows, in words",
+    "train": "`skiplab train`: the command and its page",
+    "unet": "the U-Net: the models, and the question about its long skips",
+}
+
+
+def test_files_of_one_name_share_an_idea() -> None:
+    names = Counter(file.stem for file in FILES.values() if file.stem != "__init__")
+    assert {name for name, count in names.items() if count > 1} == SHARED_NAMES.keys()
+
+
+BODY, PARAMETERS = 40, 6
+
+# Functions with more parameters than that, each with the reason.
+DECLARATIONS = {
+    "cli.measure.measure": "a command's signature is its options",
+    "cli.prune.prune": "a command's signature is its options",
+    "cli.recipe_options.recipe_of": "a command's signature is its options",
+    "cli.study.ask": "a command's signature is its options",
+    "cli.study_compare.compare": "a command's signature is its options",
+    "cli.train.train": "a command's signature is its options",
+    "study.comparison.compare": "a public function with keyword options",
+    "training.fit.fit": "a public function with keyword options",
+}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(name: str) -> Iterator[Function]:
+    tree = ast.parse(FILES[name].read_text())
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def body_lines(function: Function) -> int:
+    """Lines from the first statement after the docstring to the last; none for a docstring alone."""
+    statements = function.body[ast.get_docstring(function) is not None :]
+    return (statements[-1].end_lineno or 0) - statements[0].lineno + 1 if statements else 0
+
+
+def parameters(function: Function) -> int:
+    """Without `self` and `cls`; `*args` and `**kwargs` do not count."""
+    arguments = function.args
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_functions_are_short(name: str) -> None:
+    assert [function.name for function in functions(name) if body_lines(function) > BODY] == []
+
+
+def test_functions_take_few_parameters() -> None:
+    many = {f"{name}.{each.name}" for name in FILES for each in functions(name) if parameters(each) > PARAMETERS}
+    assert many == DECLARATIONS.keys()
+
+
+def test_the_measures_of_a_function() -> None:
+    (function,) = ast.parse("def f(self, a, /, b, *c, d=1, **e):\n    '''Two\n    lines.'''\n    a()\n\n    b()\n").body
+    assert isinstance(function, ast.FunctionDef)
+    assert (body_lines(function), parameters(function)) == (3, 3)

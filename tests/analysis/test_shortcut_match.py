@@ -4,12 +4,16 @@ from collections import Counter
 from types import FrameType
 from typing import Any
 
+import pytest
+
 import skiplab
 from cases import captured
 from oracles import graphs
-from skiplab.analysis import finder
+from skiplab.analysis import backtrace, finder
+from skiplab.analysis.backtrace import ShortcutTraces
 from skiplab.analysis.merges import merges
 from skiplab.analysis.shortcut_match import match_shortcuts
+from skiplab.graph.program import Op, Program
 
 # The example of shortcut_match's docstring.
 POOLED: graphs.Plan = [
@@ -24,7 +28,7 @@ POOLED: graphs.Plan = [
 
 def test_the_example_of_the_docstring() -> None:
     program = graphs.program(POOLED)
-    ((match,),) = match_shortcuts(program, merges(program))
+    ((match,),) = match_shortcuts(ShortcutTraces(program), merges(program))
     assert (match.position, match.step.value, match.step.shortcut) == (1, 0, "resample")
     assert [op.index for op in match.shortcut_ops] == [4]
     assert (match.branch, match.weights) == ((0,), 2)
@@ -57,3 +61,20 @@ def test_find_asks_each_other_module_at_most_twice() -> None:
     assert len(skips) > 2
     assert 1 <= max(asked.values()) <= 2
     assert sum(back.values()) == 0
+
+
+@pytest.mark.parametrize("name", ["unrolled_lstm", "written_lstm", "highway"])
+def test_find_decides_each_gate_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Although traces, matches of gated sums and `non_skips` all use the gates."""
+    captured_program = captured(name).program
+    asked: Counter[int] = Counter()
+    gate_of = backtrace._gate_of
+
+    def counted(program: Program, op: Op) -> int | None:
+        asked[op.index] += op.kind == "product"
+        return gate_of(program, op)
+
+    monkeypatch.setattr(backtrace, "_gate_of", counted)
+    skips = skiplab.find(captured_program)
+    assert any(skip.gates for skip in skips)
+    assert max(asked.values()) == 1

@@ -15,7 +15,7 @@ import skiplab
 from oracles.edited import found
 from planted import FORMS, network, plans
 from skiplab import edit
-from skiplab.analysis.blocks import like
+from skiplab.analysis.equal_blocks import exchangeable_pairs
 from skiplab.analysis.skips import Skips
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
@@ -24,7 +24,7 @@ Edit = Callable[[Program, Skips], Program]
 
 
 def swapped(program: Program, skips: Skips) -> Program:
-    pairs = like(program, skips)
+    pairs = exchangeable_pairs(program, skips)
     return edit.reorder(program, Skips(pairs[0]), (1, 0)) if pairs else program
 
 

@@ -11,7 +11,7 @@ from oracles.affine import nonlinearity
 from oracles.drawn import drawn
 from oracles.tower import Block, Tower, samples
 from skiplab.errors import DataError, StaleSkip, UsageError
-from skiplab.measure.affine import unexplained
+from skiplab.measure.affine_fit import unexplained
 from skiplab.measure.linearity import linearity
 
 MEASURES = ["nonlinearity", "bend", "distance_from_identity"]

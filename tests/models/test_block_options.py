@@ -166,7 +166,7 @@ def test_blocks_that_are_the_identity_before_training(options: Any) -> None:
         assert isinstance(conv, nn.Conv2d)
         x = torch.rand(2, conv.in_channels, 6, 6)  # an original block gives nothing negative
         assert torch.equal(block(x), block.shortcut(x))
-        assert block.downsample is not None or torch.equal(block(x), x)
+        assert hasattr(block, "downsample") or torch.equal(block(x), x)
 
 
 def test_stochastic_depth_decays_linearly_and_is_the_residual_network_in_evaluation() -> None:

@@ -138,7 +138,9 @@ def test_rezero_is_the_identity_before_training() -> None:
 def test_depth_and_span(depth: int, span: Any) -> None:
     with torch.device("meta"):
         if depth < 2 + span or (depth - 2) % span:
-            with pytest.raises(UsageError, match=rf"depth={depth}.*span {span} have such as (\d+) or (\d+)") as raised:
+            with pytest.raises(
+                UsageError, match=rf"depth={depth}.*span={span} has .* such as (\d+) or (\d+)"
+            ) as raised:
                 mlp(depth, 2, span=span)
             near = [int(word) for word in str(raised.value).partition("such as")[2].split() if word.isdigit()]
         else:

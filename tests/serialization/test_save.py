@@ -20,7 +20,7 @@ from skiplab import models
 from skiplab.errors import OutputError, UsageError
 from skiplab.io.weights import load_weights
 from skiplab.loading.resolve import resolve
-from skiplab.serialization import compare, exchange
+from skiplab.serialization import compare, onnx
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="pip install 'skiplab[onnx]'")
@@ -258,7 +258,7 @@ def test_an_operator_that_onnx_has_not(tmp_path: Path) -> None:
 
 
 def test_without_the_packages_of_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "_PACKAGES", ("onnx_that_is_missing",))
+    monkeypatch.setattr(onnx, "_PACKAGES", ("onnx_that_is_missing",))
     with pytest.raises(UsageError, match=r"pip install 'skiplab\[onnx\]'"):
         skiplab.save(skiplab.capture(Block(), (rows(2, 8),)), tmp_path / "new")
     assert not (tmp_path / "new").exists()

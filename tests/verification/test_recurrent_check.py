@@ -105,7 +105,7 @@ def test_a_wrong_number_of_steps_fails() -> None:
 
 
 def test_another_kind_fails() -> None:
-    assert false(NETS["gru"], shortcut="identity", combine="add").reason == "a gated state"
+    assert false(NETS["gru"], shortcut="identity", combine="add").reason == "the state is gated"
 
 
 def test_an_elman_network_has_no_gate() -> None:
@@ -121,7 +121,7 @@ def test_a_gate_that_no_data_moves_fails() -> None:
     net = nn.GRU(8, 4)
     for name in ("weight_ih_l0", "weight_hh_l0"):
         nn.init.zeros_(net.get_parameter(name)[4:8])  # those of z
-    assert false(net).reason == "the same gate at all points: no data changes it"
+    assert false(net).reason == "the gate is the same at all points: it does not depend on the data"
 
 
 def test_a_cell_of_another_form_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""What a captured network is made of: skip connections, merges, paths, and how two networks differ."""
+"""Analysis of a captured network: skip connections, merges, paths, and differences of two networks."""

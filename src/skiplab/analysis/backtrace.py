@@ -1,10 +1,10 @@
 """Tracing back from an operand of a merge to the values that it carries.
 
-`trace_shortcut` follows the definition of a shortcut (DESIGN §2): views, resampling, batch norm, at most one weight
+`ShortcutTraces` follow the definition of a shortcut (DESIGN §2): views, resampling, batch norm, at most one weight
 layer, and products with a gate. An activation, a norm, a merge or any other product of data ends the trace.
 
-`trace_chain` is for lint rules, which look for shortcuts that something spoils: it crosses the same operators except
-gates, and the kinds of op that a rule adds.
+`trace_chain` is for lint rules, which look for shortcuts with an unwanted op on them: it crosses the same operators
+except gates, and the kinds of op that a rule adds.
 """
 
 from collections.abc import Iterator
@@ -35,12 +35,45 @@ class ShortcutStep:
     positions: tuple[Position, ...] = ()
 
 
-def trace_shortcut(program: Program, operand: int) -> tuple[ShortcutStep, ...]:
-    """The values that a shortcut ending in this operand may start from; the operand itself comes first."""
-    steps = [ShortcutStep(operand, 0, "identity")]
-    while (before := _step_before(program, steps[-1])) is not None:
-        steps.append(before)
-    return tuple(steps)
+class ShortcutTraces:
+    """The traces of a program's operands and the gates on them, each computed once."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._traces: dict[int, tuple[ShortcutStep, ...]] = {}
+        self._gates: dict[int, int | None] = {}
+
+    def trace(self, operand: int) -> tuple[ShortcutStep, ...]:
+        """The values that a shortcut ending in this operand may start from; the operand itself comes first."""
+        if operand not in self._traces:
+            steps = [ShortcutStep(operand, 0, "identity")]
+            while (before := self._step_before(steps[-1])) is not None:
+                steps.append(before)
+            self._traces[operand] = tuple(steps)
+        return self._traces[operand]
+
+    def gate(self, op: Op) -> int | None:
+        """The gate among the two factors of a product; None where neither is one, or where that is undecided."""
+        if op.index not in self._gates:
+            self._gates[op.index] = _gate_of(self.program, op)
+        return self._gates[op.index]
+
+    def _step_before(self, step: ShortcutStep) -> ShortcutStep | None:
+        op = self.program.ops[step.value]
+        gate = self.gate(op)
+        if gate is not None:
+            value = next(operand for operand in op.inputs if operand != gate)
+            return replace(step, value=value, shortcut="gated", gates=(*step.gates, gate))
+        if len(op.inputs) != 1 or not (op.kind in TRANSPARENT or (op.kind == "weight" and not step.weights)):
+            return None
+        shortcut = step.shortcut
+        if shortcut != "gated" and op.kind in ("weight", "batch_norm"):
+            shortcut = "projection"
+        elif shortcut == "identity" and op.kind == "resample":
+            shortcut = "resample"
+        taken = position(self.program, op)
+        positions = step.positions if taken is None else (*step.positions, taken)
+        return ShortcutStep(op.inputs[0], step.weights + (op.kind == "weight"), shortcut, step.gates, positions)
 
 
 def shortcut_ops(program: Program, operand: int, fork: int) -> tuple[Op, ...]:
@@ -50,15 +83,14 @@ def shortcut_ops(program: Program, operand: int, fork: int) -> tuple[Op, ...]:
         ValueError: no shortcut leads from the fork to the operand.
     """
     ops = []
-    for step in trace_shortcut(program, operand):
+    for step in ShortcutTraces(program).trace(operand):
         if step.value == fork:
             return tuple(ops)
         ops.append(program.ops[step.value])
     raise ValueError(f"no shortcut leads from {program.ops[fork].name} to {program.ops[operand].name}")
 
 
-def gate_of(program: Program, op: Op) -> int | None:
-    """The gate among the two factors of a product; None where neither is one, or where that is undecided."""
+def _gate_of(program: Program, op: Op) -> int | None:
     if op.kind != "product" or not op_info(op.target).multiplication or len(set(op.inputs)) != 2:
         return None
     for likelihood in ("usual", "possible"):
@@ -82,24 +114,6 @@ def _bounding_activation(program: Program, index: int) -> str:
 
 def _is_reciprocal(op: Op) -> bool:
     return op.target == "reciprocal" or op_info(op.target).division
-
-
-def _step_before(program: Program, step: ShortcutStep) -> ShortcutStep | None:
-    op = program.ops[step.value]
-    gate = gate_of(program, op)
-    if gate is not None:
-        value = next(operand for operand in op.inputs if operand != gate)
-        return replace(step, value=value, shortcut="gated", gates=(*step.gates, gate))
-    if len(op.inputs) != 1 or not (op.kind in TRANSPARENT or (op.kind == "weight" and not step.weights)):
-        return None
-    shortcut = step.shortcut
-    if shortcut != "gated" and op.kind in ("weight", "batch_norm"):
-        shortcut = "projection"
-    elif shortcut == "identity" and op.kind == "resample":
-        shortcut = "resample"
-    taken = position(program, op)
-    positions = step.positions if taken is None else (*step.positions, taken)
-    return ShortcutStep(op.inputs[0], step.weights + (op.kind == "weight"), shortcut, step.gates, positions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from skiplab.analysis.backtrace import ShortcutTraces
 from skiplab.analysis.merges import merges
 from skiplab.analysis.nesting import parents
 from skiplab.analysis.non_skips import separate_non_skips
@@ -25,9 +26,9 @@ from skiplab.graph.program import Program
 
 
 def find(program: Program) -> Skips:
-    """Every skip connection of a program, nested ones included; what is none is in `non_skips`, with its reason."""
-    joined = merges(program)
-    matches, non_skips = separate_non_skips(program, joined, match_shortcuts(program, joined))
+    """Every skip connection of a program, nested ones too; other places where paths meet are in `non_skips`."""
+    traces, joined = ShortcutTraces(program), merges(program)
+    matches, non_skips = separate_non_skips(traces, joined, match_shortcuts(traces, joined))
     candidates = [*skip_candidates(program, matches), *cell_skips(program)]
     candidates.sort(key=lambda candidate: candidate.merge)  # those of one merge stay in order of its operands
     return Skips(_with_parents(candidates, _with_ids(candidates)), non_skips)

@@ -1,4 +1,4 @@
-"""Which skip lies on the branch of which: one sweep over the merges, with the skips at hand that span the place."""
+"""Nesting of skips: one sweep over the merges, which keeps the skips that span the current merge."""
 
 import bisect
 from collections.abc import Sequence

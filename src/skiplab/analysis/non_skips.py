@@ -7,21 +7,22 @@ from collections.abc import Iterator, Sequence
 
 from torch.fx import Node
 
-from skiplab.analysis.backtrace import gate_of, trace_shortcut
+from skiplab.analysis.backtrace import ShortcutTraces
 from skiplab.analysis.merges import Merge
 from skiplab.analysis.reachability import MergeReachability, between
 from skiplab.analysis.shortcut_match import ShortcutMatch
 from skiplab.analysis.skips import NonSkip, Reason
 from skiplab.graph.ops import LINEAR, is_concat, op_info
-from skiplab.graph.origins import ways
+from skiplab.graph.origins import group_by_origin
 from skiplab.graph.program import Op, Program
 from skiplab.graph.slices import are_two_signals
 
 
 def separate_non_skips(
-    program: Program, merges: Sequence[Merge], matches: Sequence[Sequence[ShortcutMatch]]
+    traces: ShortcutTraces, merges: Sequence[Merge], matches: Sequence[Sequence[ShortcutMatch]]
 ) -> tuple[list[list[ShortcutMatch]], list[NonSkip]]:
     """The matches that are skips, merge by merge, and all non-skips of a program in order of execution."""
+    program = traces.program
     accepted: list[list[ShortcutMatch]] = []
     found: list[NonSkip] = []
     products: set[int] = set()
@@ -29,16 +30,16 @@ def separate_non_skips(
         reasons = {match: _rejection(program, match) for match in candidates}
         accepted.append([match for match, reason in reasons.items() if reason is None])
         if any(match.step.gates for match in accepted[-1]):
-            products |= _products_of_gated_sum(program, merge)
+            products |= _products_of_gated_sum(traces, merge)
         if not accepted[-1]:
             rejection = [reason for reason in reasons.values() if reason is not None][-1:]
-            found += rejection or _merge_without_shortcut(program, merge)
-    found += [*_gates(program, products), *_other_joints(program)]
+            found += rejection or _merge_without_shortcut(traces, merge)
+    found += [*_gates(traces, products), *_other_joints(program)]
     return accepted, sorted(found, key=lambda each: program.by_name[each.op].index)
 
 
 def _rejection(program: Program, match: ShortcutMatch) -> NonSkip | None:
-    """Why a matched shortcut makes no skip; None where it makes one."""
+    """Why a matched shortcut is no skip; None if it is one."""
     mixing = next((op for op in match.shortcut_ops if _mixes_lanes(program, op)), None)
     if mixing is not None:
         return _non_skip(match.merge.op, "unknown", f"`{mixing.name}` mixes several lanes into its shortcut")
@@ -49,29 +50,30 @@ def _rejection(program: Program, match: ShortcutMatch) -> NonSkip | None:
     return _foldable(match.merge) if is_linear else None
 
 
-def _products_of_gated_sum(program: Program, merge: Merge) -> set[int]:
+def _products_of_gated_sum(traces: ShortcutTraces, merge: Merge) -> set[int]:
     """The products at the ends of a gated sum: they are part of the skip, and no gates of their own."""
-    steps = (step for operand in merge.operands for step in trace_shortcut(program, operand))
+    steps = (step for operand in merge.operands for step in traces.trace(operand))
     ends = (step.value for step in steps if not (step.gates or step.weights))
-    return {index for index in ends if program.ops[index].kind == "product"}
+    return {index for index in ends if traces.program.ops[index].kind == "product"}
 
 
-def _gates(program: Program, products: set[int]) -> Iterator[NonSkip]:
+def _gates(traces: ShortcutTraces, products: set[int]) -> Iterator[NonSkip]:
     """Products in which one signal weights another (squeeze-excite, GLU, an LSTM's output gate).
 
     Two factors computed from one value make a function of it, as in x · Φ(x), and no gate.
 
     Args:
-        program: the program of the products.
+        traces: those of the program.
         products: those that belong to a gated skip.
     """
+    program = traces.program
     for op in program.ops:
         if op.kind != "product" or op.index in products:
             continue
         if op.target == "glu":
             yield _non_skip(op, "gate", "one half of the channels weights the other")
         elif op_info(op.target).multiplication and len(op.inputs) == 2 and are_two_signals(program, *op.inputs):
-            gate = gate_of(program, op)
+            gate = traces.gate(op)
             weight = "another signal" if gate is None else f"`{program.ops[gate].module or program.ops[gate].name}`"
             yield _non_skip(op, "gate", f"weighted by {weight}")
 
@@ -79,19 +81,21 @@ def _gates(program: Program, products: set[int]) -> Iterator[NonSkip]:
 def _other_joints(program: Program) -> Iterator[NonSkip]:
     """Operators other than sums and products at which paths meet, such as a maximum or a choice by the data."""
     for op in program.ops:
-        if op.kind in ("activation", "other", "max_pool", "norm") and len(ways(program.anchors, op.inputs)) > 1:
+        can_join = op.kind in ("activation", "other", "max_pool", "norm")
+        if can_join and len(group_by_origin(program.origins, op.inputs)) > 1:
             reason = "unknown" if op.kind == "other" else "fusion"
             yield _non_skip(op, reason, f"paths meet in `{op.target}`, which carries neither on unchanged")
 
 
-def _merge_without_shortcut(program: Program, merge: Merge) -> list[NonSkip]:
+def _merge_without_shortcut(traces: ShortcutTraces, merge: Merge) -> list[NonSkip]:
     """Why a merge without a matched shortcut is no skip; empty where no paths meet at it."""
+    program = traces.program
     if _is_foldable(program, merge):
         return [_foldable(merge)]
-    met = ways(program.anchors, merge.operands)
+    met = group_by_origin(program.origins, merge.operands)
     if len(met) < 2:
         return []
-    obstacle = _obstacle(program, merge)
+    obstacle = _obstacle(traces, merge)
     if obstacle is not None:
         return [_non_skip(merge.op, "unknown", obstacle)]
     return [_non_skip(merge.op, "fusion", f"{len(met)} paths meet, and none of them is a shortcut")]
@@ -140,17 +144,18 @@ def _contracts_another(node: Node, data: str) -> bool:
     return any(letter not in result and letter not in channels for letter in letters)
 
 
-def _obstacle(program: Program, merge: Merge) -> str | None:
-    """The op on an operand's trace but for which the merge would be a skip, where the definition has no name for it."""
+def _obstacle(traces: ShortcutTraces, merge: Merge) -> str | None:
+    """Describes the op without which the merge would be a skip, if the definition does not cover this op."""
+    program = traces.program
     for position, operand in enumerate(merge.operands):
-        last = trace_shortcut(program, operand)[-1]
+        last = traces.trace(operand)[-1]
         description = _description(program.ops[last.value])
         if description is None or last.gates or not merge.takes_whole(program, operand):
             continue
         forks = [
             (step.value, last.weights + step.weights)
             for source in program.ops[last.value].inputs
-            for step in trace_shortcut(program, source)
+            for step in traces.trace(source)
             if len(program.users[step.value]) > 1 and last.weights + step.weights < 2
         ]
         least = min([last.value, *(fork for fork, _ in forks)])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from skiplab.errors import UsageError
 from skiplab.graph.ops import WEIGHT_LAYERS, Kind
-from skiplab.graph.origins import ways
+from skiplab.graph.origins import group_by_origin
 from skiplab.graph.program import Program
 
 NONLINEAR: tuple[Kind, ...] = ("activation", "max_pool", "product", "recurrent", "other")
@@ -136,9 +136,9 @@ def _range(histogram: dict[int, int]) -> Range:
     return Range(min(histogram), max(histogram))
 
 
-def _ways(program: Program) -> dict[int, list[list[int]]]:
+def _operand_groups(program: Program) -> dict[int, list[list[int]]]:
     """For each merge at which paths meet, its operands grouped by origin."""
-    groups = {op.index: ways(program.anchors, op.inputs) for op in program.ops if op.kind == "merge"}
+    groups = {op.index: group_by_origin(program.origins, op.inputs) for op in program.ops if op.kind == "merge"}
     return {index: group for index, group in groups.items() if len(group) > 1}
 
 
@@ -169,7 +169,7 @@ Sources = dict[int, list[tuple[int, Counts]]]
 
 def _sources(program: Program, end: int, groups: list[frozenset[Kind]]) -> Sources:
     """The graph of merges: node -> (merge or input before it, ops on the lightest route between them)."""
-    joined = _ways(program)
+    joined = _operand_groups(program)
     steps = {kind: tuple(int(kind in group) for group in groups) for kind in {op.kind for op in program.ops}}
     reach: list[dict[int, Counts]] = []
     sources: Sources = {}

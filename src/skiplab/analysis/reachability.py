@@ -4,11 +4,10 @@ Sets of operands and of forks are bits of an integer, so that a set for each op 
 of a hundred operands (a dense block's) costs as many passes as one of two.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from skiplab.analysis.backtrace import gate_of
-from skiplab.graph.ops import WEIGHT_LAYERS
+from skiplab.graph.ops import WEIGHT_LAYERS, Op
 from skiplab.graph.program import Program
 
 
@@ -36,7 +35,7 @@ class MergeReachability:
         program: the program of the merge.
         operands: index of the op at the end of each operand.
         least: lowest index of an op whose paths are needed.
-        gates: whether a path may enter a product as its gate.
+        gate: gives the gate of a product, which no path enters. By default paths enter gates.
         without: ops that no path crosses.
     """
 
@@ -46,7 +45,7 @@ class MergeReachability:
         operands: Sequence[int],
         least: int,
         *,
-        gates: bool = True,
+        gate: Callable[[Op], int | None] | None = None,
         without: frozenset[int] = frozenset(),
     ) -> None:
         self.program = program
@@ -57,8 +56,7 @@ class MergeReachability:
             if index in paths and index not in without:
                 op = program.ops[index]
                 after = _with_weight_layer(paths[index]) if op.kind in WEIGHT_LAYERS else paths[index]
-                skipped = None if gates else gate_of(program, op)
-                for operand in set(op.inputs) - {skipped}:
+                for operand in set(op.inputs) - {gate(op) if gate else None}:
                     _join(paths, operand, after)
         self.paths = paths
 
@@ -70,7 +68,7 @@ class MergeReachability:
         return paths.second if paths.heaviest_operand == excluding else paths.most
 
     def operands_beyond(self, index: int, weights: int, excluding: int) -> tuple[int, ...]:
-        """Positions, but the excluded one, that an op reaches through more than `weights` (0 or 1) weight layers."""
+        """Positions, except the excluded one, that an op reaches through more than `weights` (0 or 1) weight layers."""
         bits = self.paths[index].through[weights + 1] & ~(1 << excluding)
         return tuple(position for position in range(bits.bit_length()) if bits >> position & 1)
 
@@ -105,7 +103,7 @@ def _join(paths: dict[int, PathSummary], index: int, new: PathSummary) -> None:
         return
     through = (old.through[0] | new.through[0], old.through[1] | new.through[1], old.through[2] | new.through[2])
     best, other = (old, new) if old.most >= new.most else (new, old)
-    # The second of either one belongs to another operand than its first, and is never larger.
+    # In each summary, `second` belongs to another operand than `most`, and is never larger.
     rest = max(best.second, other.second if other.heaviest_operand == best.heaviest_operand else other.most)
     paths[index] = PathSummary(through, best.most, best.heaviest_operand, rest)
 

@@ -18,10 +18,10 @@ reaches the other operand through two weight layers, and its shortcut has none: 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from skiplab.analysis.backtrace import ShortcutStep, trace_shortcut
+from skiplab.analysis.backtrace import ShortcutStep, ShortcutTraces
 from skiplab.analysis.merges import Merge
 from skiplab.analysis.reachability import MergeReachability
-from skiplab.graph.program import Op, Program
+from skiplab.graph.program import Op
 from skiplab.graph.slices import Position, elsewhere
 
 
@@ -49,29 +49,28 @@ class ShortcutMatch:
     reachability: MergeReachability
 
 
-def match_shortcuts(program: Program, merges: Sequence[Merge]) -> list[tuple[ShortcutMatch, ...]]:
+def match_shortcuts(traces: ShortcutTraces, merges: Sequence[Merge]) -> list[tuple[ShortcutMatch, ...]]:
     """For each merge, the operands that end a shortcut, in their order.
 
     A search goes back from its merge to the earliest value on the traces of the operands, so the cost is linear in the
     size of the graph for any bounded depth of nesting.
     """
-    return [tuple(_Matcher(program, merge).matches()) for merge in merges]
+    return [tuple(_Matcher(traces, merge).matches()) for merge in merges]
 
 
 class _Matcher:
     """The operands of one merge, and the paths to them.
 
     Args:
-        program: the program of the merge.
+        traces: those of the merge's program.
         merge: `stack` has no matches: it puts values side by side in a new dimension, as the steps of a sequence.
     """
 
-    def __init__(self, program: Program, merge: Merge) -> None:
-        self.program, self.merge = program, merge
+    def __init__(self, traces: ShortcutTraces, merge: Merge) -> None:
+        self.program, self.merge = traces.program, merge
+        self.gate = traces.gate
         self.traces = [
-            trace_shortcut(program, operand)
-            if merge.op.target != "stack" and merge.takes_whole(program, operand)
-            else ()
+            traces.trace(operand) if merge.op.target != "stack" and merge.takes_whole(self.program, operand) else ()
             for operand in merge.operands
         ]
         self.least = min((step.value for trace in self.traces for step in trace), default=0)
@@ -113,7 +112,11 @@ class _Matcher:
         if (gated, positions) not in self._reachability:
             without = frozenset(index for taken in positions for index in elsewhere(self.program, taken))
             self._reachability[gated, positions] = MergeReachability(
-                self.program, self.merge.operands, self.least, gates=not gated, without=without
+                self.program,
+                self.merge.operands,
+                self.least,
+                gate=self.gate if gated else None,
+                without=without,
             )
         return self._reachability[gated, positions]
 

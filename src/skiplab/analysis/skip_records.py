@@ -1,9 +1,8 @@
 """Make the records of skips from matched shortcuts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from skiplab.analysis.merges import Merge
 from skiplab.analysis.nesting import Span
 from skiplab.analysis.reachability import between
 from skiplab.analysis.scale_factors import factors
@@ -23,8 +22,10 @@ class SkipCandidate:
     span: Span | None
 
 
-def skip_candidates(program: Program, matches: Iterable[Sequence[ShortcutMatch]]) -> list[SkipCandidate]:
+def skip_candidates(program: Program, matches: Sequence[Sequence[ShortcutMatch]]) -> list[SkipCandidate]:
     """The candidates of matched shortcuts, which are given merge by merge."""
+    operands = {match.merge.operands[i] for group in matches for match in group for i in match.branch}
+    branch_scales = {operand: factors(program, _branch_end(program, operand)) for operand in operands}
     found = []
     for group in matches:
         forks = sorted({match.step.value for match in group})
@@ -40,12 +41,12 @@ def skip_candidates(program: Program, matches: Iterable[Sequence[ShortcutMatch]]
                 fork_bits=fork_bits,
                 bit=forks.index(match.step.value),
             )
-            found.append(SkipCandidate(merge.op.index, _skip(program, merge, match), span))
+            found.append(SkipCandidate(merge.op.index, _skip(program, match, branch_scales), span))
     return found
 
 
-def _skip(program: Program, merge: Merge, match: ShortcutMatch) -> Skip:
-    step = match.step
+def _skip(program: Program, match: ShortcutMatch, branch_scales: Mapping[int, tuple[str, ...]]) -> Skip:
+    merge, step = match.merge, match.step
     branch = tuple(dict.fromkeys(merge.operands[i] for i in match.branch))
     arrival = program.ops[merge.readers[match.position]]  # in a chain of additions, the one that reads the shortcut
     is_part = step.shortcut == "identity" and not keeps_whole(merge.op.target, match.position)
@@ -63,7 +64,7 @@ def _skip(program: Program, merge: Merge, match: ShortcutMatch) -> Skip:
         shortcut_weight_layers=step.weights,
         long=_is_long(program, match),
         shortcut_scale=factors(program, match.shortcut_ops),
-        branch_scale=tuple(dict.fromkeys(f for o in branch for f in factors(program, _branch_end(program, o)))),
+        branch_scale=tuple(dict.fromkeys(factor for operand in branch for factor in branch_scales[operand])),
         gates=tuple(program.ops[index].name for index in step.gates),
         location="graph",
         steps=None,

@@ -114,17 +114,17 @@ def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", show_a
 
 
 def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census", path: Path) -> None:
-    from skiplab.analysis import tables
+    from skiplab.analysis import chart_data
     from skiplab.cli import render
     from skiplab.report import model_page
     from skiplab.serialization.json_schema import find_json
 
     tables = {
-        "spine": tables.spine(program, skips),
-        "skips": tables.placed(program, skips),
-        "non_skips": tables.non_skips(skips),
-        "histogram": tables.histogram(counts),
-        "witness": tables.witness(counts),
+        "spine": chart_data.spine(program, skips),
+        "skips": chart_data.placed(program, skips),
+        "non_skips": chart_data.non_skips(skips),
+        "histogram": chart_data.histogram(counts),
+        "witness": chart_data.witness(counts),
     }
     sentences = [render.skips_line(skips), *render.census_lines(counts)]
     facts = find_json(model, program, skips, counts)["capture"]

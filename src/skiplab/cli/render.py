@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from skiplab.analysis.chart_data import remarks
 from skiplab.analysis.differ import Difference, trait
 from skiplab.analysis.path_census import Census
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.analysis.tables import remarks
 from skiplab.linter import Findings
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import memory

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from skiplab.analysis.blocks import like, weights_read
+from skiplab.analysis.equal_blocks import exchangeable_pairs, weights_read
 from skiplab.analysis.skips import Skips
 from skiplab.edit.graph_editor import GraphEditor
 from skiplab.errors import UsageError
@@ -29,7 +29,7 @@ def reorder(program: Program, skips: Skips, order: Sequence[int]) -> Program:
     skips.check(program).require_merges()
     if sorted(order) != list(range(len(skips))):
         raise UsageError(f"order={list(order)}: give each of the numbers 0 … {len(skips) - 1} of these skips once")
-    alike = {pair for a, b in like(program, skips) for pair in ((a.id, b.id), (b.id, a.id))}
+    alike = {pair for a, b in exchangeable_pairs(program, skips) for pair in ((a.id, b.id), (b.id, a.id))}
     for place, block in enumerate(order):
         there, here = skips[place], skips[block]
         if there.id != here.id and (there.id, here.id) not in alike:

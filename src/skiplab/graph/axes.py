@@ -1,4 +1,4 @@
-"""What the dimensions of tensors are made of: axes, which pass from value to value and share what is known of them.
+"""Dimensions of tensors as tuples of axes. Axes of several values share what is known about them.
 
 A dimension is a tuple of axes, the slowest first: windows of an image folded into the batch are (samples, rows of
 windows, columns of windows). A reshape splits and joins axes; two values that are added have the same ones.
@@ -15,7 +15,7 @@ Dim = tuple["Axis", ...]
 
 
 class _Knowledge:
-    """A role that several axes have in common, known or still unknown; one that is assumed may be corrected."""
+    """The role that several axes share: known, assumed until another operator corrects it, or unknown."""
 
     def __init__(self, role: Role | None = None, assumed: bool = False) -> None:
         self.role: Role | None = role
@@ -30,10 +30,10 @@ class _Knowledge:
 
 
 class Axis:
-    """One axis, of which other values may know more: which axes it is itself made of, and what it holds."""
+    """One axis of one or more values, with its role and the axes that it is split into, as far as known."""
 
     def __init__(self, size: int, like: "Axis | None" = None) -> None:
-        """like: an axis that holds the same, though perhaps more or fewer of them."""
+        """like: an axis with the same role, perhaps of another size."""
         self.size = size
         self.parts: Dim = ()
         self._knowledge = _Knowledge() if like is None else like._knowledge
@@ -47,18 +47,18 @@ class Axis:
         return self._knowledge.root().assumed
 
     def learn(self, role: Role, *, assumed: bool = False) -> None:
-        """What it holds, unless that is known already."""
+        """Sets the role, unless it is known already."""
         root = self._knowledge.root()
         if root.role is None:
             root.role, root.assumed = role, assumed
 
     def correct(self, role: Role) -> None:
-        """What it holds after all, where that was only assumed."""
+        """Replaces an assumed role."""
         root = self._knowledge.root()
         root.role, root.assumed = role, False
 
     def identify(self, other: "Axis") -> None:
-        """Makes another axis of the same size this very one, unless they are known to hold different things."""
+        """Makes this axis and another one of the same size one axis, unless their roles are known to differ."""
         mine, its = self._knowledge.root(), other._knowledge.root()
         if self is other or (None not in (mine.role, its.role) and mine.role != its.role):
             return
@@ -68,14 +68,14 @@ class Axis:
         other.parts = (self,)
 
     def split(self, outer: int) -> Dim:
-        """Into `outer` and the rest; where it is known what it holds, both hold the same."""
+        """Splits the axis into one of size `outer` and the rest; both have its role."""
         like = self if self.role is not None else None
         self.parts = (Axis(outer, like), Axis(self.size // outer, like))
         return self.parts
 
 
 def leaves(dim: Iterable[Axis]) -> list[Axis]:
-    """The axes that a dimension is made of as far as is known."""
+    """The axes of a dimension, split as far as is known."""
     found: list[Axis] = []
     pending = [*dim][::-1]
     while pending:
@@ -88,18 +88,20 @@ def leaves(dim: Iterable[Axis]) -> list[Axis]:
 
 
 def size(dim: Dim) -> int:
+    """Number of entries along a dimension."""
     return math.prod(axis.size for axis in dim)
 
 
 def holds(dim: Iterable[Axis], role: Role) -> bool:
+    """Whether a dimension has an axis of a role."""
     return any(axis.role == role for axis in leaves(dim))
 
 
 def resized(dim: Dim, new: int) -> Dim:
-    """A dimension that holds the same as another, though another number of it, as after pooling, padding or slicing.
+    """A dimension with the roles of another one and another size, as after pooling, padding or slicing.
 
-    Samples that still fit in stay whole: it is the positions folded into their dimension that are more or fewer, or
-    whole batches that follow each other.
+    If the new size is a multiple of the number of samples, that number stays, and the other axes in the dimension
+    change their size.
     """
     if new == size(dim):
         return dim
@@ -129,7 +131,7 @@ def regrouped(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim] | None:
 
 
 def _taken(rest: list[Axis], new: int) -> Dim | None:
-    """Axes from the end of `rest`, where the slowest is, that make up a dimension of a size."""
+    """Removes axes from the end of `rest`, where the slowest is, that together form a dimension of a given size."""
     if new == 1:
         return (rest.pop(),) if rest and rest[-1].size == 1 else (Axis(1),)
     taken: list[Axis] = []
@@ -147,20 +149,20 @@ def _taken(rest: list[Axis], new: int) -> Dim | None:
             new = 1
         else:
             return None
-    # a batch of one sample is one all the same; other axes of size 1 are nothing
+    # keep an axis of size 1 only if it may be a batch of one sample
     return tuple(axis for axis in taken if axis.size > 1 or axis.role in ("samples", None)) or tuple(taken)
 
 
 def _next(rest: list[Axis]) -> Axis:
-    """The last of a list of axes, or the first that it is made of: an axis may lie along two dimensions of a value."""
+    """Removes the last of a list of axes, or, if that was split meanwhile, the first of its parts."""
     rest += leaves([rest.pop()])[::-1]
     return rest.pop()
 
 
 def unify(one: Dim, other: Dim) -> None:
-    """Two dimensions of one size that correspond entry by entry are made of the same axes.
+    """Makes two dimensions of one size that correspond entry by entry share their axes.
 
-    Axes of size 1 inside of larger dimensions are skipped: they fit anywhere.
+    Axes of size 1 in larger dimensions are skipped, since their place is arbitrary.
     """
     least = min(size(one), 2)
     mine, its = ([axis for axis in leaves(dim) if axis.size >= least][::-1] for dim in (one, other))
@@ -180,12 +182,11 @@ def unify(one: Dim, other: Dim) -> None:
 
 
 class Axes:
-    """The dimensions of all values, and what operators say of them.
+    """The dimensions of all values, with the roles that operators give them.
 
     Attributes:
         values: by name of a node; "name:1" is the second of several results.
-        varying: the axes that a free batch size counts, one for each input that has a size of its own; empty where the
-            batch is fixed.
+        varying: the axes of the free batch sizes, one for each size among the inputs; empty if the batch size is fixed.
     """
 
     def __init__(self) -> None:
@@ -193,18 +194,18 @@ class Axes:
         self.varying: list[Axis] = []
 
     def of(self, node: object) -> list[Dim] | None:
-        """The dimensions of an operator's argument; None for what carries no data, and for several results."""
+        """The dimensions of an operator's argument; None for an argument without data, and for several results."""
         return self.values.get(node.name) if isinstance(node, Node) else None
 
     def fresh(self, new: int) -> Dim:
-        """A dimension of which nothing is known but its size."""
+        """A dimension of unknown role."""
         batch = next((axis for axis in self.varying if new and new % axis.size == 0), None)
         if batch is None:
             return (Axis(new),)
         return (batch,) if new == batch.size else (batch, Axis(new // batch.size))
 
     def learn(self, dim: Dim, role: Role) -> None:
-        """What a dimension holds, as far as that is unknown; samples are its slowest axis alone."""
+        """Sets the role of a dimension where it is unknown. For samples that is only its slowest axis."""
         unknown = [axis for axis in leaves(dim) if axis.role is None]
         if role == "samples":
             unknown = [] if self.varying or holds(dim, "samples") else unknown[:1]
@@ -212,7 +213,10 @@ class Axes:
             axis.learn(role)
 
     def claim(self, batch: Dim, positions: Dim) -> None:
-        """An operator has samples in one dimension and positions in another, whichever of them was assumed to vary."""
+        """Sets the roles for an operator with samples in one dimension and positions in another.
+
+        An assumption that the other of the two is the batch is corrected.
+        """
         assumed = [axis for axis in leaves(positions) if axis.role == "samples" and axis.is_assumed]
         free = [axis for axis in leaves(batch) if axis.role is None and axis.size > 1]
         if assumed and free and not holds(batch, "samples"):

@@ -1,4 +1,4 @@
-"""What each operator does to the axes of its operands, one rule for each kind; see `skiplab.graph.layout`."""
+"""The effect of operators on the axes of their operands, one rule per kind of operator; see `skiplab.graph.layout`."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ class Call:
     """One operator, and one of its results.
 
     Attributes:
-        axes: what is known of the values before it.
+        axes: the dimensions of the values before it.
         node: the operator.
-        sizes: of its result, those that vary as numbers.
-        index: which of several results.
+        sizes: sizes of its result; a number stands for a size that varies.
+        index: number of the result, if there are several.
     """
 
     axes: Axes
@@ -31,7 +31,7 @@ class Call:
 
     @property
     def first(self) -> list[Dim]:
-        """The dimensions of the first operand; empty where it carries no data."""
+        """The dimensions of the first operand; empty if it carries no data."""
         return (self.axes.of(self.node.args[0]) if self.node.args else None) or []
 
     @property
@@ -40,7 +40,7 @@ class Call:
         return [dims for each in self.node.all_input_nodes if (dims := self.axes.of(each)) is not None]
 
     def argument(self, *names: str) -> Any:
-        """The argument of the first of these names that the operator has, or its default."""
+        """The value of the first argument with one of these names, or its default."""
         schema = getattr(self.node.target, "_schema", None)
         for place, argument in enumerate(schema.arguments if schema is not None else ()):
             if argument.name in names:
@@ -50,11 +50,11 @@ class Call:
         return None
 
     def of(self, *names: str) -> list[Dim] | None:
-        """The dimensions of that argument; None where it carries no data."""
+        """The dimensions of that argument; None if it carries no data."""
         return self.axes.of(self.argument(*names))
 
     def place(self, rank: int, name: str = "dim") -> int:
-        """The dimension that an argument names, counted from the front."""
+        """The dimension that an argument gives, counted from the front."""
         return int(self.argument(name)) % rank
 
 
@@ -62,18 +62,18 @@ Rule = Callable[[Call], list[Dim] | None]  # the dimensions of the result; None 
 
 
 def dimensions(call: Call) -> list[Dim]:
-    """The dimensions of an operator's result; new ones, of which nothing is known, where no rule says more."""
+    """The dimensions of an operator's result; new ones of unknown role where no rule applies."""
     dims = _RULES.get(operator_name(call.node.target), _elementwise)(call)
     if dims is None or [size(dim) for dim in dims] != call.sizes:
         return [call.axes.fresh(each) for each in call.sizes]
     return dims
 
 
-# Elementwise, and whatever else keeps the order of dimensions
+# Elementwise operators, and others that keep the order of dimensions
 
 
 def _elementwise(call: Call) -> list[Dim] | None:
-    """Operands are aligned at the last dimension; entries that meet lie on the same axes."""
+    """Operands are aligned at the last dimension; corresponding dimensions share their axes."""
     operands, rank = call.operands, len(call.sizes)
     if not operands:
         return None
@@ -89,7 +89,7 @@ def _elementwise(call: Call) -> list[Dim] | None:
 
 
 def _in_place(call: Call) -> list[Dim] | None:
-    """The first operand alone decides: the result has the same dimensions, of other sizes perhaps."""
+    """The result has the dimensions of the first operand, perhaps with other sizes."""
     if len(call.first) != len(call.sizes):
         return None
     return [resized(dim, new) for dim, new in zip(call.first, call.sizes, strict=True)]
@@ -102,9 +102,10 @@ def _channels_second(call: Call) -> list[Dim] | None:
 
 
 def _read_image(call: Call) -> tuple[bool, int]:
-    """Learns that the operand is (N, C, *positions), without the N where it has one dimension less.
+    """Sets the roles of an operand (N, C, *positions), or (C, *positions).
 
-    Returns whether that is so, and the dimension of the channels. It is not so where they are known to lie elsewhere.
+    Returns whether these roles fit, and the dimension of the channels. They do not fit if another dimension is known to
+    hold channels.
     """
     axes, dims = call.axes, call.first
     digit = re.search(r"(\d)d", operator_name(call.node.target))
@@ -122,7 +123,7 @@ def _read_image(call: Call) -> tuple[bool, int]:
 
 
 def _mixes_positions(dims: Sequence[Dim], at: int) -> bool:
-    """Whether what an operator takes for channels are positions, since the channels are known to lie elsewhere."""
+    """Whether the dimension that an operator mixes holds positions, since another one is known to hold channels."""
     elsewhere = (dim for i, dim in enumerate(dims) if i != at)
     return not holds(dims[at], "channels") and size(dims[at]) > 1 and any(holds(dim, "channels") for dim in elsewhere)
 
@@ -145,14 +146,14 @@ def _made(role: Role, new: int) -> Dim:
 
 
 def _mixed(call: Call, dims: Sequence[Dim], at: int) -> Dim:
-    """What a weight makes of one dimension, as the result's last: channels, or positions where it reads these."""
+    """The last dimension of the result of a weight: channels, or positions if the weight mixes positions."""
     role: Role = "positions" if _mixes_positions(dims, at) else "channels"
     call.axes.learn(dims[at], role)
     return _made(role, call.sizes[-1])
 
 
 def _conv(call: Call) -> list[Dim] | None:
-    """What a kernel slides over are positions."""
+    """The kernel slides over positions."""
     images, at = _read_image(call)
     found = _in_place(call)
     if not found or len(found) <= at:
@@ -209,7 +210,7 @@ def _recurrent(call: Call) -> list[Dim] | None:
 
 def _matmul(call: Call) -> list[Dim] | None:
     """(…, n, m) times (…, m, p); a matrix without data is a weight."""
-    added = operator_name(call.node.target) in ("addmm", "baddbmm", "addmv")  # to their first argument
+    added = operator_name(call.node.target) in ("addmm", "baddbmm", "addmv")  # added to the product
     a = call.of("mat1", "batch1", "mat") if added else call.of("self", "input")
     b = call.of("mat2", "batch2", "other", "vec", "tensor")
     if a and b:
@@ -236,7 +237,7 @@ def _product(a: list[Dim], b: list[Dim]) -> list[Dim]:
 
 
 def _einsum(call: Call) -> list[Dim] | None:
-    """Letters are dimensions; one that no data has is new channels."""
+    """Letters are dimensions. A letter of the weight alone is a new dimension of channels."""
     equation, operands = call.node.args[:2]
     if not isinstance(equation, str) or not isinstance(operands, (list, tuple)) or "->" not in equation:
         return None
@@ -251,7 +252,7 @@ def _einsum(call: Call) -> list[Dim] | None:
 
 
 def _letters(text: str, rank: int) -> list[str]:
-    """One for each dimension; those that an ellipsis stands for are numbered from the last."""
+    """One letter per dimension; the dimensions of an ellipsis are numbered from the last."""
     before, dots, after = text.partition("...")
     hidden = rank - len(before) - len(after) if dots else 0
     return [*before, *(f".{i}" for i in range(hidden, 0, -1)), *after]
@@ -278,14 +279,14 @@ def _attention(call: Call) -> list[Dim] | None:
 
 
 def _moved(call: Call) -> list[Dim] | None:
-    """Where dimensions go is seen on a tensor whose sizes are their numbers."""
+    """Finds the permutation with a tensor whose sizes are the numbers of its dimensions."""
     numbered = torch.empty(tuple(range(len(call.first))), device="meta")
     moved: Tensor = call.node.target(numbered, *call.node.args[1:], **call.node.kwargs)  # type: ignore[operator]
     return [call.first[place] for place in moved.shape] if call.first else None
 
 
 def _reshaped(call: Call) -> list[Dim] | None:
-    """Where axes do not divide into the new sizes, these hold what all of them held."""
+    """Regroups axes. Where they do not divide into the new sizes, each new dimension has the roles of all of them."""
     dims = call.first
     found = regrouped(dims, call.sizes)
     if found is None:
@@ -306,14 +307,14 @@ def _squeezed(call: Call) -> list[Dim] | None:
 
 
 def _named(call: Call, rank: int) -> set[int]:
-    """The dimensions that an operator works on: all, where it names none."""
+    """The dimensions that an operator works on; all by default."""
     over = call.argument("dim", "dims", "axis")
     among = range(rank) if over is None or over == [] else [over] if isinstance(over, int) else over
     return {at % rank for at in among} if rank else set()
 
 
 def _real(call: Call) -> list[Dim] | None:
-    """A complex number is two real ones, in a dimension of their own."""
+    """The real and imaginary part get a dimension of their own."""
     return [*call.first, (Axis(2, like=leaves(call.first[-1])[0]),)] if call.first else None
 
 
@@ -321,7 +322,7 @@ def _complex(call: Call) -> list[Dim] | None:
     return call.first[:-1]
 
 
-# Parts, and what is put together
+# Parts and concatenations
 
 
 def _without(call: Call) -> list[Dim] | None:
@@ -346,7 +347,7 @@ def _result(call: Call) -> list[Dim] | None:
 
 
 def _indexed(call: Call) -> list[Dim] | None:
-    """`x[:, indices]`: lists of indices take the place of the dimensions that they stand for."""
+    """`x[:, indices]`: a list of indices replaces its dimension."""
     dims, indices = call.first, call.node.args[1]
     given = {i: each for i, each in enumerate(indices) if isinstance(each, Node)}  # type: ignore[arg-type]
     at, end = min(given, default=0), max(given, default=0) + 1
@@ -356,7 +357,7 @@ def _indexed(call: Call) -> list[Dim] | None:
 
 
 def _joined(call: Call) -> list[Dim] | None:
-    """Operands of `cat` agree in all dimensions but the one along which they lie."""
+    """Operands of `cat` share their axes in all dimensions except the concatenated one."""
     parts = [dims for dims in call.operands if len(dims) == len(call.sizes)]
     if not parts:
         return None
@@ -381,7 +382,7 @@ def _stacked(call: Call) -> list[Dim] | None:
 
 
 def _expanded(call: Call) -> list[Dim] | None:
-    """Repeats come outside of what is repeated."""
+    """The axis of the repeats comes before the repeated axis."""
     missing = len(call.sizes) - len(call.first)
     found = [call.axes.fresh(new) for new in call.sizes[:missing]]
     for dim, new in zip(call.first, call.sizes[missing:], strict=True):
@@ -392,7 +393,7 @@ def _expanded(call: Call) -> list[Dim] | None:
 
 
 def _interleaved(call: Call) -> list[Dim] | None:
-    """`repeat_interleave`: repeats come inside."""
+    """`repeat_interleave`: the axis of the repeats comes after the repeated axis."""
     if len(call.first) != len(call.sizes):
         return None
     pairs = zip(call.first, call.sizes, strict=True)

@@ -1,4 +1,4 @@
-"""Build a `Program` from an exported graph: make the graph functional, then read off the flow of data."""
+"""Build a `Program` from an exported graph: make the graph functional, then derive the data flow."""
 
 import operator
 from collections.abc import Mapping

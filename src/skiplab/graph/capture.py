@@ -91,7 +91,7 @@ def _unchanged(model: nn.Module, train: bool) -> Iterator[None]:
 
 
 def _set_mode(model: nn.Module, train: bool) -> None:
-    """`model.train`, which a program that `torch.export.load` gives refuses: its operators have the mode in them."""
+    """`model.train`, but not for a program from `torch.export.load`: its mode is fixed in its operators."""
     try:
         model.train(train)
     except NotImplementedError:
@@ -125,7 +125,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences torch.export's warnings and logs about its own internals; errors hold what matters to the user."""
+    """Silences torch.export's warnings and logs about its internals; errors are still raised."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,7 +1,7 @@
 """Rewrite operators that contain an addition, so that every merge is an addition of its own.
 
 `addcmul(x, a, b)` is `x + a·b`, `lerp(x, y, w)` is `x·(1 − w) + y·w`, a sum over a `stack` is a sum of the
-stacked tensors, and an entry of a `stack` is the tensor that was put there. A matrix product with a parameter as bias
+stacked tensors, and an entry of a `stack` is the stacked tensor. A matrix product with a parameter as bias
 stays a linear layer.
 """
 

@@ -1,4 +1,4 @@
-"""Which dimension of a value holds samples, channels and positions: the one table that everything else looks it up in.
+"""The one table of which dimension of a value holds samples, channels and positions.
 
 Conventions, by operator (N samples, C channels, the rest positions):
 
@@ -7,16 +7,16 @@ Conventions, by operator (N samples, C channels, the rest positions):
 - attention: (N, …, positions, C);
 - LSTM, GRU and RNN: (N, positions, C) with `batch_first`, else (positions, N, C).
 
-Views, permutations, slices, concatenations and elementwise operators carry this on, forward and backward: an input has
-its channels where the first layer that reads it has them. What is known already outranks a convention: a linear layer
-that reads (N, C, T) mixes positions, and its result is (N, C, T′).
+Views, permutations, slices, concatenations and elementwise operators propagate these roles, forward and backward: an
+input has its channels where the first layer that reads it expects them. A known role takes precedence over a
+convention: a linear layer that reads (N, C, T) mixes positions, and its result is (N, C, T′).
 
-Samples are what the free batch size counts, unless attention or a recurrent layer uses that dimension as positions and
-another one as its batch: the time of a sequence-first network. With a fixed batch size they are what operators take for
-the batch, and else the first dimension of the inputs.
+The dimension of samples is the one with the free batch size, unless attention or a recurrent layer uses that dimension
+as positions and another one as its batch (the time of a sequence-first network). With a fixed batch size it is the
+batch of the operators, or else the first dimension of the inputs.
 
-Where nothing decides, images (N, C, H, W) have channels second, everything else has them last, and token ids (N, T)
-have none.
+Without any evidence, images (N, C, H, W) have channels in the second dimension, token ids (N, T) have none, and all
+other values have them in the last one.
 """
 
 import math
@@ -33,7 +33,7 @@ from skiplab.graph.axes import Axes, Axis, Dim, holds, leaves, size
 from skiplab.graph.axis_rules import Call, dimensions
 from skiplab.graph.ops import Op
 
-_SYMBOLIC = 10**6  # a size that varies is a prime above this, so that it divides nothing else
+_SYMBOLIC = 10**6  # a prime above this stands for a size that varies, so that it divides no other size
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +41,16 @@ class Layout:
     """What the dimensions of a value hold.
 
     Attributes:
-        samples: the dimension along which the samples of a batch lie; None for a value that they share, or in which
-            they are no longer whole.
-        channels: that of the channels or features; the last one, where they are split into groups (heads). None
-            where the value has none, and where they share a dimension with the samples.
-        positions: those of everything else: pixels, steps of a sequence, patches.
-        folded: how many entries of the samples' dimension there are for each sample, outside and inside of it:
-            (1, 1) where it holds nothing else; (1, 4) for four windows of each image, one image after the other;
-            (T, 1) for T steps of a sequence, each with all samples. None for a number that varies.
-        places: number of positions of one sample, folded ones included; 1 where nothing but channels is left. Those
-            that lie along two dimensions (attention scores) count once.
+        samples: the dimension of the samples of a batch; None for a value that they share, or in which they are no
+            longer whole.
+        channels: the dimension of the channels or features; the last one if they are split into groups (heads). None
+            if the value has none, or if they share a dimension with the samples.
+        positions: all other dimensions: pixels, steps of a sequence, patches.
+        folded: number of entries per sample in the dimension of the samples, outside and inside of the samples:
+            (1, 1) if it holds only samples; (1, 4) for four windows per image, one image after the other; (T, 1) for
+            T steps of a sequence, each with all samples. None for a number that varies.
+        places: number of positions of one sample, including folded ones; 1 if there are only channels. Positions
+            along two dimensions (attention scores) count once.
     """
 
     samples: int | None = None
@@ -60,7 +60,7 @@ class Layout:
     places: int = 1
 
     def require_channels(self, what: str) -> int:
-        """The dimension of the channels; UsageError where there is none, about `what`."""
+        """The dimension of the channels; UsageError that names `what` if there is none."""
         if self.channels is None:
             raise UsageError(f"{what} has no dimension of channels: leave its skip out")
         return self.channels
@@ -87,7 +87,7 @@ class Layout:
         return factors.repeat_interleave(inner).repeat(outer).reshape(shape)
 
     def _folds(self, value: Tensor, count: int) -> tuple[int, int]:
-        """How many entries lie outside and inside of the samples in their dimension."""
+        """Number of entries outside and inside of the samples in their dimension."""
         assert self.samples is not None
         (outer, inner), whole = self.folded, value.shape[self.samples]
         if outer is None:
@@ -96,7 +96,7 @@ class Layout:
 
 
 def layouts(graph: Graph, ops: Sequence[Op]) -> tuple[Layout, ...]:
-    """The layout of each op's value; an empty one for what is no single tensor."""
+    """The layout of each op's value; an empty one for several tensors."""
     table = _Table(graph, ops)
     return tuple(table.layout(op) for op in ops)
 
@@ -107,7 +107,7 @@ class _Table:
     def __init__(self, graph: Graph, ops: Sequence[Op]) -> None:
         names = {op.name for op in ops}
         self.axes = Axes()
-        self.ids: set[str] = set()  # values that are no real numbers
+        self.ids: set[str] = set()  # values that are not real numbers
         self._symbols: dict[sympy.Symbol, int] = {}
         self._numbers: dict[sympy.Expr, int] = {}
         nodes = [node for node in graph.nodes if node.name in names]
@@ -133,7 +133,7 @@ class _Table:
                     self.ids.add(name)
 
     def _number(self, each: Any) -> int:
-        """A size; a number that divides no other where it varies."""
+        """A size; for one that varies, a number that divides no other size."""
         if isinstance(each, int):
             return each
         expression = each.node.expr
@@ -150,9 +150,9 @@ class _Table:
         return [self.axes.fresh(each) for each in sizes]
 
     def _samples(self, inputs: list[list[Dim]]) -> set[int]:
-        """How many samples there are, in numbers that may differ between inputs where the batch size is free.
+        """Numbers of samples, which may differ between inputs if the batch sizes are free.
 
-        Decided here where neither an operator nor a free batch size has done so.
+        Chosen here if neither an operator nor a free batch size determines them.
         """
         known = {count for dims in inputs if (count := _sample_count(dims)) is not None}
         counts = known or {size(dims[0]) for dims in inputs[:1]}
@@ -188,7 +188,7 @@ class _Table:
         return together and in_order and _sample_count([dim]) in self.counts
 
     def _channels(self, op: Op, dims: list[Dim], others: list[int]) -> int | None:
-        """Of the dimensions that hold nothing else, the last; else of those that hold some; else by their number."""
+        """The last dimension of channels only; else the last with some channels; else by the number of dimensions."""
         held = [i for i in others if holds(dims[i], "channels")]
         whole = [i for i in held if _is_all_channels(dims[i])]
         unknown = [i for i in others if any(axis.role is None for axis in leaves(dims[i]))]
@@ -211,6 +211,6 @@ def _is_all_channels(dim: Dim) -> bool:
 
 
 def _count(axes: Iterable[Axis]) -> int | None:
-    """How many entries axes have together; None where that varies."""
+    """Number of entries of several axes; None if it varies."""
     number = math.prod(axis.size for axis in axes)
     return None if number > _SYMBOLIC else number

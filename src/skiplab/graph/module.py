@@ -1,4 +1,4 @@
-"""A graph as an `nn.Module`: one that trains, with its tensors under their own names."""
+"""A graph as a trainable `nn.Module`, with tensors under their own names."""
 
 import inspect
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class NameChanges:
 
 
 class ProgramModule(nn.Module):
-    """A program as a module, which one trains, copies, pickles, compiles and exports like any other.
+    """A program as a module that can be trained, copied, pickled, compiled and exported like any other.
 
     Checkpoints of the original network load, also where this module is part of another one: removed names are skipped,
     and added tensors keep their values where the checkpoint lacks them. After a fold the original's checkpoints are
@@ -91,7 +91,7 @@ def build_module(
 
 
 def _bare(name: str, code: Code) -> ProgramModule:
-    """An instance of a class of that name, with the code and no tensors yet."""
+    """An instance of a new class of that name, with the code and without tensors."""
     run = code.function()
 
     named = [inspect.Parameter(each, inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in ("self", *code.arguments)]

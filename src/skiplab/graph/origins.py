@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from skiplab.graph.ops import WEIGHT_LAYERS, Op
 
 
-def anchors(ops: Sequence[Op]) -> list[frozenset[int]]:
+def origins(ops: Sequence[Op]) -> list[frozenset[int]]:
     """For each op, the weight layers, merges of several signals and inputs that its value is computed from directly."""
     found: list[frozenset[int]] = []
     for op in ops:
@@ -24,9 +24,9 @@ def anchors(ops: Sequence[Op]) -> list[frozenset[int]]:
     return found
 
 
-def ways(anchored: list[frozenset[int]], operands: Iterable[int]) -> list[list[int]]:
-    """The operands of a merge, grouped by the signal that they belong to."""
+def group_by_origin(origins: list[frozenset[int]], operands: Iterable[int]) -> list[list[int]]:
+    """The operands of a merge in groups that are computed from the same signals."""
     groups: dict[frozenset[int], list[int]] = {}
     for operand in operands:
-        groups.setdefault(anchored[operand], []).append(operand)
+        groups.setdefault(origins[operand], []).append(operand)
     return list(groups.values())

@@ -1,4 +1,4 @@
-"""What every pass through a graph needs to know of it, worked out once."""
+"""The schedule of a graph, which all passes through it share."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +11,7 @@ from skiplab.graph.torch_compat import schema_of
 
 
 class Plan:
-    """The schedule that all passes through one graph share.
+    """The order of execution, and which values to drop when.
 
     Attributes:
         nodes: in order of execution.

@@ -15,7 +15,7 @@ from skiplab.graph.codegen import Code, code_of
 from skiplab.graph.layout import Layout, layouts
 from skiplab.graph.module import NameChanges, ProgramModule, build_module
 from skiplab.graph.ops import Op, op_info
-from skiplab.graph.origins import anchors
+from skiplab.graph.origins import origins
 from skiplab.graph.plan import Plan
 from skiplab.graph.torch_compat import FakeTensor, pytree
 
@@ -105,9 +105,9 @@ class Program:
         return {op.name: op for op in self.ops}
 
     @cached_property
-    def anchors(self) -> list[frozenset[int]]:
+    def origins(self) -> list[frozenset[int]]:
         """For each op, the layers, merges and inputs that its value is computed from; see `skiplab.graph.origins`."""
-        return anchors(self.ops)
+        return origins(self.ops)
 
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:

@@ -11,7 +11,7 @@ def isolated_rng(seed: int | None = None, device: torch.device | None = None) ->
     """Restores torch's random state when the block ends: of the CPU, of the CUDA devices in use, and of `device`.
 
     Args:
-        seed: the block starts from this seed; None goes on from the present state.
+        seed: the block starts from this seed; None continues from the current state.
         device: an accelerator that the block draws on.
     """
     kind = "cuda" if device is None or device.type == "cpu" else device.type

@@ -4,6 +4,7 @@ A shortcut must carry the value that its branch works on. A recurrent network th
 function of the input at step t − 1 has no skip connection from the whole sequence.
 """
 
+import operator
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -24,16 +25,15 @@ def position(program: Program, op: Op) -> Position | None:
     if node is None or len(op.inputs) != 1 or not node.args or not isinstance(node.args[0], Node):
         return None
     source = node.args[0]
-    name = operator_name(node.target)
-    if name == "select":
+    if node.target is operator.getitem:
+        return _part(program, op, source, node.args[1])
+    if op.target == "select":
         return _at(program, op.inputs[0], source, node.args[1], node.args[2])
-    if name == "slice" and op.shape != program.ops[op.inputs[0]].shape:
+    if op.target == "slice" and op.shape != program.ops[op.inputs[0]].shape:
         dim, start = (*node.args[1:3], 0, 0)[:2]
         return _at(program, op.inputs[0], source, dim, start) if op.shape[_whole(dim) % len(op.shape)] == 1 else None
-    if name == "narrow" and node.args[3] == 1:
+    if op.target == "narrow" and node.args[3] == 1:
         return _at(program, op.inputs[0], source, node.args[1], node.args[2])
-    if name == "getitem":
-        return _part(program, op, source, node.args[1])
     return None
 
 
@@ -64,7 +64,7 @@ def elsewhere(program: Program, taken: Position) -> Iterator[int]:
 
 def are_two_signals(program: Program, one: int, other: int) -> bool:
     """Whether two values are computed from different values, or from parts of one that share no entry."""
-    return program.anchors[one] != program.anchors[other] or _are_disjoint(program, one, other)
+    return program.origins[one] != program.origins[other] or _are_disjoint(program, one, other)
 
 
 Chain = tuple[object, ...]  # a value, and which part of it, of that part, and so on

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and errors that say how to mend what stopped the writing."""
+"""Files that are written whole or not at all, and errors that name what stopped the writing and the fix."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ MENDS = {
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Turns a system error inside the block into an `OutputError` that names `path` and the mend."""
+    """Turns a system error inside the block into an `OutputError` that names `path` and the fix."""
     try:
         yield
     except OSError as error:
@@ -37,8 +37,8 @@ def writing_to(path: Path) -> Iterator[None]:
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path for any writer to fill; when the block ends, it takes the place of `path`.
 
-    Whoever reads `path` sees the old file or the new one, never a part, even when the process is killed or
-    the power fails. When the block raises, the temporary file is removed and the old file stays.
+    Readers of `path` see the old file or the new one, never a part, even when the process is killed or the power
+    fails. When the block raises, the temporary file is removed and the old file stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: renaming is atomic there
@@ -48,7 +48,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
             _sync(temporary)
             os.replace(temporary, path)
         except BaseException:
-            with suppress(OSError):  # what stopped the writing is the error to report
+            with suppress(OSError):  # report the error that stopped the writing
                 temporary.unlink()
             raise
         _sync(path.parent)
@@ -71,9 +71,9 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def append_text(path: Path | str, text: str, after: int) -> int:
-    """Cuts the file to its first `after` bytes, appends `text` and returns the new size in bytes.
+    """Truncates the file to its first `after` bytes, appends `text` and returns the new size in bytes.
 
-    Not atomic: the caller keeps the size in a file that is, and so knows which part of this one counts.
+    This is not atomic: the caller stores the size in a file that is, and ignores what is after it in this one.
     """
     path = Path(path)
     with writing_to(path), open(path, "ab") as file:
@@ -85,7 +85,7 @@ def append_text(path: Path | str, text: str, after: int) -> int:
 
 
 def writable_folder(path: Path | str) -> Path:
-    """Creates the folder if need be and tries a file in it, before an hour's work fails at its end."""
+    """Creates the folder if need be and tries a file in it, so that a long job fails at its start."""
     path = Path(path)
     with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def writable_folder(path: Path | str) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Waits until the storage holds the file, or the folder's list of names."""
+    """Flushes a file, or a folder's list of names, to the disk."""
     folder = path.is_dir()
     if folder and not hasattr(os, "O_DIRECTORY"):
         return  # Windows opens no folders; there the rename itself is journalled

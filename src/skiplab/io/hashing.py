@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def checksum(tensors: Iterable[Tensor]) -> str:
-    """CRC-32 of their bytes, in order."""
+    """CRC-32 of the tensors' bytes, in order."""
     total = 0
     for tensor in tensors:
         flat = tensor.detach().cpu().contiguous().reshape(-1)

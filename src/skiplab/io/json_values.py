@@ -1,4 +1,4 @@
-"""Values as JSON has them: what is no finite number is null."""
+"""Values for JSON, with null for NaN and infinity."""
 
 import json
 import math

@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 
 @contextmanager
 def reading(file: Path, fix: str) -> Iterator[None]:
-    """Turns what goes wrong while `file` is read into one `DataError` that names the file and the fix."""
+    """Turns any error while `file` is read into a `DataError` that names the file and the fix."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

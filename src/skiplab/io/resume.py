@@ -1,4 +1,4 @@
-"""One store for results that a stopped command resumes: whose they are, which parts are finished, and the parts.
+"""One store for results that a stopped command resumes: what they depend on, and their finished parts.
 
     identity.json      everything that the results depend on, as JSON; written before the first part
     NAME.parquet       a part that is a table
@@ -6,7 +6,7 @@
     NAME.safetensors   a part that is a set of tensors, with a JSON value about them
     NAME-parts/        unfinished work on the table NAME
 
-Each file is replaced as a whole, so a process that is killed leaves every part either as it was or as it should be.
+Each file is replaced as a whole, so a process that is killed leaves every part either old or new.
 """
 
 import json
@@ -35,7 +35,7 @@ _RECOMPUTE = "delete this file, and it is computed again"
 
 @dataclass(frozen=True)
 class StoreLayout:
-    """Which files a store keeps in its folder, and how it recognizes its own results there.
+    """The files that a store keeps in its folder, and how it recognizes its own results there.
 
     Attributes:
         identity: name of the file that holds the identity.
@@ -91,7 +91,7 @@ class ResumeStore:
     """The parts of one result in one folder.
 
     Args:
-        folder: where parts are kept; it is created if need be. None: nothing is kept, and nothing is ever found.
+        folder: where parts are kept; it is created if need be. None keeps nothing and finds nothing.
         identity: everything that the parts depend on, as JSON. It is written once, before the first part.
         layout: which files are the store's.
 
@@ -104,7 +104,7 @@ class ResumeStore:
         self.claimed = self.folder is not None and layout.check(self.folder, self.identity)
 
     def claim(self) -> None:
-        """Writes the identity, from when on the folder is refused to others. Every save begins with it."""
+        """Writes the identity, so that the folder is refused to other results. Every save starts with it."""
         if self.folder is not None and not self.claimed:
             write_json(self.folder / self.layout.identity, self.identity)
             self.claimed = True
@@ -136,7 +136,7 @@ class ResumeStore:
         return self._load(f"{name}.safetensors", part_files.read_tensors)
 
     def parts_folder(self, name: str) -> Path | None:
-        """Where unfinished work on a table may be kept until the table is saved; the folder is claimed for it."""
+        """Folder for unfinished work on a table, until the table is saved. Claims the store's folder."""
         self.claim()
         return None if self.folder is None else self.folder / f"{name}-parts"
 
@@ -180,5 +180,5 @@ def _shortened(value: Any, most: int = 80) -> str:
 
 
 def _as_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """As it will be read back: lists in place of tuples."""
+    """A value as it is read back from JSON: lists in place of tuples."""
     return json.loads(json.dumps(value))

@@ -1,4 +1,4 @@
-"""Load weights into a model without running anybody's code, and tell some from others."""
+"""Load weights into a model without running code from the file."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise DataError(f"there is no file {path}: check --weights") from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read as weights: {error}") from error
-    except Exception as error:  # an unpickler meets anything
+    except Exception as error:  # unpickling may raise anything
         raise DataError(
             f"{path} holds more than tensors and is not unpickled, since that could run code: save it as "
             f"safetensors ({str(error).splitlines()[0]})"
@@ -38,7 +38,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _tied(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a file that holds each tensor once leaves out: other names of tensors that it holds."""
+    """The names that a file with each tensor once leaves out: further names of tied tensors."""
     own = model.state_dict(keep_vars=True)
     held = {id(own[name]): value for name, value in state.items() if name in own}
     return {name: held[id(tensor)] for name, tensor in own.items() if name not in state and id(tensor) in held}

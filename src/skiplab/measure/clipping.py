@@ -6,7 +6,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from skiplab.analysis.edges import into
 from skiplab.analysis.merges import Merge
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.data.bound_batches import Batch, BoundBatch
@@ -15,8 +14,8 @@ from skiplab.graph.ops import Op, is_concat, op_info
 from skiplab.graph.program import Program
 from skiplab.measure.batches import finite
 from skiplab.measure.features import output_of
-from skiplab.measure.merge_operands import by_sample, collect_operands, merges_of, pad_stack
-from skiplab.measure.moments import Moments
+from skiplab.measure.merge_operands import by_sample, collect_operands, merges_of, pad_stack, shortcut_positions
+from skiplab.measure.moments import Moments, column_names
 from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
@@ -25,7 +24,7 @@ from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, extremes, finite_in, interval_of, plural, row_at, within
 
 QUANTITIES = ("entries", "energy", "route_kept")
-COLUMNS = ["id", "order", "samples", "activation", "route", *(f"{q}{end}" for q in QUANTITIES for end in ("", "_std"))]
+COLUMNS = ["id", "order", "samples", "activation", "route", *column_names(QUANTITIES)]
 
 
 def clipping(program: Program, skips: Skips, batches: Iterable[Batch]) -> MeasureTable:
@@ -141,9 +140,8 @@ class _ClippedMerge:
 
     def on_operands(self, operands: list[Tensor]) -> None:
         """The operands of the merge, in order, in its shape."""
-        names = [operand for _, operand in into(self.program, self.merge)]
         for skip in self.skips:
-            own = [operands[i] for i, name in enumerate(names) if name == skip.operand]
+            own = [operands[position] for position in shortcut_positions(self.program, self.merge, skip)]
             self._shortcuts[skip.id] = own[0] if len(own) == 1 else torch.stack(own).sum(0)
 
     def on_merge(self, value: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from skiplab.analysis.edges import into
 from skiplab.analysis.merges import Merge
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.data.bound_batches import Batch, BoundBatch
@@ -15,8 +14,8 @@ from skiplab.graph.interpreter import Edge, Patch
 from skiplab.graph.ops import is_concat
 from skiplab.graph.program import Program
 from skiplab.measure.batches import finite
-from skiplab.measure.merge_operands import by_sample, collect_operands, merges_of, pad_stack
-from skiplab.measure.moments import Moments
+from skiplab.measure.merge_operands import by_sample, collect_operands, merges_of, pad_stack, shortcut_positions
+from skiplab.measure.moments import Moments, column_names
 from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
 from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
@@ -25,7 +24,7 @@ from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, extremes, finite_in, intervals_of, short, sign_counts
 
 QUANTITIES = ("ratio", "cosine", "growth", "influence")
-COLUMNS = ["id", "order", "samples", *(f"{quantity}{end}" for quantity in QUANTITIES for end in ("", "_std"))]
+COLUMNS = ["id", "order", "samples", *column_names(QUANTITIES)]
 
 
 def contribution(program: Program, skips: Skips, batches: Iterable[Batch]) -> MeasureTable:
@@ -112,10 +111,9 @@ class Contribution:
 
 
 def _parts(program: Program, merge: Merge, skip: Skip) -> tuple[list[int], list[int]]:
-    """Places of the shortcut's value among a merge's operands, and of all others."""
-    names = [operand for _, operand in into(program, merge)]
-    places = range(len(names))
-    return [i for i in places if names[i] == skip.operand], [i for i in places if names[i] != skip.operand]
+    """Positions of the shortcut's value among a merge's operands, and of all others."""
+    own = shortcut_positions(program, merge, skip)
+    return own, [position for position in range(len(merge.operands)) if position not in own]
 
 
 def _quantities(inner: Tensor, shortcut: list[int], others: list[int], *, concat: bool) -> Tensor:

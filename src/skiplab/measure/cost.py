@@ -38,7 +38,7 @@ def cost(program: Program, skips: Skips, batches: Iterable[Batch], repeats: int 
     - peak_share: the part of the pass's peak memory that would be saved, in [0, 1]; 0 where the peak lies elsewhere.
       (In training, autograd keeps values for the backward pass, and less would be saved.)
 
-    Work, over the ops between fork and merge; ops on both ways count for the branch, the merge itself for neither:
+    Work, over the ops between fork and merge; ops on both count for the branch, and the merge for neither:
 
     - branch_flops, shortcut_flops: floating-point operations for one sample by torch's `FlopCounterMode`: only of
       convolutions and matrix products (attention and recurrent layers consist of these); a multiply-add counts as two.

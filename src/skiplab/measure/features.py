@@ -13,6 +13,8 @@ from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import finite
 from skiplab.measure.input_leaves import is_real
 
+NETWORK = "network"  # id of a row about the whole network
+
 
 def outputs(program: Program, skips: Skips) -> dict[str, Op]:
     """The output op of each block, by the id of the first skip with its merge, in the order of the graph."""
@@ -78,3 +80,11 @@ def fork_of(program: Program, skip: Skip) -> Op:
 def first_real(program: Program, among: Iterable[int]) -> Op | None:
     """The first of these ops whose value is one tensor of real numbers."""
     return next((program.ops[index] for index in among if is_real(program, program.ops[index])), None)
+
+
+def network_ends(program: Program) -> tuple[Op | None, Op | None]:
+    """The ops that the map of the whole network starts from and ends in.
+
+    These are its first real input, or the first embeddings of token ids, and its first real output.
+    """
+    return first_real(program, range(len(program.ops))), first_real(program, program.outputs)

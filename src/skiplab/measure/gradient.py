@@ -1,4 +1,4 @@
-"""How large the gradient is, layer by layer, and which way it takes back through each skip."""
+"""The size of the gradient at each layer, and at each skip the parts that come by shortcut and by branch."""
 
 import math
 from collections import defaultdict
@@ -39,15 +39,15 @@ def gradient(
     networks: Sequence[str] = ("original",),
     seed: int = 0,
 ) -> MeasureTable:
-    """Norm of the loss's gradient for every weight layer and at every skip, split by the way that it came.
+    """Norm of the loss's gradient for each weight layer, and at each skip also by shortcut and by branch.
 
     - For a weight layer: L2 norm of ∂L/∂W over all the layer's parameters with two or more dimensions (kernels and
       matrices, no biases), with L the mean loss of a batch. Unit: that of the loss per unit of weight; scales with
       the loss.
     - For a skip: L2 norm over the batch of ∂L/∂(value of the merge), times the square root of the batch size. This is
       the root mean square over samples of each sample's own gradient, independent of the batch size. `shortcut_norm`
-      and `branch_norm` are the same for the two parts of ∂L/∂(value of the fork): what comes back by the shortcut,
-      and what comes back by the branch.
+      and `branch_norm` are the same for the two parts of ∂L/∂(value of the fork) that come by the shortcut and by the
+      branch.
     - relative: the norm divided by the largest of the same kind in the same network: dimensionless, invariant to
       the loss's scale.
 
@@ -59,7 +59,7 @@ def gradient(
         program, skips, batches: the network and its data; batches that can be read again when there are several
             networks.
         loss: (output, target) -> mean over the batch, or the name of one; see `skiplab.measure.losses`.
-        networks: of "original"; "plain", the same weights with every one of the skips' shortcuts removed;
+        networks: of "original"; "plain", the same weights without the shortcuts of `skips`;
             "reinitialized" and "reinitialized plain", both with fresh weights from `seed`.
 
     Returns:
@@ -134,16 +134,16 @@ class Gradient:
 class _BatchGradients:
     """The gradients that come back during one batch.
 
-    `at_merge` and `at_fork` make hooks that change no value. A way out of a fork may have several edges, and its
-    gradient is the sum over them: it is kept until all have arrived, and then only its norm.
+    `at_merge` and `at_fork` make hooks that change no value. A shortcut or branch may leave its fork by several edges;
+    its gradient is their sum, which is kept until all have arrived, and then only its norm.
 
     Attributes:
-        by_edge: the ways that an edge belongs to.
+        by_edge: the shortcuts and branches that an edge belongs to.
     """
 
     def __init__(self, program: Program, ways: dict[Way, tuple[Edge, ...]]) -> None:
         self._norms: dict[Way | str, Tensor] = {}
-        self._sums: dict[Way, Tensor] = {}  # of ways with more gradients to come
+        self._sums: dict[Way, Tensor] = {}  # of shortcuts and branches with further gradients to come
         self._left = {way: sum(_readings(program, edge) for edge in edges) for way, edges in ways.items()}
         self.by_edge: dict[Edge, list[Way]] = defaultdict(list)
         for way, edges in ways.items():
@@ -179,11 +179,11 @@ class _BatchGradients:
                 self._norms[way] = _norm([total])
 
     def norm_at_merge(self, merge: str) -> float:
-        """After the pass: 0 where no gradient came back."""
+        """The norm after the pass; 0 without a gradient."""
         return float(self._norms.get(merge, 0.0))
 
     def norm_of_way(self, way: Way) -> float:
-        """After the pass: of what came back by this way, 0 for nothing; some of its edges may have had no gradient."""
+        """The norm after the pass, also if some edges had no gradient; 0 without any."""
         return float(_norm([self._sums[way]]) if way in self._sums else self._norms.get(way, 0.0))
 
 
@@ -206,7 +206,7 @@ def _std(values: list[float]) -> float:
 
 
 def sentences(table: pd.DataFrame) -> Iterator[str]:
-    """How the first and the last weight layer compare, and which way more of the gradient takes."""
+    """The first weight layer compared with the last, and shortcuts compared with branches."""
     own = table[table["network"] == ORIGINAL.name]
     weights = finite_in(own[own["what"] == "weight"], "gradient_norm").sort_values("order")
     if len(weights) > 1 and weights["gradient_norm"].iloc[-1] > 0:
@@ -226,7 +226,7 @@ def sentences(table: pd.DataFrame) -> Iterator[str]:
 
 
 def _rows_of_skips(table: pd.DataFrame) -> pd.DataFrame:
-    """Only skips, where there are any: a network has many more weight layers than anybody reads."""
+    """The rows of skips, if there are any: the rows of weight layers are too many for a terminal."""
     skips = table[table["what"] == "skip"]
     return skips if len(skips) else table
 

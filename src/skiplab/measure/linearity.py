@@ -13,9 +13,9 @@ from skiplab.data.bound_batches import Batch, BoundBatch, divisible, validate_ba
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Op, Program
-from skiplab.measure.affine import unexplained
+from skiplab.measure.affine_fit import unexplained
 from skiplab.measure.batches import map_batches, own_randomness
-from skiplab.measure.features import first_real, fork_of, outputs, sampled
+from skiplab.measure.features import NETWORK, fork_of, network_ends, outputs, sampled
 from skiplab.measure.protocol import SAMPLES, Measure
 from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
@@ -71,7 +71,6 @@ def linearity(
     return MeasureTable.of(__name__, pd.DataFrame(rows, columns=_COLUMNS))
 
 
-NETWORK = "network"  # id of the row of the whole network
 _COLUMNS = "id order samples rows features nonlinearity bend distance_from_identity".split()
 
 
@@ -100,7 +99,7 @@ class _Seen:
 def _maps(program: Program, skips: Skips) -> list[tuple[str, _Map]]:
     forks = {skip.id: fork_of(program, skip) for skip in skips}
     ends = [(name, forks[name], op) for name, op in outputs(program, skips).items()]
-    first, last = first_real(program, range(len(program.ops))), first_real(program, program.outputs)
+    first, last = network_ends(program)
     if first is not None and last is not None:
         ends.append((NETWORK, first, last))
     return [(name, _Map(a, b, _are_sequences(program, a, b))) for name, a, b in ends]

@@ -62,7 +62,7 @@ def _classes(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """torch would broadcast the smaller of two shapes, and measure something else."""
+    """Scores and target of one shape; DataError otherwise, since torch would broadcast the smaller one."""
     if scores.numel() != target.numel() or len(scores) != len(target):
         raise DataError(
             f"the model's output {_shape(scores)} and the targets {_shape(target)} should have the same shape for this "

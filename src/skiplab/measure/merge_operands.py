@@ -46,6 +46,11 @@ def merges_of(program: Program, skips: Iterable[Skip]) -> dict[str, Merge]:
     return {name: merge_at(program, name) for name in dict.fromkeys(skip.merge for skip in skips)}
 
 
+def shortcut_positions(program: Program, merge: Merge, skip: Skip) -> list[int]:
+    """Positions of the shortcut's value among a merge's operands: several where the value is added several times."""
+    return [position for position, (_, operand) in enumerate(into(program, merge)) if operand == skip.operand]
+
+
 def by_sample(program: Program, op: Op, value: Tensor, size: int) -> Tensor:
     """A value of `op` as (samples, everything else), in single precision at least.
 

@@ -1,5 +1,7 @@
 """Mean and standard deviation of numbers that come batch by batch."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -36,3 +38,8 @@ class Moments:
         if not self.mean.ndim:  # nothing was added
             return []
         return torch.stack([self.means(), self.deviations()], dim=-1).flatten(1).tolist()
+
+
+def column_names(quantities: Iterable[str]) -> list[str]:
+    """The names of the numbers in a row of `Moments.columns`: each quantity, then its deviation."""
+    return [quantity + end for quantity in quantities for end in ("", "_std")]

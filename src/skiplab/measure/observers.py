@@ -19,7 +19,7 @@ Gradients = Mapping[str, Tensor]  # by the parameter's name in the model
 
 @dataclass(frozen=True)
 class Hooks:
-    """What one observer wants to see of one batch.
+    """The hooks of one observer on one batch.
 
     Attributes:
         commit: called after the pass, with the gradients of the weights if there was a backward pass. The observer
@@ -35,7 +35,7 @@ class Hooks:
 
 @runtime_checkable
 class Observer(Protocol):
-    """One measure's part in a pass, and the table that it makes of all of them."""
+    """One measure as hooks on each batch, and the table of all batches."""
 
     backward: bool  # whether it needs gradients
 

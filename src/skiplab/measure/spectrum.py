@@ -18,8 +18,9 @@ from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Execution
 from skiplab.graph.program import Op, Program
 from skiplab.measure.batches import finite, map_batches
-from skiplab.measure.features import first_real, fork_of, sampled
+from skiplab.measure.features import NETWORK, fork_of, network_ends, sampled
 from skiplab.measure.jacobian import Jacobian
+from skiplab.measure.moments import column_names
 from skiplab.measure.protocol import ORDER, SAMPLES, Measure
 from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
@@ -84,10 +85,8 @@ def spectrum(program: Program, skips: Skips, batches: Iterable[Batch], samples: 
     )
 
 
-NETWORK = "network"  # id of the rows of the whole network
 _QUANTITIES = ("largest", "smallest", "mean_square")
-_COLUMNS = ["id", "network", "order", "samples", *(q + end for q in _QUANTITIES for end in ("", "_std")), "condition"]
-_COLUMNS += ["exact"]
+_COLUMNS = ["id", "network", "order", "samples", *column_names(_QUANTITIES), "condition", "exact"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _places(program: Program, skips: Skips) -> list[_Place]:
         fork, merge = fork_of(program, skip), program.by_name[skip.merge]
         places.append(_Place(skip.id, "original", fork, merge, ()))
         places.append(_Place(skip.id, "plain", fork, merge, shortcut_edges(program, skip)))
-    first, last = first_real(program, range(len(program.ops))), first_real(program, program.outputs)
+    first, last = network_ends(program)
     if first is None or last is None:
         raise UsageError(f"{program.name} has no real-valued input and output, between which there is no Jacobian")
     every = tuple(edge for skip in skips for edge in shortcut_edges(program, skip))

@@ -36,7 +36,7 @@ class MeasureTable(pd.DataFrame):
         return MeasureTable
 
     def sentences(self) -> list[str]:
-        """What the table says, each sentence computed from its numbers."""
+        """The result in sentences, each computed from the table's numbers."""
         return list(self._record().sentences(self))
 
     def answer(self) -> str:

@@ -1,7 +1,7 @@
 """Models with one skip protocol (`SkipConnection`), in which variants differ in one object.
 
-A built model says what it takes: `model.example_input_shape`, without the batch dimension, or, where that is
-not all, `model.example_inputs()`.
+A model has `example_input_shape`, the shape of its input without the batch dimension. A model with several inputs or
+with token ids also has `example_inputs()`.
 """
 
 from skiplab.models.attention import Attention
@@ -11,10 +11,9 @@ from skiplab.models.highway import Highway, highway
 from skiplab.models.mlp import MLP, mlp
 from skiplab.models.recurrent_networks import RecurrentNet, gru, highway_rnn, lstm, min_gru, residual_rnn, rnn
 from skiplab.models.resmlp import ResMLP, resmlp
-from skiplab.models.resnet import ResNet, resnet
-from skiplab.models.sequence import SequenceTransformer, transformer_decoder, transformer_encoder
-from skiplab.models.shortcut import PadShortcut
-from skiplab.models.sizes import (
+from skiplab.models.resnet import (
+    ResNet,
+    resnet,
     resnet18,
     resnet20,
     resnet32,
@@ -26,11 +25,14 @@ from skiplab.models.sizes import (
     resnet110,
     resnet152,
     resnet1202,
+    wide_resnet,
+    wide_resnet28_10,
 )
+from skiplab.models.sequence import SequenceTransformer, transformer_decoder, transformer_encoder
+from skiplab.models.shortcut import PadShortcut
 from skiplab.models.skip import SkipConnection, identity
 from skiplab.models.unet import UNet, unet
 from skiplab.models.vit import VisionTransformer, vit, vit_b_16
-from skiplab.models.wide import wide_resnet, wide_resnet28_10
 
 __all__ = [
     "MLP",

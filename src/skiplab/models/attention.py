@@ -1,4 +1,4 @@
-"""Attention with torch's parameter names, in one product of matrices for all that reads the same values."""
+"""Multi-head attention with torch's parameter names; projections of one value are one matrix product."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,10 @@ from skiplab.errors import UsageError
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762, §3.2), names and start as `nn.MultiheadAttention`.
+    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762, §3.2), like `nn.MultiheadAttention`.
 
-    `x` (N, T, width) asks; it, or `memory` (N, S, width) where there is one, answers: (N, T, width).
-    `causal`: step t sees the steps up to t alone. `dropout` falls on the attention weights.
+    Queries come from `x` (N, T, width); keys and values from `memory` (N, S, width), or from `x` if there is none. The
+    output is (N, T, width). `causal`: step t attends to steps up to t. `dropout` acts on the attention weights.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, causal: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What residual networks let one choose of a skip connection, whatever their layers are."""
+"""Options of the blocks of residual networks that do not depend on the kind of layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,35 +17,35 @@ Combination = Literal["add", "half", "average", "gate", "shortcut-gate", "shortc
 
 
 class BlockOptions(TypedDict, total=False):
-    """Options of every residual network here. "v2" is He et al. 2016, arXiv:1603.05027."""
+    """Options that `resnet` and `mlp` share. "v2" is He et al. 2016, arXiv:1603.05027."""
 
     placement: Placement
-    """Where norm and activation stand: v2 Table 2 and Fig. 4. "post": the original (default), "bn-after":
-    the norm after the addition too, "relu-before": the activation before it, "relu-only": pre-activation
-    without the norm, "pre": full pre-activation. The last two have one more activation ("pre" with its norm)
-    after the last block (v2 appendix); as many parameters as "post" where the shortcuts have none. The first block
-    is like all others: its shortcut is the stem's raw output, where v2's appendix has the activated one."""
+    """Position of norm and activation: v2 Table 2 and Fig. 4. "post" (default): the original. "bn-after": the last norm
+    comes after the addition. "relu-before": the last activation comes before it. "relu-only": pre-activation without
+    the norm. "pre": full pre-activation. The last two add an activation ("pre": a norm and an activation) after the
+    last block (v2 appendix); they have as many parameters as "post" if no shortcut has any. The first block is like
+    all others: its shortcut carries the raw output of the stem, in v2's appendix the activated one."""
     last: Last
-    """How much of that stays: "activation" (all, default), "norm", "none". Without the activation nothing
-    nonlinear lies between input and output along the shortcuts, but for an ImageNet stem's max-pool."""
+    """What follows the last block of "pre" and "relu-only": "activation" (norm and activation, default), "norm", or
+    "none". Without the activation the path along the shortcuts is linear, except for an ImageNet stem's max-pool."""
     combine: Combination
-    """How the two ways join: "add" (default); v2 §3.1 and Table 1: "half" 0.5 · x + F, "average"
-    0.5 · x + 0.5 · F, "gate" (1 − g) · x + g · F (exclusive), "shortcut-gate" (1 − g) · x + F,
-    "shortcut-dropout" dropout(x) + F at ratio 0.5; "rezero": x + α · F, α first 0 (Bachlechner et al. 2020,
-    arXiv:2003.04887; without norm it is SkipInit: De and Smith 2020, arXiv:2002.10444). Here x is what the
-    shortcut gives, so that shape-changing ones (of which v2 says nothing) are scaled, gated or dropped too.
-    A gate is a 1×1 layer on c channels: c² + c more parameters a block; rezero: 1 more."""
+    """How shortcut x and branch F merge. "add" (default). From v2 §3.1 and Table 1: "half" 0.5 · x + F, "average"
+    0.5 · x + 0.5 · F, "gate" (1 − g) · x + g · F (exclusive), "shortcut-gate" (1 − g) · x + F, "shortcut-dropout"
+    dropout(x) + F with rate 0.5. "rezero": x + α · F, where α starts at 0 (Bachlechner et al. 2020, arXiv:2003.04887;
+    without norm it is SkipInit: De and Smith 2020, arXiv:2002.10444). x is the output of the shortcut, so projections
+    are scaled, gated or dropped too (v2 does not describe them). A gate is a 1×1 layer on c channels, with c² + c more
+    parameters per block; "rezero" has 1 more."""
     gate_bias: float
-    """What a gate's bias starts as, default −6: best of 0 to −10 in v2 §3.1."""
+    """Initial bias of the gates: −6 (default), the best of 0 to −10 in v2 §3.1."""
     drop_path: float
     """Stochastic depth (Huang et al. 2016, arXiv:1603.09382, §3): probability that the last branch is dropped in
-    training, with linear decay towards the input (eq. 4); default 0, the paper's 0.5. Here each sample draws
-    for itself; there the whole batch drops at once."""
+    training, with linear decay towards the input (eq. 4). Default 0; the paper uses 0.5. Each sample is dropped
+    independently; in the paper the whole batch is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockDesign:
-    """Those options with every choice made; `skip=None` is the plain twin."""
+    """The values of these options; `skip=None` is the plain network."""
 
     skip: str | None
     placement: Placement = "post"
@@ -69,12 +69,12 @@ class BlockDesign:
 
 
 def combination(design: BlockDesign, gate: Callable[[], nn.Conv2d | nn.Linear], place: float) -> Combine:
-    """The design's combine for a block.
+    """How a block merges shortcut and branch.
 
     Args:
-        design: of the network.
-        gate: makes a gate's weight layer, from as many channels to as many.
-        place: the block's number over the number of blocks, above 0 to 1.
+        design: the network's.
+        gate: makes the weight layer of a gate, with as many outputs as inputs.
+        place: number of the block, from 1, divided by the number of blocks.
     """
     if design.drop_path:
         return DropPath(design.drop_path * place)

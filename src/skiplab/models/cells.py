@@ -1,9 +1,9 @@
-"""Recurrent networks, unrolled in time, whose every step is a skip connection: what a cell *is* stands in one object.
+"""Recurrent networks, unrolled in time: each step is a skip connection, and cells differ in this one object.
 
 Rumelhart, Hinton and Williams 1986 and Elman 1990 (RNN: a branch, no shortcut); Hochreiter and Schmidhuber 1997 with
 the forget gate of Gers et al. 2000 (LSTM), Cho et al. 2014, arXiv:1406.1078 (GRU), Feng et al. 2024, arXiv:2410.01201,
 §3.1 (minGRU), Zilly et al. 2017, arXiv:1607.03474, eq. 6-9, with depth 1 (highway): a gated shortcut.
-Parameters have the names, shapes and start that they have in `nn.RNN`, `nn.LSTM` and `nn.GRU`.
+Parameters have the names, shapes and initialization of those of `nn.RNN`, `nn.LSTM` and `nn.GRU`.
 """
 
 import math
@@ -19,22 +19,22 @@ from skiplab.errors import UsageError
 from skiplab.models.skip import SkipConnection, identity
 from skiplab.validation import require_one_of, require_positive
 
-State = tuple[Tensor, ...]  # what one layer hands from step to step, (N, hidden) each; the first is its output
+State = tuple[Tensor, ...]  # what a layer passes from step to step, (N, hidden) each; the first is its output
 
 
-class Update(SkipConnection):
-    """f(given + U·h + b) as the branch, by default without a shortcut past it: an Elman network's step."""
+class ElmanUpdate(SkipConnection):
+    """A step of an Elman network: the branch is f(x + U·h + b), by default without a shortcut."""
 
     def __init__(self, function: Any, shortcut: Any = None, combine: Any = torch.add) -> None:
         super().__init__(shortcut=shortcut, combine=combine)
         self.function = function
 
-    def branch(self, h: Tensor, given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return self.function(given + F.linear(h, weight, bias))
+    def branch(self, h: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.function(x + F.linear(h, weight, bias))
 
 
-class Write(SkipConnection):
-    """write · new as the branch, and no shortcut: the twin of a gated step, which forgets all at once."""
+class GatedInput(SkipConnection):
+    """A gated step without its shortcut: the branch is write · new, and the old state is lost."""
 
     shortcut = None
 
@@ -42,8 +42,8 @@ class Write(SkipConnection):
         return write * new
 
 
-class Carry(Write):
-    """keep · state + write · new: the step of every gated cell here, which differ in how they make the three."""
+class GatedUpdate(GatedInput):
+    """A gated step: keep · state + write · new. The gated cells differ in how they compute keep, write and new."""
 
     def shortcut(self, state: Tensor, keep: Tensor, *_written: Tensor) -> Tensor:
         return keep * state
@@ -52,14 +52,14 @@ class Carry(Write):
 class Recurrent(nn.Module):
     """Layers of cells over (N, T, inputs), or (T, N, inputs) without `batch_first`.
 
-    Gives (output, state) as torch's own modules do: the last layer's output at every step, and every layer's
-    state after the last, (layers, N, hidden); so does `state`, from zeros where it is left out. `skip=False` takes
-    the shortcut out of every step and leaves the rest.
+    Returns (output, state) like torch's own modules: the last layer's output at every step, and the state of every
+    layer after the last step, (layers, N, hidden). `forward` takes an initial state of the same form, by default
+    zeros. `skip=False` removes the shortcut from every step and nothing else.
     """
 
-    parts: ClassVar[int]  # in each weight matrix, of `hidden_size` rows
+    parts: ClassVar[int]  # how many blocks of `hidden_size` rows each weight matrix has
     states: ClassVar[int] = 1
-    feeds_back: ClassVar[bool] = True  # whether gates and candidate depend on the state, by weights of their own
+    feeds_back: ClassVar[bool] = True  # whether gates and candidate depend on the state
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, batch_first: bool = True, skip: bool = True
@@ -81,14 +81,14 @@ class Recurrent(nn.Module):
 
     def cell(self, skip: bool) -> SkipConnection:
         """The skip connection of a layer's steps."""
-        return Carry() if skip else Write()
+        return GatedUpdate() if skip else GatedInput()
 
     def project(self, x: Tensor, weight: Tensor, bias: Tensor) -> Iterable[Any]:
-        """What the input contributes to each step, (N, parts · hidden): one product for all of them."""
+        """The input's part of each step, (N, parts · hidden), in one matrix product for all steps."""
         return F.linear(x, weight, bias).unbind(1)
 
-    def advance(self, cell: nn.Module, given: Any, state: State, *back: Tensor) -> State:
-        """One step: `given` is what the input contributes, `back` weight and bias of the state."""
+    def advance(self, cell: nn.Module, x: Any, state: State, *back: Tensor) -> State:
+        """The state after one step, from the input's part of the step; `back` are the weight and bias of the state."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -100,8 +100,8 @@ class Recurrent(nn.Module):
             now, outputs = self._start(x, state, layer), []
             back = [self.get_parameter(f"{n}_l{layer}") for n in ("weight_hh", "bias_hh")] if self.feeds_back else []
             weight, bias = (self.get_parameter(f"{n}_l{layer}") for n in ("weight_ih", "bias_ih"))
-            for given in self.project(x, weight, bias):
-                now = self.advance(cell, given, now, *back)
+            for x_t in self.project(x, weight, bias):
+                now = self.advance(cell, x_t, now, *back)
                 outputs.append(now[0])
             x = torch.stack(outputs, 1)
             ends.append(now)
@@ -110,7 +110,7 @@ class Recurrent(nn.Module):
 
     def _start(self, x: Tensor, state: Any, layer: int) -> State:
         if state is None:
-            # not `len(x)`, an int by Python's rules, by which a capture would fix the batch size
+            # not `len(x)`: Python makes it an int, and a capture would then fix the batch size
             return (x.new_zeros(x.shape[0], self.hidden_size),) * self.states
         return tuple(each[layer] for each in (state if self.states > 1 else (state,)))
 
@@ -119,9 +119,9 @@ class Recurrent(nn.Module):
 
 
 class RNN(Recurrent):
-    """h′ = f(W·x + U·h + b), f tanh or ReLU; with `skip` a residual network in time, h′ = h + step · f(…).
+    """h′ = f(W·x + U·h + b) with f tanh or ReLU; with `skip` a residual network in time, h′ = h + step · f(…).
 
-    Equals `nn.RNN` without `skip`. A `step` below 1 is one of Euler's method for h˙ = f(…) (Chang et al. 2019,
+    Without `skip` it equals `nn.RNN`. A `step` below 1 is a step of Euler's method for dh/dt = f(…) (Chang et al. 2019,
     arXiv:1902.09689, §3).
     """
 
@@ -141,17 +141,17 @@ class RNN(Recurrent):
         super().__init__(*sizes, batch_first=batch_first, skip=skip)
 
     def cell(self, skip: bool) -> SkipConnection:
-        return Update(self.function, identity if skip else None, partial(torch.add, alpha=self.step))
+        return ElmanUpdate(self.function, identity if skip else None, partial(torch.add, alpha=self.step))
 
-    def advance(self, cell: nn.Module, given: Tensor, state: State, *back: Tensor) -> State:
-        return (cell(state[0], given, *back),)
+    def advance(self, cell: nn.Module, x: Tensor, state: State, *back: Tensor) -> State:
+        return (cell(state[0], x, *back),)
 
 
 class LSTM(Recurrent):
     """c′ = f·c + i·g and h = o · tanh(c′), with gates and candidate from W·x + U·h + b: equals `nn.LSTM`.
 
-    `forget_bias`: what the forget gates' two biases start at together; None leaves them as torch draws them. With 1
-    an LSTM remembers from the start (Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent Network
+    `forget_bias`: initial sum of the two biases of the forget gate; None leaves torch's initialization. With 1 an LSTM
+    carries its state from the start (Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent Network
     Architectures", §2.2).
     """
 
@@ -167,9 +167,9 @@ class LSTM(Recurrent):
                     forget = parameter.detach()[self.hidden_size : 2 * self.hidden_size]
                     forget.fill_(forget_bias if name.startswith("bias_ih") else 0.0)
 
-    def advance(self, cell: nn.Module, given: Tensor, state: State, *back: Tensor) -> State:
+    def advance(self, cell: nn.Module, x: Tensor, state: State, *back: Tensor) -> State:
         h, c = state
-        i, f, g, o = (given + F.linear(h, *back)).chunk(4, -1)
+        i, f, g, o = (x + F.linear(h, *back)).chunk(4, -1)
         c = cell(c, torch.sigmoid(f), torch.sigmoid(i), torch.tanh(g))
         return torch.sigmoid(o) * torch.tanh(c), c
 
@@ -179,9 +179,9 @@ class GRU(Recurrent):
 
     parts = 3
 
-    def advance(self, cell: nn.Module, given: Tensor, state: State, *back: Tensor) -> State:
+    def advance(self, cell: nn.Module, x: Tensor, state: State, *back: Tensor) -> State:
         (h,) = state
-        (x_r, x_z, x_n), (h_r, h_z, h_n) = given.chunk(3, -1), F.linear(h, *back).chunk(3, -1)
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, -1), F.linear(h, *back).chunk(3, -1)
         r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
         return (cell(h, z, 1 - z, torch.tanh(x_n + r * h_n)),)
 
@@ -189,7 +189,7 @@ class GRU(Recurrent):
 class Highway(Recurrent):
     """h′ = (1 − g)·h + g·tanh(W·x + U·h + b), g = σ(V·x + R·h + a): a highway layer at each step, with shared weights.
 
-    `gate_bias`: what the biases in g start at together; below zero the state is carried (Zilly et al. 2017, §5).
+    `gate_bias`: initial sum of the two biases of g; below zero the state is carried (Zilly et al. 2017, §5).
     """
 
     parts = 2
@@ -200,9 +200,9 @@ class Highway(Recurrent):
             if name.startswith("bias"):
                 parameter.detach()[: self.hidden_size].fill_(gate_bias if name.startswith("bias_ih") else 0.0)
 
-    def advance(self, cell: nn.Module, given: Tensor, state: State, *back: Tensor) -> State:
+    def advance(self, cell: nn.Module, x: Tensor, state: State, *back: Tensor) -> State:
         (h,) = state
-        g, new = (given + F.linear(h, *back)).chunk(2, -1)
+        g, new = (x + F.linear(h, *back)).chunk(2, -1)
         g = torch.sigmoid(g)
         return (cell(h, 1 - g, g, torch.tanh(new)),)
 
@@ -210,7 +210,7 @@ class Highway(Recurrent):
 class MinGRU(Recurrent):
     """h′ = (1 − z)·h + z·n, with z = σ(V·x + a) and n = W·x + b of the input alone: Feng et al. 2024, §3.1.
 
-    Gate and candidate, in this order, are the two parts of `weight_ih`. Nothing nonlinear acts on the state.
+    `weight_ih` holds the gate, then the candidate. A step is linear in the state.
     """
 
     parts, feeds_back = 2, False
@@ -220,6 +220,6 @@ class MinGRU(Recurrent):
         z, new = (F.linear(x, *each) for each in both)  # two weight layers, as published
         return zip(torch.sigmoid(z).unbind(1), new.unbind(1), strict=True)
 
-    def advance(self, cell: nn.Module, given: tuple[Tensor, Tensor], state: State, *_back: Tensor) -> State:
-        z, new = given
+    def advance(self, cell: nn.Module, x: tuple[Tensor, Tensor], state: State, *_back: Tensor) -> State:
+        z, new = x
         return (cell(state[0], 1 - z, z, new),)

@@ -1,4 +1,4 @@
-"""How a skip connection joins its two ways: `combine(shortcut, branch)`, besides plain addition."""
+"""Merges other than plain addition: `combine(shortcut, branch)`."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from skiplab.validation import require_share
 
 
 def concat(shortcut: Tensor, branch: Tensor) -> Tensor:
-    """Joins along the channels: (N, C, ...) and (N, D, ...) give (N, C + D, ...), the shortcut's first."""
+    """Concatenates along the channels: (N, C, ...) and (N, D, ...) give (N, C + D, ...), the shortcut first."""
     return torch.cat((shortcut, branch), dim=1)
 
 
@@ -18,8 +18,8 @@ class Gated(nn.Module):
     """(1 − g) · shortcut + g · branch, where g = σ(gate(shortcut)) lies between 0 and 1.
 
     Highway networks: Srivastava et al. 2015, arXiv:1505.00387, eq. 3, where the shortcut is the input itself;
-    "exclusive gating" in He et al. 2016, arXiv:1603.05027, §3.1. `gate` gives a tensor that broadcasts
-    against both ways; a negative bias in it favours the shortcut.
+    "exclusive gating" in He et al. 2016, arXiv:1603.05027, §3.1. The output of `gate`
+    broadcasts with shortcut and branch; a negative bias favors the shortcut.
     """
 
     def __init__(self, gate: Callable[[Tensor], Tensor]) -> None:
@@ -65,7 +65,7 @@ class Weighted(nn.Module):
 
 
 class ShortcutDropout(nn.Module):
-    """dropout(shortcut) + branch: He et al. 2016, arXiv:1603.05027, §3.1, Fig. 2f, at ratio 0.5."""
+    """dropout(shortcut) + branch: He et al. 2016, arXiv:1603.05027, §3.1, Fig. 2f, with rate 0.5."""
 
     def __init__(self, ratio: float = 0.5) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class ShortcutDropout(nn.Module):
 
 
 class Scaled(nn.Module):
-    """shortcut + α · branch with one learned number α, or one for each channel, which starts at `start`.
+    """shortcut + α · branch with a learned α that starts at `start`: one number, or one per channel.
 
     With 0, a block is the identity before training: ReZero (Bachlechner et al. 2020, arXiv:2003.04887, eq. 1)
     and SkipInit (De and Smith 2020, arXiv:2002.10444, §4). With `shape=(C,)` and channels last it is LayerScale
@@ -97,8 +97,8 @@ class Scaled(nn.Module):
 class DropPath(nn.Module):
     """shortcut + branch, where in training mode a whole sample's branch is dropped with probability `rate`.
 
-    What is kept is divided by 1 − rate, so that the expectation is that of evaluation mode, in which nothing is
-    dropped. Stochastic depth: Huang et al. 2016, arXiv:1603.09382, §3, which scales in evaluation instead.
+    Other branches are divided by 1 − rate, so that the expectation is the output of evaluation mode, in which nothing
+    is dropped. Stochastic depth: Huang et al. 2016, arXiv:1603.09382, §3, who scale in evaluation instead.
     """
 
     def __init__(self, rate: float) -> None:

@@ -1,7 +1,7 @@
-"""Densely connected networks, and their twins in which each layer reads only the one before it.
+"""Densely connected networks, and their plain networks, in which each layer reads only the one before it.
 
 Huang, Liu, van der Maaten and Weinberger 2017, "Densely Connected Convolutional Networks", arXiv:1608.06993.
-The ImageNet form is torchvision's: modules have its names, so that its weights load and give its outputs.
+The ImageNet form has torchvision's module names: its weights load, and then the outputs are equal.
 """
 
 from collections.abc import Sequence
@@ -23,21 +23,20 @@ IMAGENET = {
     169: ((6, 12, 32, 32), 32, 64),
     201: ((6, 12, 48, 32), 32, 64),
 }
-Signal = tuple[Tensor, ...]  # what a layer may read: block input and earlier outputs, each (N, channels, H, W)
+Signal = tuple[Tensor, ...]  # what a layer reads: the block's input and earlier outputs, each (N, channels, H, W)
 
 
 class Options(TypedDict, total=False):
-    """Keyword options that every constructor here takes; one left out has its form's published value."""
+    """Keyword options of all constructors in this module. The defaults are the published values of each form."""
 
     skip: bool
-    """False: no shortcuts, so that a layer reads the k channels of the one before it, and a transition those of
-    the block's last layer; all outputs keep their widths. Of c channels that are not read any more, each took two
-    parameters of the normalisation and, for each channel that the convolution behind it makes, one weight (nine
-    in a layer without a bottleneck): DenseNet-121 has 7,978,856 parameters and its twin 2,573,864."""
+    """False: no shortcuts. A layer then reads the k channels of the layer before it, and a transition those of the
+    block's last layer; all outputs keep their widths, so norms and convolutions have fewer input channels: DenseNet-121
+    has 7,978,856 parameters, and 2,573,864 without shortcuts."""
     growth: int
-    """Channels that a layer adds, k: 12 (CIFAR), or 32 and for depth 161 48 (ImageNet)."""
+    """Growth rate k, the channels that a layer adds: 12 (CIFAR); 32, or 48 for depth 161 (ImageNet)."""
     width: int
-    """Channels of the first convolution: 16, or 2k with bottlenecks (CIFAR); 64, for depth 161 96 (ImageNet)."""
+    """Channels of the first convolution: 16, or 2k with bottlenecks (CIFAR); 64, or 96 for depth 161 (ImageNet)."""
     num_classes: int
     """Size of the output: 10 (CIFAR) or 1000 (ImageNet)."""
     in_channels: int
@@ -46,11 +45,11 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Design:
-    """One dense network, with every choice made."""
+    """The values of all options of one network."""
 
     form: Literal["cifar", "imagenet"]
     layers: tuple[int, ...]  # in each block
-    bottleneck: bool  # 1×1 convolutions to 4k channels in layers, half of the channels in transitions: DenseNet-BC
+    bottleneck: bool  # DenseNet-BC: layers start with a 1×1 convolution to 4k channels, transitions halve the channels
     growth: int
     width: int
     num_classes: int
@@ -65,13 +64,13 @@ class Design:
                 raise UsageError(f"{name}={getattr(self, name)!r}: choose True or False")
 
 
-def joined(signal: Sequence[Tensor]) -> Tensor:
-    """(N, C, ...), (N, D, ...), … side by side: (N, C + D + …, ...)."""
+def concatenated(signal: Sequence[Tensor]) -> Tensor:
+    """(N, C, ...), (N, D, ...), … give (N, C + D + …, ...)."""
     return torch.cat(tuple(signal), dim=1)
 
 
 class PlainLayer(SkipConnection):
-    """Normalisation, ReLU and convolution, with a bottleneck twice; hands its own output alone on, as a 1-tuple."""
+    """Norm, ReLU and convolution, twice with a bottleneck. Passes on only its own output, as a 1-tuple."""
 
     shortcut = None
 
@@ -86,7 +85,7 @@ class PlainLayer(SkipConnection):
             self.add_module(f"conv{i}", nn.Conv2d(taken, given, kernel, padding=kernel // 2, bias=False))
 
     def branch(self, signal: Signal) -> Tensor:
-        x = joined(signal)
+        x = concatenated(signal)
         for i in range(1, self.depth + 1):
             x = self.get_submodule(f"conv{i}")(F.relu(self.get_submodule(f"norm{i}")(x)))
         return x
@@ -95,7 +94,7 @@ class PlainLayer(SkipConnection):
         return (x,)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Files that torchvision publishes have names of before 2018, norm.1 for norm1."""
+        """Accepts the names in torchvision's published files, which are older: norm.1 for norm1."""
         for kind in ("norm", "conv"):
             for key in [key for key in state_dict if key.startswith(f"{prefix}{kind}.")]:
                 state_dict[key.replace(f"{prefix}{kind}.", f"{prefix}{kind}", 1)] = state_dict.pop(key)
@@ -103,7 +102,7 @@ class PlainLayer(SkipConnection):
 
 
 class DenseLayer(PlainLayer):
-    """The signal is the tuple of all earlier outputs: the branch reads all, the shortcut hands all on (eq. 2)."""
+    """Reads all earlier outputs on the branch, and passes all of them on by the shortcut (eq. 2)."""
 
     def shortcut(self, signal: Signal) -> Signal:
         return signal
@@ -116,7 +115,7 @@ class DenseLayer(PlainLayer):
 
 
 class DenseBlock(nn.Sequential):
-    """Layers at one resolution: (N, C, H, W) gives (N, C + kL, H, W), without skips (N, k, H, W)."""
+    """Layers at one resolution: (N, C, H, W) gives (N, C + kL, H, W), or (N, k, H, W) without skips."""
 
     def __init__(self, in_channels: int, layers: int, design: Design) -> None:
         super().__init__()
@@ -129,7 +128,7 @@ class DenseBlock(nn.Sequential):
         self.out_channels = in_channels + layers * design.growth if design.skip else design.growth
 
     def forward(self, input: Tensor) -> Tensor:
-        return joined(super().forward((input,)))
+        return concatenated(super().forward((input,)))
 
 
 class Transition(nn.Sequential):
@@ -158,7 +157,7 @@ class DenseNet(nn.Module):
             stem = {"norm0": nn.BatchNorm2d(width), "relu0": nn.ReLU(), "pool0": nn.MaxPool2d(3, 2, 1)}
             for name, module in stem.items():
                 self.features.add_module(name, module)
-        full = channels = width  # channels that are there with all skips, and that are there
+        full = channels = width  # number of channels with all skips, and the actual number
         for i, layers in enumerate(design.layers, 1):
             block = DenseBlock(channels, layers, design)
             self.features.add_module(f"denseblock{i}", block)
@@ -170,7 +169,7 @@ class DenseNet(nn.Module):
         self.features.add_module(f"norm{len(design.layers) + 1}", nn.BatchNorm2d(channels))
         self.classifier = nn.Linear(channels, design.num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # He et al. 2015, arXiv:1502.01852, §2.2, as the authors' code has it
+            if isinstance(module, nn.Conv2d):  # He et al. 2015, arXiv:1502.01852, §2.2, as in the authors' code
                 nn.init.kaiming_normal_(module.weight)
         nn.init.zeros_(self.classifier.bias)
 
@@ -210,7 +209,7 @@ def densenet(
 
 
 def _layers_per_block(depth: int, bottleneck: bool) -> int:
-    """First convolution, two transitions and linear layer; three blocks of layers of one convolution or two."""
+    """Depth: first convolution, two transitions, linear layer, and three blocks of layers of 1 or 2 convolutions."""
     per_layer = 6 if bottleneck else 3
     layers, rest = divmod(depth - 4, per_layer)
     if layers < 1 or rest:

@@ -1,9 +1,9 @@
-"""Fixup: residual networks without normalisation. Zhang, Dauphin and Ma 2019, arXiv:1901.09321, §3.2.
+"""Fixup: residual networks without normalization. Zhang, Dauphin and Ma 2019, arXiv:1901.09321, §3.2.
 
 1. The classifier and the last layer of each branch start at zero.
 2. Other weight layers start as usual, those in branches times L^(−1/(2m−2)): L branches of m weight layers each.
-3. A learned multiplier, first 1, in every branch, and a learned number, first 0, added before each weight layer
-   and activation. Both are scalars.
+3. Every branch has a learned scalar multiplier, which starts at 1. A learned scalar, which starts at 0, is added
+   before each weight layer and activation.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,12 +37,12 @@ class Multiplier(nn.Module):
 
 
 def biased(steps: Iterable[str], first: int = 1) -> list[str]:
-    """Each step behind a bias of its own, `bias1` for the first and so on."""
+    """The steps with a bias before each: `bias1` for the first, and so on."""
     return [name for i, step in enumerate(steps, first) for name in (f"bias{i}", step)]
 
 
 def with_scalars(steps: Steps) -> Steps:
-    """A branch's steps with rule 3's; an activation after the merge has its bias before the merge, as in Fig. 1."""
+    """A branch's steps with those of rule 3. The bias of an activation after the merge comes before it (Fig. 1)."""
     last = [f"bias{len(steps.branch) + 1}"] if steps.after else []
     return Steps((*biased(steps.branch), "multiplier", *last), steps.after)
 
@@ -55,7 +55,7 @@ def scalars(steps: Iterable[str]) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def shrink(branches: Sequence[Sequence[Tensor]], classifier: nn.Linear) -> None:
-    """Rules 1 and 2, on the weights of each branch in order and of the classifier, drawn as usual before."""
+    """Applies rules 1 and 2 to initialized weights: those of each branch, in order, and the classifier."""
     for weights in branches:
         for weight in weights[:-1]:
             weight *= len(branches) ** (-1 / (2 * len(weights) - 2))

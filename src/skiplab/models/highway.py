@@ -1,4 +1,4 @@
-"""Highway networks, and their plain twins without gates.
+"""Highway networks, and plain networks without their gates.
 
 Srivastava, Greff and Schmidhuber 2015, "Highway Networks", arXiv:1505.00387, and the longer "Training Very Deep
 Networks", arXiv:1507.06228.
@@ -21,30 +21,30 @@ class Options(TypedDict, total=False):
     """Keyword options of `highway`, with their defaults."""
 
     skip: bool
-    """True. False: no shortcuts and so no gates, the plain twin. Its layers have half of the parameters, since a gate
-    is as large as the layer that it gates: w² + w of width w (linear), 9w² + w of w channels (conv). In the linear
-    form width 71 without gates has about as many as width 50 with them, 5,112 and 5,100 a layer (arXiv:1507.06228,
-    §3.1)."""
+    """False gives the plain network, without shortcuts and gates. Default True. A plain layer has half of the
+    parameters, since a gate is as large as the layer that it gates: w² + w for width w (linear), 9w² + w for w channels
+    (conv). For equal size, compare width 71 without gates with width 50 with them: 5,112 and 5,100 parameters per layer
+    in the linear form (arXiv:1507.06228, §3.1)."""
     gate_bias: float
-    """−2: what the gates' biases start at. Below 0, a layer hands its input on at first: −1 to −3 by depth (§2.2)."""
+    """Initial bias of the gates: −2. Below 0 a layer first passes on its input: −1 to −3 by depth (§2.2)."""
     width: int
-    """Units of a layer, 50 (linear); channels in the first stage, doubled in each later one, 16 (conv)."""
+    """Units of a layer: 50 (linear). Channels in the first stage, doubled in each later one: 16 (conv)."""
     activation: Literal["relu", "tanh"]
-    """"relu"."""
+    """Activation of the layers: "relu"."""
     num_classes: int
     """Size of the output: 10."""
     in_features: int
-    """Of the linear form: size of the flattened input, 784."""
+    """Size of the flattened input of the linear form: 784."""
     in_channels: int
-    """Of the convolutional form: channels of the input, 3."""
+    """Channels of the input of the convolutional form: 3."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """One highway network, with every choice made."""
+    """The values of all options of one network."""
 
     form: Literal["linear", "conv"]
-    layers: tuple[int, ...]  # highway layers in each stage, behind the plain one that changes the size
+    layers: tuple[int, ...]  # highway layers in each stage, after the plain layer that changes the size
     width: int
     in_size: int  # features or channels of the input
     skip: bool = True
@@ -70,7 +70,7 @@ class Design:
 
 
 def highway_layer(size: int, design: Design) -> SkipConnection:
-    """T(x) · H(x) + (1 − T(x)) · x, arXiv:1505.00387, eq. 3; without its shortcut H(x)."""
+    """T(x) · H(x) + (1 − T(x)) · x, arXiv:1505.00387, eq. 3; H(x) without the shortcut."""
     branch = design.plain(size, size)
     if not design.skip:
         return SkipConnection(branch, shortcut=None)
@@ -95,10 +95,10 @@ class Highway(nn.Module):
                 self.layers.append(highway_layer(wider, design))
             size = wider
         self.head = nn.Linear(size, design.num_classes)
-        self._initialise(design)
+        self._initialize(design)
 
-    def _initialise(self, design: Design) -> None:
-        """He et al. 2015, arXiv:1502.01852, before ReLUs; elsewhere Glorot and Bengio 2010, AISTATS."""
+    def _initialize(self, design: Design) -> None:
+        """Layers before ReLUs as in He et al. 2015, arXiv:1502.01852; others as in Glorot and Bengio 2010, AISTATS."""
         for name, module in self.named_modules():
             if not isinstance(module, (nn.Linear, nn.Conv2d)):
                 continue
@@ -118,10 +118,10 @@ class Highway(nn.Module):
 def highway(depth: int, form: Literal["linear", "conv"] = "linear", **options: Unpack[Options]) -> Highway:
     """A highway network of `depth` weight layers, gates not counted.
 
-    `form="linear"`: arXiv:1505.00387, §3.1: a plain layer, depth − 2 highway layers, a linear layer. Any input,
-    which it flattens.
-    `form="conv"`: the same layers with 3×3 convolutions in three stages, each of which starts with a plain layer,
-    in later ones with stride 2; average pool and linear layer. Input (N, 3, 32, 32).
+    `form="linear"`: arXiv:1505.00387, §3.1: a plain layer, depth − 2 highway layers, a linear layer. The input is
+    flattened.
+    `form="conv"`: 3×3 convolutions in three stages, each of which starts with a plain layer (stride 2 in later stages);
+    then average pool and linear layer. Input (N, 3, 32, 32).
     """
     if form not in ("linear", "conv"):
         raise UsageError(f"form={form!r}: choose 'linear' or 'conv'")

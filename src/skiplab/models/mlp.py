@@ -25,16 +25,16 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer"
 
 
 class Options(BlockOptions, total=False):
-    """Keyword options of `mlp`. What v2 calls a ReLU is here the `activation`, and its BN the `norm`."""
+    """Keyword options of `mlp`. v2's ReLU stands for the `activation`, its BN for the `norm`."""
 
     skip: Literal["identity"] | None
-    """"identity" (default), or None: no shortcuts, the plain twin with the same weights."""
+    """"identity" (default), or None: the plain network, without shortcuts and with the same weights."""
     span: Literal[1, 2, 3]
     """Weight layers that one skip connection goes around: 2."""
     norm: Literal["batch", "layer"] | None
     """Batch norm, layer norm, or none (default)."""
     activation: Literal["relu", "gelu", "tanh"] | None
-    """None: a linear network, if it has no layer norm. Default "relu"."""
+    """Default "relu"; None gives a linear network, unless it has layer norms."""
     in_features: int
     """Size of the input, flattened: 64."""
     out_features: int
@@ -43,7 +43,7 @@ class Options(BlockOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Design(BlockDesign):
-    """One such network, with every choice made."""
+    """The values of all options of one network."""
 
     blocks: int
     width: int
@@ -63,10 +63,10 @@ class Design(BlockDesign):
 
 
 def linear(in_features: int, out_features: int, activation: str | None = None) -> nn.Linear:
-    """A linear layer whose output has its input's variance, or twice that where half of it is then cut off.
+    """A linear layer, initialized to keep the size of a signal through the activation after it.
 
-    Normal weights of deviation √(2/fan-in) before ReLU or GELU (He et al. 2015, arXiv:1502.01852, eq. 10), else
-    1/√fan-in (LeCun et al. 1998, "Efficient BackProp", §4.6); biases are zero.
+    Weights are normal with standard deviation √(2/fan-in) before ReLU or GELU (He et al. 2015, arXiv:1502.01852,
+    eq. 10), else 1/√fan-in (LeCun et al. 1998, "Efficient BackProp", §4.6); biases are zero.
     """
     layer = nn.Linear(in_features, out_features)
     nn.init.normal_(layer.weight, std=((2 if activation in ("relu", "gelu") else 1) / in_features) ** 0.5)
@@ -75,7 +75,7 @@ def linear(in_features: int, out_features: int, activation: str | None = None) -
 
 
 def block(design: Design, place: float) -> PlainBlock:
-    """Some layers from `width` to `width` features; `place` is the block's number over that of all blocks."""
+    """A block from `width` to `width` features; `place` is its number, from 1, divided by the number of blocks."""
     width, layers = design.width, dict[str, nn.Module]()
     for i in range(1, design.span + 1):
         layers[f"linear{i}"] = linear(width, width, design.activation)
@@ -89,7 +89,7 @@ def block(design: Design, place: float) -> PlainBlock:
 
 
 class MLP(nn.Module):
-    """A linear layer, blocks of constant width, a linear layer: (N, ...), flattened, gives (N, out_features)."""
+    """A linear layer, blocks of constant width, a linear layer: flattens (N, ...) and gives (N, out_features)."""
 
     def __init__(self, design: Design) -> None:
         super().__init__()
@@ -114,8 +114,8 @@ class MLP(nn.Module):
 def mlp(depth: int, width: int = 64, **options: Unpack[Options]) -> MLP:
     """A fully connected network of `depth` weight layers: the first, blocks of `span`, and the last.
 
-    With `placement="pre", last="none"` the shortcuts are a linear map from input to output; with `skip=None` it
-    is the plain twin of any residual one with `combine="add"`.
+    With `placement="pre", last="none"` the path along the shortcuts is linear. `skip=None` gives the plain network of
+    any residual one with `combine="add"`.
     """
     choices = checked(options, Options.__annotations__, "an MLP")
     span = choices.get("span", 2)
@@ -125,6 +125,6 @@ def mlp(depth: int, width: int = 64, **options: Unpack[Options]) -> MLP:
     if blocks < 1 or rest:
         below = max(2 + span, depth - rest)
         raise UsageError(
-            f"depth={depth}: first, last and blocks of span {span} have such as {below} or {below + span} weight layers"
+            f"depth={depth}: an MLP with span={span} has {span}n + 2 weight layers, such as {below} or {below + span}"
         )
     return MLP(Design(blocks=blocks, width=width, **choices))

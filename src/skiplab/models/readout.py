@@ -1,4 +1,4 @@
-"""From the steps of a sequence to what is asked about it."""
+"""The linear layer from the steps of a sequence to the output of a network."""
 
 from typing import Literal, get_args
 
@@ -6,24 +6,25 @@ from torch import Tensor, nn
 
 from skiplab.validation import require_one_of
 
-Asked = Literal["last", "mean", "steps"]
+ReadoutMode = Literal["last", "mean", "steps"]
 
 
 class Readout(nn.Linear):
-    """(N, T, width) gives logits, or values: (N, outputs) of the last step or of the mean over steps, or of each step.
+    """A linear layer on a sequence (N, T, width).
 
-    Those of each step are (N, outputs, T), with the classes where `cross_entropy` has them.
+    It reads the last step ("last") or the mean over steps ("mean") and gives (N, outputs), or it reads each step
+    ("steps") and gives (N, outputs, T), as `cross_entropy` takes it.
     """
 
-    def __init__(self, width: int, outputs: int, asked: Asked = "last") -> None:
-        require_one_of("readout", asked, get_args(Asked))
+    def __init__(self, width: int, outputs: int, mode: ReadoutMode = "last") -> None:
+        require_one_of("readout", mode, get_args(ReadoutMode))
         super().__init__(width, outputs)
-        self.asked = asked
+        self.mode = mode
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.asked == "steps":
+        if self.mode == "steps":
             return super().forward(input).transpose(1, 2)
-        return super().forward(input[:, -1] if self.asked == "last" else input.mean(1))
+        return super().forward(input[:, -1] if self.mode == "last" else input.mean(1))
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, asked={self.asked}"
+        return f"{super().extra_repr()}, mode={self.mode}"

@@ -1,31 +1,31 @@
-"""Recurrent networks for sequences: vectors in, an answer about the sequence or about each step out."""
+"""Recurrent networks: sequences of vectors in, one output per sequence or per step."""
 
 from typing import Any, Literal, TypedDict, Unpack
 
 from torch import Tensor, nn
 
 from skiplab.models.cells import GRU, LSTM, RNN, Highway, MinGRU, Recurrent
-from skiplab.models.readout import Asked, Readout
+from skiplab.models.readout import Readout, ReadoutMode
 from skiplab.validation import checked, require_positive
 
 
 class Options(TypedDict, total=False):
-    """Keyword options that every constructor here takes."""
+    """Keyword options of all constructors in this module."""
 
     inputs: int
     """Values at each step: 1."""
     num_classes: int
-    """Size of the output: 10; with 1, a value."""
+    """Size of the output: 10."""
     width: int
-    """Of the state: 64."""
+    """Width of the state: 64."""
     layers: int
-    """Of cells, each over the outputs of the one below: 1."""
-    readout: Asked
-    """What is asked: of the last step (default), of the mean over steps, or of each of the "steps"."""
+    """Number of layers, each on the outputs of the one before: 1."""
+    readout: ReadoutMode
+    """What the output is computed from: the "last" step (default), the "mean" over steps, or each of the "steps"."""
 
 
 class RecurrentNet(nn.Module):
-    """Cells over a sequence and a linear readout: (N, T, inputs) gives (N, classes); with "steps" (N, classes, T)."""
+    """Recurrent layers and a linear readout: (N, T, inputs) gives (N, classes), or (N, classes, T) for "steps"."""
 
     def __init__(self, recurrent: Recurrent, inputs: int, head: Readout) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class RecurrentNet(nn.Module):
 
 
 def rnn(nonlinearity: Literal["tanh", "relu"] = "tanh", **options: Unpack[Options]) -> RecurrentNet:
-    """An Elman network, which has no shortcut in time: the twin of `residual_rnn`, with the same weights."""
+    """An Elman network: the plain network of `residual_rnn`, without shortcuts in time and with the same weights."""
     return _net(RNN, options, nonlinearity=nonlinearity)
 
 
@@ -49,22 +49,22 @@ def residual_rnn(
 
 
 def lstm(forget_bias: float | None = 1.0, skip: bool = True, **options: Unpack[Options]) -> RecurrentNet:
-    """An LSTM; with `skip=False` its cell state is i·g alone, and nothing is carried past a step."""
+    """An LSTM; with `skip=False` its cell state is i·g, and nothing is carried from step to step."""
     return _net(LSTM, options, skip=skip, forget_bias=forget_bias)
 
 
 def gru(skip: bool = True, **options: Unpack[Options]) -> RecurrentNet:
-    """A GRU; with `skip=False` its state is (1 − z)·n alone."""
+    """A GRU; with `skip=False` its state is (1 − z)·n."""
     return _net(GRU, options, skip=skip)
 
 
 def highway_rnn(gate_bias: float = -2.0, skip: bool = True, **options: Unpack[Options]) -> RecurrentNet:
-    """A highway network in time; with `skip=False` its state is g·tanh(…) alone."""
+    """A highway network in time; with `skip=False` its state is g·tanh(…)."""
     return _net(Highway, options, skip=skip, gate_bias=gate_bias)
 
 
 def min_gru(skip: bool = True, **options: Unpack[Options]) -> RecurrentNet:
-    """A minGRU; with `skip=False` each step knows its own input alone."""
+    """A minGRU; with `skip=False` each step depends only on its own input."""
     return _net(MinGRU, options, skip=skip)
 
 

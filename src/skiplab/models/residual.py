@@ -1,4 +1,4 @@
-"""Residual blocks and their plain twins: a skip connection whose parts are steps that the block owns."""
+"""Residual and plain blocks: skip connections whose layers are attributes of the block."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,10 +11,13 @@ from skiplab.models.skip import Combine, SkipConnection
 
 
 class PlainBlock(SkipConnection):
-    """Layers in a row: what a residual block is without its shortcut.
+    """A sequence of layers: a residual block without its shortcut.
 
-    `layers` become children of the block itself, under their own names, so that published weights load;
-    `steps` name them (or "activation") in the order in which they are run, before and after the merge.
+    Args:
+        layers: submodules by name. They are children of the block itself, so that published weights load.
+        steps: names of the layers, or "activation", in the order in which they run before and after the merge.
+        activation: the function that "activation" stands for.
+        combine: the merge.
     """
 
     shortcut = None
@@ -39,18 +42,7 @@ class PlainBlock(SkipConnection):
 
 
 class ResidualBlock(PlainBlock):
-    """A plain block and a shortcut around it: `downsample`, or the identity where that is None."""
-
-    def __init__(
-        self,
-        layers: Mapping[str, nn.Module],
-        steps: Steps,
-        activation: Callable[[Tensor], Tensor] = F.relu,
-        combine: Combine = torch.add,
-        downsample: nn.Module | None = None,
-    ) -> None:
-        super().__init__(layers, steps, activation, combine)
-        self.downsample = downsample
+    """A plain block with a shortcut: its layer `downsample`, or the identity without such a layer."""
 
     def shortcut(self, x: Tensor) -> Tensor:
-        return x if self.downsample is None else self.downsample(x)
+        return self.get_submodule("downsample")(x) if hasattr(self, "downsample") else x

@@ -1,7 +1,6 @@
 """ResMLP: linear layers across patches and an MLP across channels. Touvron et al. 2021, arXiv:2105.03404.
 
-With affine maps in the place of layer norms (their eq. 1), nothing but linear maps lies on the shortcuts from the
-picture to the classes.
+Layer norms are replaced by affine maps (their eq. 1), so the path along the shortcuts from image to classes is linear.
 """
 
 import torch
@@ -14,7 +13,7 @@ from skiplab.validation import require_positive, require_whole
 
 
 class Affine(nn.Module):
-    """α · x + β for each channel, the last dimension: starts as the identity. Their eq. 1."""
+    """α · x + β with one α and β per channel (last dimension), which starts as the identity. Their eq. 1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -64,7 +63,7 @@ class ResMLP(nn.Module):
 
 
 def _layer_scale(depth: int) -> float:
-    """What a branch's factors start as: Touvron et al. 2021, arXiv:2103.17239, §2."""
+    """Initial factor on the branches: Touvron et al. 2021, arXiv:2103.17239, §2."""
     return 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
 
 
@@ -78,7 +77,7 @@ def resmlp(
 ) -> ResMLP:
     """ResMLP with `depth` pairs of skip connections; the defaults are ResMLP-S12 (their Table 1).
 
-    `img_size` pixels squared in patches of `patch` pixels squared: input (N, in_channels, img_size, img_size).
+    The input is (N, in_channels, img_size, img_size), in patches of patch × patch pixels.
     """
     require_positive(depth=depth, width=width, patch=patch, in_channels=in_channels, num_classes=num_classes)
     require_whole(img_size=img_size)

@@ -1,9 +1,10 @@
-"""Residual networks and their plain twins, with the published variants of the skip connection as options.
+"""Residual and plain networks, with the published variants of the skip connection as options.
 
 v1: He et al. 2016, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
 v2: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027.
-Where the ImageNet form can be the same as torchvision's, it is: modules have its names, so that its weights
-load and give its outputs. Like there, a bottleneck strides in its 3×3 convolution.
+Wide: Zagoruyko and Komodakis 2016, "Wide Residual Networks", arXiv:1605.07146.
+The ImageNet form has torchvision's module names: its weights load, and then the outputs are equal. As in torchvision, a
+bottleneck has its stride in the 3×3 convolution.
 """
 
 from dataclasses import dataclass
@@ -24,26 +25,24 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class Options(BlockOptions, total=False):
-    """Keyword options that every constructor here takes; one left out has its form's published value."""
+    """Keyword options of all constructors in this module. The defaults are the published values of each form."""
 
     skip: Literal["A", "B", "C"] | None
-    """v1 §3.3: what a shortcut is where the shape changes. A: strided and zero-padded, no weights (CIFAR
-    form's default). B: a 1×1 projection (ImageNet form's default). C: B, and projections everywhere else
-    too (v2 §3.1's "1×1 convolutional shortcut"). None: no shortcuts, the plain twin, whose weights are those of
-    the network with option A. A projection has a norm where its branch ends in one."""
+    """Shortcuts where the shape changes, v1 §3.3. "A": strided and zero-padded, without weights (CIFAR default). "B": a
+    1×1 projection (ImageNet default). "C": projections everywhere (v2 §3.1, "1×1 convolutional shortcut"). None: the
+    plain network, without shortcuts, with the weights of the network with option A. A projection is followed by a norm
+    if the branch ends in one."""
     norm: Literal["batch", "fixup"] | None
-    """Batch norm (default); Fixup's scalars and initial weights (Zhang et al. 2019, arXiv:1901.09321: two
-    parameters a norm fewer, and a few numbers a block more); or none."""
+    """Batch norm (default), Fixup's scalars and initialization in place of norms (Zhang et al. 2019, arXiv:1901.09321),
+    or none."""
     dropout: float
-    """Ratio of dropout before a branch's last convolution (Zagoruyko and Komodakis 2016, arXiv:1605.07146,
-    §2.4): 0."""
+    """Rate of the dropout before the last convolution of a branch (Wide §2.4): 0."""
     width: int
     """Channels in the first stage, doubled in each later one: 16 (CIFAR) or 64 (ImageNet)."""
     widening: int
-    """How many times `width` the stages of the CIFAR form are wide, the stem left out: 1 (k of Zagoruyko and
-    Komodakis 2016, Table 1)."""
+    """Factor on the channels of all stages of the CIFAR form, but not of the stem (k of Wide, Table 1): 1."""
     span: Literal[1, 2, 3]
-    """Weight layers, all 3×3, that one skip connection of the CIFAR form goes around: 2."""
+    """Number of 3×3 convolutions in a block of the CIFAR form: 2."""
     num_classes: int
     """Size of the output: 10 (CIFAR) or 1000 (ImageNet)."""
     in_channels: int
@@ -52,7 +51,7 @@ class Options(BlockOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Design(BlockDesign):
-    """One residual network, with every choice made."""
+    """The values of all options of one network."""
 
     form: Literal["cifar", "imagenet"]
     blocks: tuple[int, ...]  # in each stage
@@ -77,7 +76,7 @@ class Design(BlockDesign):
 
     @property
     def steps(self) -> Steps:
-        """Of a block."""
+        """The steps of a block."""
         steps = order(self.placement, len(self.kernels), "conv", "bn" if self.norm == "batch" else None)
         if self.norm == "fixup":
             steps = with_scalars(steps)
@@ -88,14 +87,16 @@ class Design(BlockDesign):
 
 
 def block(in_channels: int, channels: int, stride: int, design: Design, place: float) -> PlainBlock:
-    """A plain or residual block (v1 Fig. 2 and 5, v2 Fig. 4); `place` is its number over that of all blocks."""
+    """A plain or residual block (v1 Fig. 2 and 5, v2 Fig. 4); `place` is its number over the number of blocks."""
     layers, steps = _layers(in_channels, channels, stride, design), design.steps
     if design.skip is None:
         return PlainBlock(layers, steps)
     out_channels = channels * design.expansion
     combine = combination(design, lambda: nn.Conv2d(out_channels, out_channels, 1), place)
     downsample = _downsample(in_channels, out_channels, stride, design)
-    return ResidualBlock(layers, steps, combine=combine, downsample=downsample)
+    if downsample is not None:
+        layers["downsample"] = downsample
+    return ResidualBlock(layers, steps, combine=combine)
 
 
 def _layers(in_channels: int, channels: int, stride: int, design: Design) -> dict[str, nn.Module]:
@@ -143,7 +144,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, design.num_classes)
         for name, module in scalars((*self.stem, *self.head, *self.classifier)).items():
             self.add_module(name, module)
-        self._initialise(design)
+        self._initialize(design)
 
     def _add_stages(self, design: Design) -> int:
         self.stages = [f"layer{i + 1}" for i in range(len(design.blocks))]
@@ -158,7 +159,7 @@ class ResNet(nn.Module):
             self.add_module(name, stage)
         return channels
 
-    def _initialise(self, design: Design) -> None:
+    def _initialize(self, design: Design) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # He et al. 2015, arXiv:1502.01852, §2.2, backward form
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -176,7 +177,7 @@ class ResNet(nn.Module):
 
 
 def _around(design: Design) -> tuple[list[str], list[str], list[str]]:
-    """Steps before the blocks, after them, and after the average pool."""
+    """The steps before the blocks, after the blocks, and after the average pool."""
     first, last = (
         [kind for kind in kinds if design.norm == "batch" or kind != "norm"]
         for kinds in ends(design.placement, design.last)
@@ -215,7 +216,7 @@ def resnet(depth: int, form: Literal["cifar", "imagenet"] = "cifar", **options: 
 
 
 def _blocks_per_stage(depth: int, span: int) -> int:
-    """Depth 6n + 2: stem, three stages of 2n convolutions, linear layer; a block has `span` convolutions."""
+    """Depth 6n + 2: a stem, three stages of 2n convolutions in blocks of `span`, and a linear layer."""
     n, rest = divmod(depth - 2, 6)
     if n < 1 or rest:
         below = max(8, depth - rest)
@@ -224,3 +225,79 @@ def _blocks_per_stage(depth: int, span: int) -> int:
     if span not in fitting:
         raise UsageError(f"span={span}: depth {depth} has {2 * n} weight layers a stage, so it can be {fitting}")
     return 2 * n // span
+
+
+def resnet18(**options: Unpack[Options]) -> ResNet:
+    """ResNet-18, ImageNet form: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(18, "imagenet", **options)
+
+
+def resnet34(**options: Unpack[Options]) -> ResNet:
+    """ResNet-34, ImageNet form: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(34, "imagenet", **options)
+
+
+def resnet50(**options: Unpack[Options]) -> ResNet:
+    """ResNet-50, ImageNet form with bottlenecks: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(50, "imagenet", **options)
+
+
+def resnet101(**options: Unpack[Options]) -> ResNet:
+    """ResNet-101, ImageNet form with bottlenecks: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(101, "imagenet", **options)
+
+
+def resnet152(**options: Unpack[Options]) -> ResNet:
+    """ResNet-152, ImageNet form with bottlenecks: v1 Table 1. Input (N, 3, 224, 224)."""
+    return resnet(152, "imagenet", **options)
+
+
+def resnet20(**options: Unpack[Options]) -> ResNet:
+    """ResNet-20, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(20, **options)
+
+
+def resnet32(**options: Unpack[Options]) -> ResNet:
+    """ResNet-32, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(32, **options)
+
+
+def resnet44(**options: Unpack[Options]) -> ResNet:
+    """ResNet-44, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(44, **options)
+
+
+def resnet56(**options: Unpack[Options]) -> ResNet:
+    """ResNet-56, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(56, **options)
+
+
+def resnet110(**options: Unpack[Options]) -> ResNet:
+    """ResNet-110, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(110, **options)
+
+
+def resnet1202(**options: Unpack[Options]) -> ResNet:
+    """ResNet-1202, CIFAR form: v1 §4.2, Table 6. Input (N, 3, 32, 32)."""
+    return resnet(1202, **options)
+
+
+def wide_resnet(depth: int, **options: Unpack[Options]) -> ResNet:
+    """WRN-depth-widening with blocks B(3, 3): Wide, Table 1, depth 6n + 4, input (N, 3, 32, 32).
+
+    This is `resnet` in its CIFAR form with pre-activation, projections and wider stages (default `widening=10`). The
+    paper's depth counts the three projections and not the linear layer, so it is two more than `resnet`'s. Projections
+    read the raw input of the block, as in all pre-activation networks of this package; in the authors' code they read
+    the activated input. The paper uses `dropout=0.3` (§3).
+    """
+    require_whole(depth=depth)
+    if depth < 10 or (depth - 4) % 6:
+        below = max(10, depth - (depth - 4) % 6)
+        raise UsageError(f"depth={depth}: a wide ResNet has 6n + 4 weight layers, such as {below} or {below + 6}")
+    published: Options = {"placement": "pre", "skip": "B", "widening": 10}
+    return resnet(depth - 2, **published | options)
+
+
+def wide_resnet28_10(**options: Unpack[Options]) -> ResNet:
+    """WRN-28-10: Wide, Table 4, 36.5 million parameters. Input (N, 3, 32, 32)."""
+    return wide_resnet(28, **options)

@@ -1,4 +1,4 @@
-"""Transformers for sequences: tokens or vectors in, an answer about the sequence or about each step out."""
+"""Transformers: sequences of tokens or vectors in, one output per sequence or per step."""
 
 import math
 from dataclasses import dataclass, fields
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from skiplab.errors import UsageError
-from skiplab.models.readout import Asked, Readout
+from skiplab.models.readout import Readout, ReadoutMode
 from skiplab.models.transformer import DecoderLayer, Design, EncoderLayer, Placement, Stack
 from skiplab.validation import checked, require_one_of, require_positive
 
@@ -16,49 +16,49 @@ EXAMPLE = 8  # steps of an example input
 
 
 class Options(TypedDict, total=False):
-    """Keyword options of both constructors here."""
+    """Keyword options of both constructors in this module."""
 
     inputs: int
-    """Values at each step: 1. Not used with a `vocabulary`."""
+    """Values at each step: 1. Ignored with a `vocabulary`."""
     vocabulary: int | None
-    """For tokens, int64 (N, T), how many there are. None (default): vectors, (N, T, inputs)."""
+    """Number of different tokens, for input of int64 (N, T). None (default): vectors (N, T, inputs)."""
     num_classes: int
     """Size of the output: 10."""
     length: int
-    """The most steps that learned positions know: 256."""
+    """Longest sequence, in steps: 256."""
     positions: Literal["learned", "sinusoidal"]
-    """Learned (default), or the sinusoids of Vaswani et al. 2017, §3.5."""
-    readout: Asked
-    """What is asked: of the last step, of the mean over steps (the encoder's default), or of each of the "steps"
-    (the decoder's)."""
+    """Position embeddings: "learned" (default), or the sinusoids of Vaswani et al. 2017, §3.5."""
+    readout: ReadoutMode
+    """What the output is computed from: the "last" step, the "mean" over steps (default of the encoder), or each of the
+    "steps" (default of the decoder)."""
     width: int
-    """Of the signal: 64."""
+    """Width of the signal: 64."""
     heads: int
-    """Of each attention: 4."""
+    """Attention heads: 4."""
     hidden: int | None
     """Width inside the MLPs: 4 × width."""
     dropout: float
-    """Of attention weights, in the MLPs and after each sublayer: 0."""
+    """Dropout rate of attention weights, in the MLPs and after each sublayer: 0."""
     activation: Literal["relu", "gelu"]
-    """Of the MLPs: gelu."""
+    """Activation of the MLPs: "gelu"."""
     placement: Placement
-    """Norms before the sublayers (pre, default), after the merges (post), or before sublayers in parallel."""
+    """Norms before the sublayers ("pre", default), after the merges ("post"), or before "parallel" sublayers."""
     skip: bool
-    """False leaves out every shortcut, and nothing else: the twin."""
+    """Default True. False gives the plain network, without shortcuts."""
     causal: bool
-    """Whether a step sees itself and the steps before it alone: no for the encoder, yes for the decoder."""
+    """Whether a step attends only to itself and earlier steps: no for the encoder, yes for the decoder."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a sequence is made of, and what is asked about it; see `Options`."""
+    """Form of input and output; see `Options`."""
 
     inputs: int = 1
     vocabulary: int | None = None
     num_classes: int = 10
     length: int = 256
     positions: Literal["learned", "sinusoidal"] = "learned"
-    readout: Asked = "mean"
+    readout: ReadoutMode = "mean"
 
     def __post_init__(self) -> None:
         require_one_of("positions", self.positions, ("learned", "sinusoidal"))
@@ -68,14 +68,14 @@ class Task:
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """(length, width): sine in even, cosine in odd channels, of wavelengths from 2π to 10000 · 2π (§3.5)."""
+    """(length, width): sines in even, cosines in odd channels, with wavelengths from 2π to 10000 · 2π (§3.5)."""
     channels = torch.arange(0, width, 2)
     angles = torch.arange(length)[:, None] * torch.exp(-math.log(10000) * channels / width)
     return torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, :width]
 
 
-class Embedded(nn.Module):
-    """Tokens (N, T) or vectors (N, T, inputs) as (N, T, width), with their positions added."""
+class SequenceEmbedding(nn.Module):
+    """Tokens (N, T) or vectors (N, T, inputs) as (N, T, width), with position embeddings added."""
 
     def __init__(self, task: Task, width: int) -> None:
         super().__init__()
@@ -89,8 +89,8 @@ class Embedded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] > len(self.positions):
             raise UsageError(
-                f"a sequence of {x.shape[1]} steps, where positions are known up to {len(self.positions)}: build "
-                f"the network with length={x.shape[1]}"
+                f"a sequence of {x.shape[1]} steps is longer than the {len(self.positions)} that this network takes: "
+                f"build it with length={x.shape[1]}"
             )
         return self.values(x) + self.positions[: x.shape[1]]
 
@@ -98,15 +98,15 @@ class Embedded(nn.Module):
 class SequenceTransformer(nn.Module):
     """Embedding, layers and readout; a decoder takes the memory, (N, S, width), as its second argument."""
 
-    def __init__(self, task: Task, layers: Stack, width: int, remembers: bool) -> None:
+    def __init__(self, task: Task, layers: Stack, width: int, has_memory: bool) -> None:
         super().__init__()
-        self.embed, self.layers = Embedded(task, width), layers
+        self.embed, self.layers = SequenceEmbedding(task, width), layers
         self.head = Readout(width, task.num_classes, task.readout)
         self.example_input_shape = (EXAMPLE,) if task.vocabulary else (EXAMPLE, task.inputs)
-        self.tokens, self.memory_shape = bool(task.vocabulary), (EXAMPLE, width) if remembers else None
+        self.tokens, self.memory_shape = bool(task.vocabulary), (EXAMPLE, width) if has_memory else None
 
     def example_inputs(self) -> tuple[Tensor, ...]:
-        """One sequence, and one memory for a decoder; the same in every run."""
+        """One sequence, and for a decoder one memory. They are the same in every run."""
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))

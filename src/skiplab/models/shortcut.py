@@ -1,4 +1,4 @@
-"""Shortcuts that are not the identity: `shortcut(x)`."""
+"""Shortcuts other than the identity and projections: `shortcut(x)`."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ class PadShortcut(nn.Module):
     """Option A of He et al. 2016 (arXiv:1512.03385, §3.3): no weights, extra channels are zeros.
 
     (N, C, H, W) gives (N, D, ⌈H/stride⌉, ⌈W/stride⌉): every `stride`-th pixel, and D − C channels of zeros
-    after the C channels (as in the authors' code), or half of them on either side with `both_sides`.
+    after the C channels (as in the authors' code), or half of them on each side with `both_sides`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, both_sides: bool = False) -> None:

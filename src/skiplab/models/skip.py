@@ -1,4 +1,4 @@
-"""The skip connection: the one place in this package's models where a signal splits and merges."""
+"""The skip connection: the only place in this package's models where a signal forks and merges."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,19 @@ Combine = Callable[[Any, Any], Any]
 
 
 def identity(x: Tensor, *_context: Any) -> Tensor:
-    """The same values: the shortcut of a residual block, and what follows a pre-activation merge."""
+    """Returns its input: the shortcut of a residual block, and the `after` of a pre-activation block."""
     return x
 
 
 class SkipConnection(nn.Module):
-    """`after(combine(shortcut(x), branch(x)))`; with `shortcut=None` its plain twin, `after(branch(x))`.
+    """`after(combine(shortcut(x), branch(x)))`; with `shortcut=None` the plain block, `after(branch(x))`.
 
-    Every architecture in this package is a choice of these four parts. They are handed in (modules or
-    functions, `combine(shortcut, branch)` taking two signals), or a subclass defines those that it wants to
-    own, as methods or class attributes: so a block keeps its published parameter names, while what a skip
-    connection *does* stays written down once, in `forward`.
+    Every architecture in this package is a choice of these four parts. They are passed as modules or functions, or a
+    subclass defines them as methods or class attributes, so that a block keeps its published parameter names. What a
+    skip connection computes is written once, in `forward`.
 
-    What more a step of the network depends on than the signal itself (a recurrent cell's input, the memory
-    that a decoder attends to) goes as `context` to branch and shortcut alike.
+    Further inputs of a step (the input of a recurrent cell, the memory that a decoder attends to) are `context`, which
+    branch and shortcut both get.
     """
 
     branch: Map

@@ -1,10 +1,10 @@
-"""Transformer layers, in which the placement of norms and the shortcut are choices about one object.
+"""Transformer layers that differ in one object: the placement of norms, and whether there are shortcuts.
 
 Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762; pre- and post-LN: Xiong et al. 2020,
 arXiv:2002.04745, Fig. 1. Parallel: x + attention(LN x) + MLP(LN x) (GPT-J; PaLM, Chowdhery et al. 2022,
-arXiv:2204.02311, §2), here with a norm for each way, as in GPT-NeoX (Black et al. 2022, arXiv:2204.06745, §2.1), so
-that the weights of a layer are the same ones in every placement.
-Parameters have the names that they have in `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer`.
+arXiv:2204.02311, §2), here with a norm for each branch, as in GPT-NeoX (Black et al. 2022, arXiv:2204.06745, §2.1),
+so that a layer has the same weights in every placement.
+Parameters have the names of those of `nn.TransformerEncoderLayer` and `nn.TransformerDecoderLayer`.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Placement = Literal["pre", "post", "parallel"]
 
 @dataclass(frozen=True)
 class Design:
-    """What the layers of one Transformer have in common."""
+    """Options that all layers of a Transformer share."""
 
     width: int = 64
     heads: int = 4
@@ -51,42 +51,45 @@ class Design:
         return self.hidden or 4 * self.width
 
 
-class Around(SkipConnection):
-    """The skip connection around one sublayer, or in parallel around several: `{norm: sublayer}`.
+class SublayerSkip(SkipConnection):
+    """The skip connection of one sublayer, or of several in parallel.
 
-    Both are names of what the layer owns. It is held in a tuple, which registers nothing: so each weight has one
-    name, the published one.
+    Args:
+        layer: owns norms and sublayers. It is stored in a tuple and so is not registered as a submodule: each weight
+            keeps its published name alone.
+        branches: name of the norm -> name of the sublayer's method.
+        design: the options of the network.
     """
 
-    def __init__(self, layer: nn.Module, ways: dict[str, str], design: Design) -> None:
+    def __init__(self, layer: nn.Module, branches: dict[str, str], design: Design) -> None:
         super().__init__(shortcut=identity if design.skip else None)
-        self.layer, self.ways, self.post = (layer,), ways, design.placement == "post"
+        self.layer, self.branches, self.post = (layer,), branches, design.placement == "post"
 
     def branch(self, x: Tensor, *context: Tensor) -> Tensor:
         (layer,) = self.layer
-        inputs = {norm: x if self.post else getattr(layer, norm)(x) for norm in self.ways}
-        return reduce(torch.add, [getattr(layer, way)(inputs[norm], *context) for norm, way in self.ways.items()])
+        inputs = {norm: x if self.post else getattr(layer, norm)(x) for norm in self.branches}
+        return reduce(torch.add, [getattr(layer, name)(inputs[norm], *context) for norm, name in self.branches.items()])
 
     def after(self, x: Tensor) -> Tensor:
-        (layer,), (norm, *_) = self.layer, self.ways
+        (layer,), (norm, *_) = self.layer, self.branches
         return getattr(layer, norm)(x) if self.post else x
 
 
 class Layer(nn.Module):
-    """Sublayers with a norm each, and skip connections around them: (N, T, width) to the same.
+    """Sublayers with a norm and a skip connection each: (N, T, width) gives the same shape.
 
-    With `skip=False` there is no shortcut, and all else is as before. A subclass owns what `sublayers` names.
+    A subclass has the attributes that `sublayers` names. `skip=False` removes the shortcuts and nothing else.
     """
 
-    sublayers: dict[str, str]  # the name of each one's norm, and its method
+    sublayers: dict[str, str]  # name of the norm -> name of the sublayer's method
 
     def __init__(self, design: Design) -> None:
         super().__init__()
         if design.placement == "parallel":
-            around = {"parallel": self.sublayers}
+            skips = {"parallel": self.sublayers}
         else:
-            around = {sublayer: {norm: sublayer} for norm, sublayer in self.sublayers.items()}
-        self.skips = nn.ModuleDict({name: Around(self, ways, design) for name, ways in around.items()})
+            skips = {sublayer: {norm: sublayer} for norm, sublayer in self.sublayers.items()}
+        self.skips = nn.ModuleDict({name: SublayerSkip(self, branches, design) for name, branches in skips.items()})
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         for skip in self.skips.values():
@@ -130,8 +133,7 @@ class DecoderLayer(EncoderLayer):
 
 
 class Stack(nn.Module):
-    """Layers one after the other, and after them a norm unless they end with one (post-LN): so 2 · width
-    parameters more with "pre" and "parallel", as published.
+    """A sequence of layers, and a final norm for "pre" and "parallel" (2 · width more parameters, as published).
 
     Names and outputs are those of `nn.TransformerEncoder` and `nn.TransformerDecoder`.
     """

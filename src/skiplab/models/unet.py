@@ -1,7 +1,7 @@
-"""U-Net: an encoder and a decoder, with a long skip between them at every resolution.
+"""U-Net: an encoder and a decoder, joined by a long skip at each resolution.
 
 Ronneberger, Fischer and Brox 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
-arXiv:1505.04597. Unlike there, convolutions are padded, so that the output has the input's size.
+arXiv:1505.04597. Convolutions are padded, unlike in the paper, so that the output has the size of the input.
 """
 
 from dataclasses import dataclass
@@ -18,33 +18,33 @@ from skiplab.validation import checked, require_one_of, require_positive
 
 
 class Options(TypedDict, total=False):
-    """Keyword options of `unet`; one left out has the paper's value (Fig. 1)."""
+    """Keyword options of `unet`. The defaults are the paper's values (Fig. 1)."""
 
     depth: int
-    """How often the resolution is halved, and how many long skips there are: 4."""
+    """Number of times that the resolution is halved, and number of long skips: 4."""
     width: int
-    """Channels at the input's resolution, doubled at each halving: 64."""
+    """Channels at the resolution of the input, doubled at each halving: 64."""
     in_channels: int
     """Channels of the input: 1."""
     num_classes: int
     """Classes of a pixel, and channels of the output: 2."""
     skips: bool | tuple[bool, ...]
-    """True. Which long skips there are: all or none, or for each of `depth` levels whether it has one, from the
-    input's resolution down."""
+    """Whether there are long skips: True (default), False, or one truth value for each of `depth` levels, from the
+    resolution of the input down."""
     combine: Literal["concat", "add"]
-    """"concat". With "add" a network has as many parameters without its skips as with them. With "concat" a
-    skip at level i, where there are c = width · 2^i channels, makes the convolution that reads it 9c² weights larger
-    and, with `residual`, the identity beside it a projection of 2c²."""
+    """How long skips merge: "concat" (default) or "add". With "add" the number of parameters does not depend on
+    `skips`. With "concat" a skip at level i, with c = width · 2^i channels, adds 9c² weights to the convolution that
+    reads it and, with `residual`, replaces the identity next to it by a projection of 2c² weights."""
     residual: bool
-    """False. Whether each pair of convolutions has a shortcut around it, a 1×1 projection (without bias, in · out
-    weights) where its number of channels changes."""
+    """Whether each pair of convolutions has a shortcut; a 1×1 projection without bias where the number of channels
+    changes. Default False."""
     norm: bool
-    """False. Batch normalisation after each 3×3 convolution, which then has no bias."""
+    """Whether each 3×3 convolution is followed by a batch norm, and has no bias. Default False."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """One U-Net, with every choice made."""
+    """The values of all options of one network."""
 
     depth: int = 4
     width: int = 64
@@ -72,7 +72,7 @@ class Design:
 class Convolutions(SkipConnection):
     """Two 3×3 convolutions, each with its ReLU: (N, C, H, W) gives (N, D, H, W).
 
-    With `residual`, a shortcut goes from before the first to before the second ReLU, as in a residual block (He et
+    With `residual`, a shortcut leads from the input to the input of the second ReLU, as in a residual block (He et
     al. 2016, arXiv:1512.03385, Fig. 2).
     """
 
@@ -91,9 +91,9 @@ class Convolutions(SkipConnection):
 
 
 class Level(SkipConnection):
-    """What is done with the features of one resolution: down → inner → up, and a long skip around that.
+    """One resolution: down → inner → up, with a long skip around them.
 
-    (N, C, H, W) gives the same shape, with even H and W. Levels nest: `inner` is the next lower one.
+    (N, C, H, W) gives the same shape; H and W are even. Levels nest: `inner` is the level of the next lower resolution.
     """
 
     def __init__(self, level: int, design: Design) -> None:
@@ -116,8 +116,8 @@ class Level(SkipConnection):
 class UNet(nn.Module):
     """(N, C, H, W) gives (N, classes, H, W), for any H and W.
 
-    Where these are no multiples of 2^depth, the input is continued beyond its borders by its outermost pixels, half of
-    them on either side, and the output cut back.
+    If H or W is no multiple of 2^depth, the input is padded by its border pixels, half on each side, and the output is
+    cropped.
     """
 
     def __init__(self, design: Design) -> None:
@@ -130,7 +130,7 @@ class UNet(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 # A standard deviation of √(2/N) for N incoming nodes (§3; He et al. 2015). For an up-convolution, which
-                # has no ReLU behind it, torch counts 2N, which makes √(1/N), what a linear layer should have.
+                # is followed by no ReLU, torch counts 2N, which gives √(1/N), as suits a linear layer.
                 nn.init.kaiming_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -146,5 +146,5 @@ class UNet(nn.Module):
 
 
 def unet(**options: Unpack[Options]) -> UNet:
-    """A U-Net; with no options the paper's, Fig. 1. Input (N, 1, H, W) of any size, output (N, 2, H, W)."""
+    """A U-Net; without options that of the paper, Fig. 1. Input (N, 1, H, W) of any size, output (N, 2, H, W)."""
     return UNet(Design(**checked(options, Options.__annotations__, "a U-Net")))

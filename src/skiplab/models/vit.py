@@ -1,6 +1,6 @@
 """Vision Transformers: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", arXiv:2010.11929.
 
-Modules have torchvision's names, so that its weights load and give its outputs.
+Modules have torchvision's names: its weights load, and then the outputs are equal.
 """
 
 import math
@@ -18,7 +18,7 @@ from skiplab.validation import checked, require_positive
 
 
 class Options(TypedDict, total=False):
-    """Keyword options of the constructors here; the defaults are those of `vit`."""
+    """Keyword options of all constructors in this module, with the defaults of `vit`."""
 
     img_size: int
     """Height and width of the input in pixels: 8."""
@@ -27,17 +27,17 @@ class Options(TypedDict, total=False):
     depth: int
     """Layers: 4."""
     width: int
-    """Of the signal: 64."""
+    """Width of the signal: 64."""
     heads: int
-    """Of each attention: 4."""
+    """Attention heads: 4."""
     hidden: int | None
     """Width inside the MLPs: 4 × width."""
     dropout: float
-    """After the positions, each sublayer and the MLP's activation: 0."""
+    """Dropout rate after the position embeddings, each sublayer and the MLP's activation: 0."""
     placement: Placement
-    """Norms before the sublayers (pre, default and as published), after the merges, or before sublayers in parallel."""
+    """Norms before the sublayers ("pre", default, as published), after the merges ("post"), or "parallel"."""
     skip: bool
-    """False leaves out every shortcut, and nothing else: the twin."""
+    """Default True. False gives the plain network, without shortcuts."""
     num_classes: int
     """Size of the output: 10."""
     in_channels: int
@@ -45,8 +45,8 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What a network of this sort looks at, and what it says of it."""
+class ImageTask:
+    """Form of input and output; see `Options`."""
 
     img_size: int
     patch: int
@@ -61,7 +61,7 @@ class Picture:
 
 
 class EncoderBlock(Layer):
-    """Self-attention and MLP with GELU; dropout falls on what they give, not on the attention weights."""
+    """Self-attention and MLP with GELU. Dropout acts on their outputs, not on the attention weights."""
 
     sublayers = {"ln_1": "attend", "ln_2": "feed"}  # noqa: RUF012
 
@@ -91,7 +91,7 @@ class EncoderBlock(Layer):
 
 
 class Encoder(nn.Module):
-    """Positions, layers, and a norm after them unless they end with one (post-LN)."""
+    """Position embeddings, layers, and a final norm unless the placement is "post"."""
 
     def __init__(self, places: int, depth: int, design: Design) -> None:
         super().__init__()
@@ -105,26 +105,26 @@ class Encoder(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches, a class token before them, layers and a linear head on that token: (N, C, H, W) gives (N, classes).
+    """A class token and patches, layers, and a linear head on the class token: (N, C, H, W) gives (N, classes).
 
-    The head starts as any linear layer does. torchvision's starts at zero, and then nothing below it receives a
-    gradient from the first step.
+    The head is initialized like any linear layer. torchvision initializes it to zero, so that the layers before it get
+    no gradient in the first step.
     """
 
-    def __init__(self, picture: Picture, depth: int, design: Design) -> None:
+    def __init__(self, task: ImageTask, depth: int, design: Design) -> None:
         super().__init__()
         require_positive(depth=depth)
-        self.example_input_shape = (picture.in_channels, picture.img_size, picture.img_size)
+        self.example_input_shape = (task.in_channels, task.img_size, task.img_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, design.width))
-        self.conv_proj = nn.Conv2d(picture.in_channels, design.width, picture.patch, picture.patch)
-        nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (picture.in_channels * picture.patch**2)))
+        self.conv_proj = nn.Conv2d(task.in_channels, design.width, task.patch, task.patch)
+        nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (task.in_channels * task.patch**2)))
         nn.init.zeros_(self.conv_proj.bias)  # type: ignore[arg-type]
-        self.encoder = Encoder(1 + (picture.img_size // picture.patch) ** 2, depth, design)
-        self.heads = nn.Sequential(OrderedDict(head=nn.Linear(design.width, picture.num_classes)))
+        self.encoder = Encoder(1 + (task.img_size // task.patch) ** 2, depth, design)
+        self.heads = nn.Sequential(OrderedDict(head=nn.Linear(design.width, task.num_classes)))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.example_input_shape:
-            raise UsageError(f"pictures of {tuple(x.shape[1:])}, where this network takes {self.example_input_shape}")
+            raise UsageError(f"images of shape {tuple(x.shape[1:])}, but this network takes {self.example_input_shape}")
         patches = self.conv_proj(x).flatten(2).transpose(1, 2)
         x = torch.cat((self.class_token.expand(x.shape[0], -1, -1), patches), dim=1)
         return self.heads(self.encoder(x)[:, 0])
@@ -135,8 +135,8 @@ def vit(**options: Unpack[Options]) -> VisionTransformer:
     chosen = checked(options, Options.__annotations__, "a ViT")
     depth = chosen.pop("depth", 4)
     small = {"img_size": 8, "patch": 2, "in_channels": 1, "num_classes": 10}
-    picture = Picture(**{name: chosen.pop(name, value) for name, value in small.items()})
-    return VisionTransformer(picture, depth, Design(**chosen))
+    task = ImageTask(**{name: chosen.pop(name, value) for name, value in small.items()})
+    return VisionTransformer(task, depth, Design(**chosen))
 
 
 def vit_b_16(**options: Unpack[Options]) -> VisionTransformer:

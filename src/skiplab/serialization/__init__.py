@@ -1,4 +1,4 @@
-"""Write a program to files that need no Skiplab to read, and hold each against the program."""
+"""Write a program to files that need no Skiplab to read, and compare each file with the program."""
 
 from skiplab.serialization.save import check_formats, save
 

@@ -1,4 +1,4 @@
-"""Whether what was read back from a file computes what the program computes."""
+"""Compares a network that was read back from a file with the program."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Network = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program gives for one batch: the tensors of its output, in order."""
+    """One batch, and the tensors of the program's output for it, in order."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -28,19 +28,19 @@ class Answer:
 
 
 def answers(program: Program) -> list[Answer]:
-    """Of the example, and of another batch size where the program takes one."""
+    """The answers for the example, and for another batch size if the batch size is free."""
     found = []
     for args, kwargs in [program.example, *([_other_size(program)] if program.dynamic_batch else [])]:
         try:
             found.append(Answer(args, kwargs, _of_program(program, args, kwargs)))
         except Exception:
             if not found:
-                raise  # the other size may be one that the network does not take
+                raise  # the network may not take the other size
     return found
 
 
 def answers_on_example(program: Program) -> list[Tensor]:
-    """What a program gives for its example."""
+    """The tensors of a program's output for its example."""
     return _of_program(program, *program.example)
 
 
@@ -49,14 +49,14 @@ def _of_program(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, An
 
 
 def outputs(network: Network, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors that a network gives, with the same random numbers in each call; inputs stay as they are."""
+    """The tensors of a network's output, with the same random numbers in each call. Inputs are copied before."""
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, dict(kwargs)))
     with torch.no_grad(), isolated_rng(0):
         return [leaf for leaf in pytree.tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
 
 
 def check(network: Network, known: list[Answer], what: str) -> float:
-    """The largest difference from the answers; OutputError beyond what rounding explains."""
+    """The largest difference from the answers; OutputError if it is more than rounding."""
     return max(_check(outputs(network, each.args, each.kwargs), each.outputs, what) for each in known)
 
 
@@ -80,7 +80,7 @@ def _check(got: list[Tensor], wanted: list[Tensor], what: str) -> float:
 
 
 def rounding(value: Tensor) -> float:
-    """What rounding explains: half of the dtype's digits of the largest number; whole numbers have to agree."""
+    """The tolerance for rounding: half of the dtype's digits of the largest number; 0 for whole numbers."""
     if not (value.is_floating_point() or value.is_complex()):
         return 0.0
     known = value.detach()[value.isfinite()].abs()
@@ -88,7 +88,7 @@ def rounding(value: Tensor) -> float:
 
 
 def _other_size(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Several times the example's batch, which suits networks that take multiples; the samples differ."""
+    """The example with a multiple of its batch size (some networks take only these), and different samples."""
     leaves = program.flatten(*program.example)
     for place, name in enumerate(program.inputs):
         value = program.nodes[name].meta.get("val")

@@ -139,7 +139,7 @@ def train_json(
     summary: Mapping[str, Mapping[str, float]],
     sentences: list[str],
 ) -> dict[str, Any]:
-    """What `skiplab train --json` prints: what is no number is null.
+    """What `skiplab train --json` prints: numbers that are not finite are null.
 
     config: model, data and recipe, as JSON has them; runs: one row a seed; curves: one row a seed and epoch; summary:
     for each loss and error the mean over the runs that did not diverge, and the ends of its 95 % interval.
@@ -155,7 +155,7 @@ def train_json(
 
 
 def read_skips(path: Path) -> Skips:
-    """The skips in a file of `skiplab find --json`; DataError if the file is no such file, or of another version."""
+    """The skips in a file of `skiplab find --json`; DataError for any other file or version."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

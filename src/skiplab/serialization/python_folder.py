@@ -1,4 +1,4 @@
-"""The format `python`: a file of Python, and files of tensors beside it."""
+"""The format `python`: a Python file, and files of tensors next to it."""
 
 import importlib.util
 from pathlib import Path
@@ -36,7 +36,7 @@ def write(program: Program, folder: Path, known: list[Answer]) -> float:
 
 
 def _imported(file: Path) -> ModuleType:
-    """The file as a module of its own, which stays out of `sys.modules`."""
+    """Imports the file as a module that is not in `sys.modules`."""
     spec = importlib.util.spec_from_file_location("skiplab_saved_network", file)
     assert spec is not None
     assert spec.loader is not None
@@ -46,5 +46,5 @@ def _imported(file: Path) -> ModuleType:
 
 
 def _device(known: list[Answer]) -> str:
-    """Where the outputs lie, for a network is on one device."""
+    """The device of the outputs: a network is on one device."""
     return str(next((value.device for value in known[0].outputs), "cpu"))

@@ -1,4 +1,4 @@
-"""A network as a file of Python that takes torch and safetensors alone."""
+"""A network as a Python file that needs only torch and safetensors."""
 
 import keyword
 import re
@@ -17,7 +17,7 @@ from skiplab.serialization.state import Entry
 _TEMPLATES = Environment(
     loader=PackageLoader("skiplab.serialization"),
     undefined=StrictUndefined,
-    autoescape=False,  # what it fills is Python, not HTML
+    autoescape=False,  # the template is Python, not HTML
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
@@ -36,12 +36,12 @@ def source(program: Program, code: Code, entries: Iterable[Entry], files: Iterab
 
     Args:
         program: the network.
-        code: of its module.
+        code: the code of its module.
         entries: the module's tensors.
-        files: names of those that lie beside this one.
+        files: names of the files of tensors next to this one.
 
     Raises:
-        UsageError: for forms of inputs and outputs, and for operators, that no file can name.
+        UsageError: for forms of inputs and outputs, and for operators, that a file cannot import.
     """
     head, _, text = _tidied(code.text).partition("def forward(")
     signature, _, rest = text.partition("\n")
@@ -60,14 +60,14 @@ def source(program: Program, code: Code, entries: Iterable[Entry], files: Iterab
 
 
 def _flat(program: Program, code: Code) -> str | None:
-    """The arguments as the code takes them, where inputs or outputs have a form of their own."""
+    """The arguments as the code takes them, if inputs or outputs are more than tuples of tensors."""
     if code.specs is None:
         return None
     return ", ".join(code.arguments) if is_flat(code.specs[0]) else f"*INPUTS.flatten_up_to({given(program, code)})"
 
 
 def _tidied(text: str) -> str:
-    """Values are dropped after their last reader, for the sake of memory; for names of weights that is idle."""
+    """Removes statements that only drop a weight's name. Those that free a value after its last reader stay."""
     idle = set(re.findall(r"^ +(\w+) = (?:self\.|getattr\(self[.,])", text, re.MULTILINE))
     lines = []
     for line in text.splitlines():
@@ -78,7 +78,7 @@ def _tidied(text: str) -> str:
 
 
 def _headed(body: str, program: Program) -> str:
-    """The code with the path of the module in which each part of it stands in the original, as a comment."""
+    """The code with a comment before each part that names the module it comes from."""
     lines, waiting, last = [], [], None
     for line in body.splitlines():
         op = program.by_name.get(line.split(" = ")[0].strip())

@@ -1,4 +1,4 @@
-"""Forms of inputs and outputs as Python: tuples and dicts as such, and what pytree knows by its own text."""
+"""Forms of inputs and outputs as Python source: tuples and dicts directly, other forms by pytree's own text."""
 
 import importlib.util
 import math
@@ -17,7 +17,7 @@ _MEND = "let `forward` take and return tensors, or tuples, lists and dicts of te
 
 
 def homes(specs: Iterable[pytree.TreeSpec]) -> list[str]:
-    """Modules in which the classes of inputs and outputs are defined, which make them known to pytree."""
+    """The modules that define the classes of inputs and outputs, and so register them with pytree."""
     kinds = {spec.type for tree in specs for spec in _nested(tree)} - {tuple, list, dict}
     return sorted({kind.__module__ for kind in kinds if kind is not None and kind.__module__ != "builtins"})
 
@@ -30,7 +30,7 @@ def _nested(spec: pytree.TreeSpec) -> Iterator[pytree.TreeSpec]:
 
 
 def forms_of(code: Code) -> dict[str, str]:
-    """The forms of what goes in and out, as expressions by name, where they are more than a tuple of tensors."""
+    """The forms of inputs and outputs as expressions by name, if they are more than a tuple of tensors."""
     if code.specs is None:
         return {}
     inputs, outputs = code.specs
@@ -45,7 +45,7 @@ def forms_of(code: Code) -> dict[str, str]:
 
 
 def importable(name: str) -> bool:
-    """Whether a program that does not know the user's file finds a module."""
+    """Whether a module can be imported without the user's file."""
     if name == "__main__" or name.startswith("skiplab_user_"):
         return False
     try:
@@ -60,7 +60,7 @@ def is_flat(inputs: pytree.TreeSpec) -> bool:
 
 
 def given(program: Program, code: Code) -> str:
-    """ "((x,), {'mask': mask})": the arguments as they were given at the capture."""
+    """ "((x,), {'mask': mask})": the arguments as at the capture."""
     count = len(program.example[0])
     args = "".join(f"{name}, " for name in code.arguments[:count])
     kwargs = ", ".join(f"{key!r}: {key}" for key in code.arguments[count:])
@@ -68,7 +68,7 @@ def given(program: Program, code: Code) -> str:
 
 
 def example(program: Program, code: Code) -> str:
-    """The body of a function that gives the example: as a tuple of arguments, or as a dict where some have names."""
+    """The body of a function that returns the example: a tuple of arguments, or a dict if some have names."""
     values = dict(zip(program.inputs, program.flatten(*program.example), strict=True))
     texts = [_leaf(name, value) for name, value in values.items()]
     count, named = len(program.example[0]), bool(program.example[1])

@@ -1,4 +1,4 @@
-"""A network's tensors: which there are, and the files that hold them."""
+"""The tensors of a network, and the files that hold them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Entry:
     """One name in a module.
 
     Attributes:
-        name: dotted.
-        kind: "parameter", "frozen parameter", "buffer", or "constant" for what state dicts do not hold.
-        tensor: what it names.
+        name: dotted name.
+        kind: "parameter", "frozen parameter", "buffer", or "constant" for a tensor that state dicts do not hold.
+        tensor: the tensor.
         same: an earlier name of the same tensor.
     """
 
@@ -34,7 +34,7 @@ class Entry:
 
 
 def entries(module: nn.Module) -> list[Entry]:
-    """All tensors of a module; those of its state dict first, so that what is tied to them comes later."""
+    """All tensors of a module; those of its state dict first, tensors tied to them later."""
     kept = module.state_dict(keep_vars=True)
     buffers = dict(module.named_buffers(remove_duplicate=False))
     first: dict[int, str] = {}
@@ -52,21 +52,23 @@ def _kind(name: str, tensor: Tensor, kept: Mapping[str, Tensor]) -> str:
 
 
 def of_state(found: Iterable[Entry]) -> dict[str, Tensor]:
-    """What the state dict holds, each tensor once."""
+    """The tensors of the state dict, each once."""
     return {each.name: each.tensor for each in found if each.kind != "constant" and each.same is None}
 
 
 def constants(found: Iterable[Entry]) -> dict[str, Tensor]:
-    """What only the code reads, each tensor once."""
+    """The tensors that only the code reads, each once."""
     return {each.name: each.tensor for each in found if each.kind == "constant" and each.same is None}
 
 
 def write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file; OutputError for tensors that such a file cannot hold."""
+    """Writes a safetensors file; OutputError for tensors that such a file cannot hold."""
     from safetensors.torch import save_file
 
     path.touch()
-    rights = path.stat().st_mode  # those that new files have here; safetensors makes its own the owner's alone
+    rights = (
+        path.stat().st_mode
+    )  # permissions of new files here; safetensors' own files are readable only by their owner
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(plain, path)

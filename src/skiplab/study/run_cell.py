@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from skiplab import measure
-from skiplab.analysis import tables
+from skiplab.analysis import chart_data
 from skiplab.analysis.finder import find
 from skiplab.analysis.path_census import Census, census
 from skiplab.analysis.skips import Skips
@@ -51,7 +51,7 @@ def train_and_measure(model: nn.Module, data: DataSet, training: RunContext) -> 
     """Measure gradients at initialization, train, and measure the trained network.
 
     Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
-    not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.analysis.tables`.
+    not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.analysis.chart_data`.
     """
     before = measure_gradients(model, data)
     training.report(0.05, "training")
@@ -104,11 +104,11 @@ def _gradient_table(network: ProgramAndSkips, data: DataSet, when: str) -> pd.Da
 def _structure_tables(network: ProgramAndSkips) -> Tables:
     (program, skips), paths = network, census(network[0])
     return {
-        "skips": tables.placed(program, skips).drop(columns=["branch", "program"]),
-        "spine": tables.spine(program, skips),
+        "skips": chart_data.placed(program, skips).drop(columns=["branch", "program"]),
+        "spine": chart_data.spine(program, skips),
         "census": _census_row(paths, skips),
-        "histogram": tables.histogram(paths),
-        "witness": tables.witness(paths),
+        "histogram": chart_data.histogram(paths),
+        "witness": chart_data.witness(paths),
     }
 
 

@@ -1,8 +1,8 @@
 """Prove numerically that every skip connection is what its record says (DESIGN §2).
 
-Values are recorded at a few random points in double precision. Then, skip by skip, only the shortcut is computed
-again, everything that joins it held at its recorded value, and Jacobian-vector products from fork to merge show
-what it does: whether it rearranges values, is a fixed linear map, or changes with the data.
+The network runs at a few random points in double precision. Then, for each skip, only the shortcut is computed again,
+with all other values held constant. Jacobian-vector products from fork to merge show whether the shortcut rearranges
+values, is a constant linear map, or depends on the data.
 """
 
 import warnings
@@ -15,9 +15,9 @@ from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.graph.rng import isolated_rng
 from skiplab.verification.jvp_check import TOLERANCE
+from skiplab.verification.point_passes import Passes
 from skiplab.verification.proof import Proof, Verdict, proof_json
 from skiplab.verification.random_inputs import ATTEMPTS
-from skiplab.verification.runner import Passes
 
 __all__ = ["Proof", "Verdict", "proof_json", "prove"]
 
@@ -27,20 +27,24 @@ Progress = Callable[[int, int], None]  # (skips done, of how many)
 def prove(program: Program, skips: Skips, *, points: int = 3, seed: int = 0, progress: Progress | None = None) -> Proof:
     """Checks every skip's shortcut by Jacobian-vector products in float64 at random points.
 
-    With S the merge's value as a function of the fork's along the shortcut alone, all else held, J its Jacobian
-    and u random: `identity` when J u is a rearrangement of u, the same at all points; `resample` when J is the
-    same at all points with no weight layer on the way; `projection` when it is with one; `gated` when, the gates
-    held too, S is affine at each point and J differs between points. S(x + u) − S(x) = J u must hold in every case.
-    What the way consists of is read off the graph, not off the record's or the finder's kinds of operator. A
-    fused LSTM or GRU is compared with its cell written out as a gated sum.
+    Let S be the merge's value as a function of the fork's value along the shortcut, with all other values constant, J
+    its Jacobian, and u random. S(x + u) − S(x) = J u must hold, and the shortcut is
 
-    Costs one pass through the network a point, and a few evaluations of each shortcut.
+    - `identity`: J u is a rearrangement of u, the same at all points;
+    - `resample`: J is the same at all points, and no weight layer is on the shortcut;
+    - `projection`: J is the same at all points, and a weight layer is on the shortcut;
+    - `gated`: with the gates constant too, S is affine at each point, and J differs between points.
+
+    The ops on the shortcut are taken from the graph, not from the record or the finder. A fused LSTM or GRU is compared
+    with its cell written as a gated sum.
+
+    Costs one pass through the network per point, and a few evaluations of each shortcut.
 
     Args:
         program: captured in eval mode, with values.
         skips: as `find` found them in it.
-        points: number of random inputs, at least 2; drawn in the likeness of the captured example.
-        seed: of the points and directions. The random state of torch stays as it is.
+        points: number of random inputs, at least 2; they resemble the captured example.
+        seed: seed of points and directions. The random state of torch is not changed.
         progress: called after each skip.
 
     Raises:
@@ -51,11 +55,11 @@ def prove(program: Program, skips: Skips, *, points: int = 3, seed: int = 0, pro
     _check(program, points)
     verdicts: dict[int, Verdict] = {}
     with torch.no_grad(), isolated_rng(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the network's own, and torch's about its forward derivatives
+        warnings.simplefilter("ignore")  # from the network, and from torch about forward derivatives
         passes = Passes(program, points, seed)
         for attempt in range(ATTEMPTS):
             left = {i: skip for i, skip in enumerate(skips) if i not in verdicts or verdicts[i].found is None}
-            for i, verdict in passes.judged(left, attempt):
+            for i, verdict in passes.verdicts(left, attempt):
                 verdicts[i] = verdict
                 if progress is not None and not attempt:
                     progress(len(verdicts), len(skips))
@@ -64,6 +68,6 @@ def prove(program: Program, skips: Skips, *, points: int = 3, seed: int = 0, pro
 
 def _check(program: Program, points: int) -> None:
     if points < 2:
-        raise UsageError(f"points={points}: what changes with the data shows at two points or more")
+        raise UsageError(f"points={points}: a proof compares points, so give at least 2")
     program.require_inference("whose shortcuts dropout and batch statistics change from run to run")
     program.require_values("which a proof needs")

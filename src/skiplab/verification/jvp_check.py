@@ -1,4 +1,4 @@
-"""What Jacobian-vector products along a shortcut say of it, against what its record says."""
+"""The kind of a shortcut by Jacobian-vector products, compared with its record."""
 
 import math
 import warnings
@@ -15,59 +15,61 @@ from skiplab.verification.proof import Verdict
 from skiplab.verification.random_inputs import direction
 from skiplab.verification.shortcut_function import Graph, NoRouteError, Route, Values, evaluate
 
-# Rounding in double precision leaves 1e-16 for a view and some 1e-14 for a convolution's thousands of terms;
-# a single-precision step on the way would leave 1e-7, and a nonlinearity more than that. This lies between.
+# In double precision rounding errors are 1e-16 for a view and about 1e-14 for a convolution. A step in single precision
+# has errors of 1e-7, and a nonlinearity larger ones. The tolerance lies between.
 TOLERANCE = 1e-9
 
 
 class NotFiniteError(Exception):
-    """A value on the way is NaN or infinite, so that nothing can be said at this point."""
+    """A value on the shortcut is NaN or infinite at this point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was computed of one shortcut, each a relative deviation where it is a number.
+    """Properties of one shortcut. Numbers are relative deviations.
 
     Attributes:
-        moved: of J u from u itself, both sorted: 0 for a rearrangement.
-        varied: of J u at one point from J u at another.
-        bent: of S(x + u) − S(x) from J u: 0 for an affine map.
-        weights: nodes on the way that multiply with a learned weight, or normalise.
-        joined: "add" where the merge passes the operand on as it is, else "concat".
+        from_rearrangement: J u compared with u, both sorted: 0 for a rearrangement.
+        between_points: J u at one point compared with J u at another.
+        from_affine: S(x + u) − S(x) compared with J u: 0 for an affine map.
+        weights: nodes on the shortcut that multiply by a learned weight or normalize.
+        combine: "add" if the merge passes on the operand unchanged, else "concat".
     """
 
-    moved: float
-    varied: float
-    bent: float
+    from_rearrangement: float
+    between_points: float
+    from_affine: float
     weights: tuple[str, ...]
-    joined: str
+    combine: str
 
     @property
     def kind(self) -> str:
-        """The narrowest kind that they allow."""
-        if not self.bent <= TOLERANCE:
+        """The narrowest kind of shortcut with these properties."""
+        if not self.from_affine <= TOLERANCE:
             return "nonlinear"
-        if not self.varied <= TOLERANCE:
+        if not self.between_points <= TOLERANCE:
             return "gated"
         if self.weights:
             return "projection"
-        return "identity" if self.moved <= TOLERANCE else "resample"
+        return "identity" if self.from_rearrangement <= TOLERANCE else "resample"
 
 
-def judge(graph: Graph, skip: Skip, route: Route, points: Sequence[Values], generator: torch.Generator) -> Verdict:
-    """The verdict on one skip from the values recorded at each point; NotFiniteError where these do not serve."""
+def check_shortcut(
+    graph: Graph, skip: Skip, route: Route, points: Sequence[Values], generator: torch.Generator
+) -> Verdict:
+    """The verdict on one skip, from the values recorded at each point; NotFiniteError where S is not finite."""
     found = facts(graph, route, points, generator)
     kind = found.kind
     claims = {"add": "add", "concat": "concat", "gated": "add"}
-    relevant = [found.bent]
+    relevant = [found.from_affine]
     if skip.shortcut != "gated":
-        relevant.append(found.varied)
+        relevant.append(found.between_points)
     if skip.shortcut == "identity":
-        relevant.append(found.moved)
+        relevant.append(found.from_rearrangement)
     reason = _disagreement(skip, found)
-    if not reason and found.joined != claims[skip.combine]:
-        reason = f"its merge is no {skip.combine} but {found.joined}"
-    return Verdict(skip.id, skip.shortcut, kind, worst(relevant), not reason, reason)
+    if not reason and found.combine != claims[skip.combine]:
+        reason = f"its merge is {found.combine}, not {skip.combine}"
+    return Verdict(skip.id, skip.shortcut, kind, largest(relevant), not reason, reason)
 
 
 def _disagreement(skip: Skip, found: Facts) -> str:
@@ -75,46 +77,46 @@ def _disagreement(skip: Skip, found: Facts) -> str:
     if kind == claimed or (claimed, kind) == ("resample", "identity"):
         return ""
     if kind == "nonlinear":
-        frozen = " even with its gates held" if claimed == "gated" else ""
-        return f"not affine{frozen}: an activation or a product lies on the shortcut"
+        frozen = " even with constant gates" if claimed == "gated" else ""
+        return f"not affine{frozen}: an activation or a product is on the shortcut"
     if kind == "gated":
-        return "changes with the data: gated or nonlinear"
+        return "depends on the data: gated or nonlinear"
     if claimed == "gated":
-        return f"the same at all points, a fixed {kind}: no gate changes it"
+        return f"the same at all points: a constant {kind} without a gate"
     if kind == "projection":
         return f"a projection: `{found.weights[0]}` has learned weights"
     if claimed == "projection":
-        return f"no weight layer on the way: {'an' if kind == 'identity' else 'a'} {kind}"
+        return f"no weight layer is on the shortcut: {'an' if kind == 'identity' else 'a'} {kind}"
     return "not a rearrangement of the fork's values"
 
 
 def facts(graph: Graph, route: Route, points: Sequence[Values], generator: torch.Generator) -> Facts:
-    """Computes what can be known of a shortcut from its values at several points."""
+    """Computes the properties of a shortcut from the values at several points."""
     starts = [[values[node] for node in route.starts] for values in points]
     us = [direction(x, generator) for x in starts[0]]
-    through = _Through(route, points, starts, us)
-    if all(float(size(ju)) == 0 for ju in through.tangents):
-        # perhaps a weight that is zero before training: others show what it is
+    shortcut = _Shortcut(route, points, starts, us)
+    if all(float(size(ju)) == 0 for ju in shortcut.tangents):
+        # a weight may be zero before training: try random weights
         other = _other_weights(graph, route, points[0], generator)
-        through = _Through(route, [{**values, **other} for values in points], starts, us)
-    first = max(through.tangents, key=lambda ju: float(size(ju)))  # at some points a gate may be shut
+        shortcut = _Shortcut(route, [{**values, **other} for values in points], starts, us)
+    first = max(shortcut.tangents, key=lambda ju: float(size(ju)))  # a gate may be closed at some points
     if not float(size(first)):
-        raise NoRouteError("nothing of the fork arrives at the merge: the way is multiplied by zero or cut off")
-    joined, fills = _joined(route, points[0], starts[0], generator)
-    moved = worst(_moved(route, points[0], us, ju, fills) for ju in through.tangents)
-    if moved <= TOLERANCE:  # a scale by a weight that is one is none
+        raise NoRouteError("the merge does not depend on the fork: the shortcut is multiplied by zero or cut off")
+    combine, fills = _combine(route, points[0], starts[0], generator)
+    moved = largest(_from_rearrangement(route, points[0], us, ju, fills) for ju in shortcut.tangents)
+    if moved <= TOLERANCE:  # with other weights: a scale by 1 is no rearrangement
         other = {**points[0], **_other_weights(graph, route, points[0], generator)}
         moved = relative(tangent(lambda *xs: route(other, xs), starts[0], us) - first, first)
     return Facts(
-        moved=moved,
-        varied=worst(relative(ju - first, first) for ju in through.tangents),
-        bent=worst(through.bends()),
+        from_rearrangement=moved,
+        between_points=largest(relative(ju - first, first) for ju in shortcut.tangents),
+        from_affine=largest(shortcut.from_affine()),
         weights=tuple(_weights(graph, route, points[0], starts[0], generator)),
-        joined=joined,
+        combine=combine,
     )
 
 
-class _Through:
+class _Shortcut:
     """S and J u at each point."""
 
     def __init__(
@@ -126,8 +128,8 @@ class _Through:
             for values, x in zip(points, starts, strict=True)
         ]
 
-    def bends(self) -> list[float]:
-        """How far S is from affine at each point, along a step that is no smaller than S itself."""
+    def from_affine(self) -> list[float]:
+        """The deviation of S from an affine map at each point, along a step at least as large as S."""
         bends = []
         for values, x, ju in zip(self.points, self.starts, self.tangents, strict=True):
             at = self.route(values, x)
@@ -140,9 +142,9 @@ class _Through:
 
 
 def tangent(function: Callable[..., Tensor], xs: Sequence[Tensor], us: Sequence[Tensor]) -> Tensor:
-    """The Jacobian-vector product, forward where all operators can, else by differentiating twice backwards."""
+    """The Jacobian-vector product: in forward mode, or by two backward passes where an operator has no forward mode."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, when it loads its forward derivatives
+        warnings.simplefilter("ignore")  # from torch, when it loads forward derivatives
         try:
             return torch.func.jvp(function, tuple(xs), tuple(us))[1]
         except (RuntimeError, NotImplementedError):
@@ -157,18 +159,19 @@ def size(value: Tensor) -> Tensor:
     return value.abs().max() if value.numel() else value.new_zeros(()).real
 
 
-def worst(deviations: Iterable[float]) -> float:
-    """The largest; NaN as soon as one is, which Python's `max` may pass over."""
+def largest(deviations: Iterable[float]) -> float:
+    """The largest value; NaN if one is NaN, unlike Python's `max`."""
     return float(torch.tensor(list(deviations), dtype=torch.float64).max())
 
 
 def relative(difference: Tensor, of: Tensor) -> float:
+    """The largest entry of a difference over the largest of `of`; infinite where only `of` is zero."""
     top, bottom = float(size(difference)), float(size(of))
     return top / bottom if bottom else (0.0 if top == 0 else math.inf)
 
 
-def _joined(route: Route, values: Values, starts: list[Tensor], generator: torch.Generator) -> tuple[str, int]:
-    """How the merge takes its operand, and how many entries the operand has."""
+def _combine(route: Route, values: Values, starts: list[Tensor], generator: torch.Generator) -> tuple[str, int]:
+    """How the merge combines its operands, and the number of entries of the shortcut's operand."""
     operand = route.inside(values, starts)[route.operand]
     v = direction(operand, generator)
     arrived = tangent(lambda value: route.onward(values, value), [operand], [v])
@@ -177,8 +180,8 @@ def _joined(route: Route, values: Values, starts: list[Tensor], generator: torch
     return ("add" if is_sum else "concat"), v.numel()
 
 
-def _moved(route: Route, values: Values, us: Sequence[Tensor], ju: Tensor, fills: int) -> float:
-    """How far J u is from a rearrangement of u; 1 where there are more entries or fewer."""
+def _from_rearrangement(route: Route, values: Values, us: Sequence[Tensor], ju: Tensor, fills: int) -> float:
+    """The deviation of J u from a rearrangement of u; 1 where the numbers of entries differ."""
     sent = torch.cat([_entries(u) for u in us]).sort().values
     got = _entries(ju)
     got = got[got != 0].sort().values
@@ -194,7 +197,7 @@ def _entries(value: Tensor) -> Tensor:
 
 
 def _is_split(parts: object) -> bool:
-    """Whether a list holds the parts of one tensor, and not several results."""
+    """Whether a list holds the parts of one tensor, rather than several results."""
     if not isinstance(parts, (list, tuple)):
         return False
     return len({storage_id(part) for part in parts if isinstance(part, Tensor)}) == 1
@@ -205,20 +208,20 @@ def _count(parts: Tensor | Sequence[Tensor]) -> int:
 
 
 def _other_weights(graph: Graph, route: Route, values: Values, generator: torch.Generator) -> dict[Node, Tensor]:
-    """Something random for everything on the way that is computed from parameters alone."""
+    """Random values for all values on the shortcut that are computed from parameters alone."""
     learned = {node: values[node] for node in route.frozen & graph.learned}
     real = {n: v for n, v in learned.items() if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())}
     return {node: value + direction(value, generator) for node, value in real.items()}
 
 
 def _weights(graph: Graph, route: Route, values: Values, starts: list[Tensor], generator: torch.Generator) -> list[str]:
-    """Nodes on the way that are weight layers: that mix values with a parameter, where a scale does not; norms.
+    """The weight layers and norms on the shortcut. A scale by a parameter is no weight layer.
 
-    An operator scales entry by entry when its Jacobian is diagonal: when J u = J1 · u for a random u. It is asked
-    with other parameters, since a weight layer may be zero, or the identity, before training.
+    An operator is a scale if its Jacobian is diagonal: if J u = J1 · u for a random u. This is tested with random
+    parameters, since a weight layer may be zero or the identity before training.
     """
     values = {**values, **_other_weights(graph, route, values, generator)}
-    read = () if route.starts == (route.fork,) else route.starts  # a table in which integers were looked up
+    read = () if route.starts == (route.fork,) else route.starts  # an embedding of integers
     found = [node.name for node in read if any(n in graph.learned for n in node.all_input_nodes)]
     own = route.inside(values, starts)
     for step in route.steps:

@@ -1,4 +1,4 @@
-"""What a proof says: one row a skip."""
+"""The result of a proof: one row per skip."""
 
 import math
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ SCHEMA = "skiplab.proof/1"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether one skip is what its record says.
+    """Whether the record of one skip is right.
 
     Attributes:
-        id: the skip's.
+        id: id of the skip.
         claimed: kind of the shortcut in the record.
         found: the narrowest kind that the numbers allow: identity, resample, projection, gated or nonlinear;
-            None where nothing could be computed. A resample may turn out to be an identity at these sizes (a
-            pad of nothing), which is no disagreement.
-        deviation: largest relative deviation from the claim, dimensionless: ‖difference‖∞ / ‖Ju‖∞ over all
-            points and over everything that the claim implies; for a fused recurrent operator, of its outputs
-            from the cell written out. NaN where nothing could be computed.
+            None where nothing could be computed. A resample may be an identity at these sizes (padding by
+            nothing), and then the record is right too.
+        deviation: largest relative deviation from the claimed kind, dimensionless: ‖difference‖∞ / ‖Ju‖∞ over all
+            points and all properties of the kind; for a fused recurrent operator, the deviation of its outputs from
+            those of the cell written as a gated sum. NaN where nothing could be computed.
         ok: whether the record is right.
-        reason: what was found instead, or why nothing could be computed; "" when ok.
+        reason: the difference from the record, or why nothing could be computed; "" if the record is right.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Proof:
     Attributes:
         rows: the verdicts.
         points: number of random points at which each was computed.
-        tolerance: largest relative deviation that counts as none.
+        tolerance: relative deviations up to this one count as rounding.
     """
 
     rows: tuple[Verdict, ...]
@@ -57,12 +57,12 @@ class Proof:
 
     @property
     def deviation(self) -> float:
-        """The largest of all that were computed; 0 for none."""
+        """The largest deviation that was computed; 0 if there is none."""
         return max((row.deviation for row in self.rows if not math.isnan(row.deviation)), default=0.0)
 
     @property
     def failures(self) -> tuple[Verdict, ...]:
-        """Verdicts that are not ok: records that are wrong, and those that could not be proved."""
+        """The verdicts on records that are wrong, or that could not be proved."""
         return tuple(row for row in self.rows if not row.ok)
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class Proof:
         return self.table().to_html(index=False)
 
     def table(self) -> pd.DataFrame:
-        """One row a skip, columns as the attributes of `Verdict`."""
+        """One row per skip; the columns are the attributes of `Verdict`."""
         return pd.DataFrame([asdict(row) for row in self.rows], columns=[field.name for field in fields(Verdict)])
 
 

@@ -20,17 +20,17 @@ _WIDE = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
-# The last are for a network that fails, or gives NaN, on anything but inputs like the example.
+# Later attempts are for networks that fail or give NaN on inputs that differ from the example.
 ATTEMPTS = 3
 
 
 def draw(example: Point, generator: torch.Generator, attempt: int) -> Point:
-    """An example's look-alike: shapes, dtypes, devices and anything that is no tensor as in the example.
+    """Random inputs that resemble an example: shapes, dtypes, devices and everything but tensors are equal.
 
-    At the first attempt real inputs are normal with the example's deviation about zero (non-negative where the
-    example is; shuffled where it holds different whole numbers alone, which are codes), and integers uniform in
-    the example's range; those that are all 0 or 1 may be a mask, and are shuffled. Truth values stay. Later
-    attempts stay nearer: the example with noise of a tenth, then a hundredth of its deviation, integers as they are.
+    In the first attempt real inputs are normal with mean zero and the example's standard deviation (non-negative if the
+    example is; an example of whole numbers is shuffled, since these may be codes). Integers are uniform in the
+    example's range; if all are 0 or 1 they may be a mask, and are shuffled. Booleans stay unchanged. Later attempts
+    add noise to the example, of a tenth and a hundredth of its standard deviation, and keep integers.
     """
 
     def like(value: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def draw(example: Point, generator: torch.Generator, attempt: int) -> Point:
 
 def _real(value: Tensor, generator: torch.Generator, attempt: int) -> Tensor:
     if value.numel() == 0 or not bool(value.isfinite().all()):
-        return value  # a mask of minus infinities
+        return value  # may be a mask of minus infinities
     noise = torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
     center = value.mean()
     scale = (value - center).abs().square().mean().sqrt()
@@ -71,26 +71,26 @@ def _shuffled(value: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def direction(like: Tensor, generator: torch.Generator) -> Tensor:
-    """A random direction of the size of a value: normal entries, all different and none of them zero."""
+    """A random direction of the size of a value, with normal entries."""
     size = float(like.abs().max()) if like.numel() else 1.0
     noise = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
     return noise * (size or 1.0)
 
 
 class Doubled(Execution):
-    """A pass in which every real value is float64 and every complex one complex128.
+    """A pass in double precision: real values are float64, complex ones complex128.
 
     Args:
-        program: what to run.
+        program: the program to run.
         point: the inputs.
-        record: nodes whose values are kept.
+        record: names of nodes whose values are kept.
         weights: the program's tensors in double precision, as `double_weights` gives them.
     """
 
     def __init__(self, program: Program, point: Point, record: set[str], weights: Mapping[str, Tensor]) -> None:
         super().__init__(program, *point, tensors=weights)
         self.recording(record)
-        self.reached = ""  # the node that is being computed, for an error's message
+        self.reached = ""  # the node that is being computed, for error messages
 
     def run_node(self, n: Node) -> Any:
         self.reached = n.name
@@ -107,9 +107,9 @@ def double_weights(program: Program) -> dict[str, Tensor]:
 
 
 def call(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Calls an operator with every narrower dtype in its arguments replaced by its double.
+    """Calls an operator with double precision in place of narrower dtypes among its arguments.
 
-    A stopped gradient stops no value, so `detach` must not hide a tangent either.
+    `detach` passes on its argument: it changes no value, and must not stop a tangent.
     """
     if target in (torch.ops.aten.detach.default, torch.ops.aten.detach_.default):
         return args[0]

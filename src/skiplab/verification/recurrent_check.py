@@ -1,8 +1,8 @@
-"""Fused recurrent operators, against their cells written out as the gated sums that they are said to hold.
+"""Fused recurrent operators, compared with their cells written as gated sums.
 
 LSTM: c′ = f·c + i·g (Hochreiter and Schmidhuber 1997; Gers et al. 2000). GRU: h′ = (1 − z)·n + z·h (Cho et al.
-2014). When a cell so written gives the operator's own outputs, the state's shortcut past a step is its product
-with the gate f or z, and what is left to see is whether that gate changes with the data.
+2014). If the written cell gives the outputs of the operator, the state's shortcut past a step is its product with the
+gate f or z. Then only the gate is left to check: it must depend on the data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from skiplab.analysis.skips import Skip
 from skiplab.graph.ops import operator_name
 from skiplab.graph.torch_compat import schema_of
-from skiplab.verification.jvp_check import TOLERANCE, NotFiniteError, relative, worst
+from skiplab.verification.jvp_check import TOLERANCE, NotFiniteError, largest, relative
 from skiplab.verification.proof import Verdict
 from skiplab.verification.shortcut_function import Graph, NoRouteError, Values
 
 State = tuple[Tensor, ...]  # (h,) or (h, c), each (samples, width)
-Weights = Sequence[Tensor]  # of one layer and direction: w_ih, w_hh, and perhaps b_ih, b_hh, w_hr
+Weights = Sequence[Tensor]  # of one layer and direction: w_ih, w_hh, and optionally b_ih, b_hh, w_hr
 Step = Callable[[Tensor, State, Weights, bool], tuple[State, Tensor]]
 
 
@@ -41,7 +41,7 @@ class Fused:
         return {self.end, *self.end.all_input_nodes}
 
     def arguments(self, values: Values) -> dict[str, Any]:
-        """The operator's arguments by name, defaults filled in."""
+        """The operator's arguments by name, with defaults."""
         schema = schema_of(self.end.target).arguments
         args, kwargs = torch.fx.map_arg((self.end.args, self.end.kwargs), lambda node: values[node])
         given = dict(zip((a.name for a in schema), args, strict=False)) | dict(kwargs)
@@ -50,16 +50,21 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class Unrolled:
-    """A recurrent operator's outputs as computed step by step, and its gates: for each layer and direction, one
-    tensor of all steps."""
+    """A recurrent operator, computed step by step.
+
+    Attributes:
+        outputs: its outputs.
+        gates: for each layer and direction, the gate of all steps.
+        steps: number of steps.
+    """
 
     outputs: tuple[Tensor, ...]
     gates: tuple[Tensor, ...]
     steps: int
 
 
-def judge_fused(skip: Skip, way: Fused, points: Sequence[Values]) -> Verdict:
-    """The verdict on one layer's gated state; all layers of its operator are checked at once."""
+def check_fused(skip: Skip, way: Fused, points: Sequence[Values]) -> Verdict:
+    """The verdict on the gated state of one layer; the outputs of its operator depend on all layers."""
     written = [unrolled(way, values) for values in points]
     deviations = []
     for mine, values in zip(written, points, strict=True):
@@ -68,29 +73,29 @@ def judge_fused(skip: Skip, way: Fused, points: Sequence[Values]) -> Verdict:
             if not bool(b.isfinite().all()):
                 raise NotFiniteError(f"`{skip.merge}` is not finite")
             deviations.append(relative(a - b, b))
-    deviation = worst(deviations)
+    deviation = largest(deviations)
     first = written[0].gates
-    still = min(max(relative(w.gates[k] - gate, gate) for w in written[1:]) for k, gate in enumerate(first))
-    found = "nonlinear" if not deviation <= TOLERANCE else "gated" if still > TOLERANCE else "resample"
+    change = min(max(relative(w.gates[k] - gate, gate) for w in written[1:]) for k, gate in enumerate(first))
+    found = "nonlinear" if not deviation <= TOLERANCE else "gated" if change > TOLERANCE else "resample"
     reason = ""
     if found == "nonlinear":
-        reason = "an operator that is not this cell's gated sum"
+        reason = "the operator is not the gated sum of its cell"
     elif found == "resample":
-        reason = "the same gate at all points: no data changes it"
+        reason = "the gate is the same at all points: it does not depend on the data"
     elif (skip.combine, skip.shortcut) != ("gated", "gated"):
-        reason = "a gated state"
+        reason = "the state is gated"
     elif skip.steps != written[0].steps:
         reason = f"{written[0].steps} steps, not {skip.steps}"
     return Verdict(skip.id, skip.shortcut, found, deviation, not reason, reason)
 
 
 def unrolled(way: Fused, values: Values) -> Unrolled:
-    """The operator of a node, computed step by step."""
+    """The operator, computed step by step."""
     arguments = way.arguments(values)
     if way.name.endswith("_cell"):
         return _cell(way.step, arguments)
-    if "batch_sizes" in arguments:  # today's torch.export cannot capture these
-        raise NoRouteError(f"`{way.end.name}` runs on packed sequences, which are not written out")
+    if "batch_sizes" in arguments:  # `torch.export` cannot capture these
+        raise NoRouteError(f"`{way.end.name}` runs on packed sequences, which the written cell does not take")
     return _padded(way.step, arguments)
 
 
@@ -140,7 +145,7 @@ def _states(hx: Tensor | Sequence[Tensor]) -> State:
 
 
 def _sums(x: Tensor, h: Tensor, weights: Weights, biased: bool) -> tuple[Tensor, Tensor]:
-    """What the input and what the state sends to the gates."""
+    """The parts of the gates that come from the input and from the state."""
     of_x, of_h = weights[2:4] if biased else (None, None)
     return F.linear(x, weights[0], of_x), F.linear(h, weights[1], of_h)
 

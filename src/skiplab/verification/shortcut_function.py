@@ -1,7 +1,7 @@
-"""The way along one shortcut as a function that can be computed again: from the fork's value to the merge's.
+"""One shortcut as a function: from the fork's value to the merge's value.
 
-Nothing here knows what `find` thinks of an operator: the way is all that depends on the fork and on which the
-operand depends, by reachability in the graph alone.
+The function is independent of the kinds of op that `find` uses: it consists of all nodes that depend on the fork and on
+which the shortcut's operand depends.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,16 +22,15 @@ Values = Mapping[Node, Any]
 
 
 class NoRouteError(Exception):
-    """The record describes no way through this graph; the message says why."""
+    """The record describes no shortcut of this graph; the message says why."""
 
 
 class Graph:
     """A program's nodes by name and in order.
 
     Attributes:
-        learned: what is computed from parameters alone.
-        overwritten: what is written to in place by an operator that the data flow could not follow, and what that
-            is a view of, with this operator.
+        learned: nodes that are computed from parameters alone.
+        overwritten: node -> the in-place write to it, or to a view of it, that the data flow could not follow.
     """
 
     def __init__(self, program: Program) -> None:
@@ -61,13 +60,13 @@ class Graph:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """The way of one skip's signal.
+    """The shortcut of one skip as a function of values.
 
     Attributes:
-        fork: where it starts.
-        starts: what is varied: the fork, or where its value is a list or holds integers, the first real tensors
-            that the way computes of it.
-        steps: what is computed again between those and the operand, in order.
+        fork: the start of the shortcut.
+        starts: the arguments of the function: the fork, or the first real tensors that the shortcut computes from it
+            if its value is a list or holds integers.
+        steps: the nodes between those and the operand, in order.
         operand: the end of the shortcut.
         chain: the additions from the one that reads the operand to the merge.
     """
@@ -80,14 +79,14 @@ class Route:
 
     @property
     def frozen(self) -> set[Node]:
-        """All that is read on the way and not computed again; in the merge this may be the operand itself."""
+        """Nodes that are read and not computed again. The operand is one of them if the merge reads it twice."""
         own = {*self.starts, *self.steps}
         on_way = {n for step in self.steps for n in step.all_input_nodes if n not in own}
         return on_way | {n for step in self.chain for n in step.all_input_nodes if n not in self.chain}
 
     @property
     def needed(self) -> set[Node]:
-        """Nodes whose values must be recorded; the merge's says that all the others are there."""
+        """Nodes whose values must be recorded. Once the merge is computed, all of them are."""
         return {self.fork, *self.starts, *self.frozen, self.end}
 
     @property
@@ -96,21 +95,21 @@ class Route:
         return self.chain[-1]
 
     def __call__(self, values: Values, starts: Sequence[Tensor]) -> Tensor:
-        """The merge's value for these values of `starts`, everything beside the way being as in `values`."""
+        """The merge's value for these values of `starts`; all other nodes have their value in `values`."""
         return self.onward(values, self.inside(values, starts)[self.operand])
 
     def inside(self, values: Values, starts: Sequence[Tensor]) -> dict[Node, Any]:
-        """The values on the way, the operand's included."""
+        """The values on the shortcut, including the operand."""
         own: dict[Node, Any] = dict(zip(self.starts, starts, strict=True))
         for step in self.steps:
             own[step] = evaluate(step, lambda node: own[node] if node in own else values[node])
         return own
 
     def onward(self, values: Values, carried: Tensor) -> Tensor:
-        """The merge's value when its one operand has the value `carried`."""
+        """The merge's value if the operand has the value `carried`."""
         before = self.operand
         for step in self.chain:
-            varied = [before]  # of an operand that the merge reads twice, one edge is the shortcut
+            varied = [before]  # if the merge reads an operand twice, one edge is the shortcut
 
             def value(node: Node, varied: list[Node] = varied, carried: Tensor = carried) -> Any:
                 return carried if varied and node is varied[0] and varied.pop() else values[node]
@@ -120,13 +119,13 @@ class Route:
 
 
 def evaluate(node: Node, value: Callable[[Node], Any]) -> Any:
-    """A node's value, its operands' being `value(operand)`."""
+    """A node's value from the values of its operands."""
     args, kwargs = torch.fx.map_arg((node.args, node.kwargs), value)
     return call(node.target, args, kwargs)
 
 
 def route(graph: Graph, skip: Skip) -> Route:
-    """The way of a skip; NoRouteError where the record names none."""
+    """The shortcut of a skip; NoRouteError where the record names none."""
     fork, operand = graph.node(skip.fork), graph.node(skip.operand)
     chain = _chain(graph.program, graph, skip)
     held = {graph.node(name) for name in skip.gates}
@@ -154,24 +153,24 @@ def _chain(program: Program, graph: Graph, skip: Skip) -> tuple[Node, ...]:
 
 
 def _between(graph: Graph, fork: Node, operand: Node, held: set[Node]) -> tuple[Node, ...]:
-    """Nodes that depend on the fork and on which the operand depends, in order, with no way through `held`."""
+    """Nodes on paths from the fork to the operand, in order; no path crosses `held`."""
     first = graph.position[fork]
-    behind: set[Node] = set()
+    before_operand: set[Node] = set()
     stack = [operand]
     while stack:
         node = stack.pop()
-        if graph.position[node] > first and node not in behind and node not in held and _holds_tensors(node):
-            behind.add(node)
+        if graph.position[node] > first and node not in before_operand and node not in held and _holds_tensors(node):
+            before_operand.add(node)
             stack += node.all_input_nodes
-    ahead = {fork}
-    for node in sorted(behind, key=graph.position.__getitem__):
-        if any(n in ahead for n in node.all_input_nodes):
-            ahead.add(node)
-    return tuple(sorted(ahead - {fork}, key=graph.position.__getitem__))
+    after_fork = {fork}
+    for node in sorted(before_operand, key=graph.position.__getitem__):
+        if any(n in after_fork for n in node.all_input_nodes):
+            after_fork.add(node)
+    return tuple(sorted(after_fork - {fork}, key=graph.position.__getitem__))
 
 
 def _started(found: Route) -> Route:
-    """A route from a list or from integers, begun at the first real tensors that are computed of it."""
+    """A route whose fork is a list or integers, from the first real tensors that are computed from it."""
     before, starts, steps = {found.fork}, [], []
     for step in found.steps:
         if any(n in starts or n in steps for n in step.all_input_nodes):
@@ -181,7 +180,7 @@ def _started(found: Route) -> Route:
         else:
             before.add(step)
     if not starts:
-        raise NoRouteError(f"`{found.fork.name}` holds no real numbers that could be varied")
+        raise NoRouteError(f"`{found.fork.name}` holds no real numbers")
     return replace(found, starts=tuple(starts), steps=tuple(steps))
 
 
@@ -191,5 +190,5 @@ def _is_real(node: Node) -> bool:
 
 
 def _holds_tensors(node: Node) -> bool:
-    """Sizes are no data: they stay as they are whatever is varied."""
+    """Whether a node's value is data: sizes are not, and stay constant."""
     return isinstance(node.meta.get("val"), (Tensor, list, tuple))

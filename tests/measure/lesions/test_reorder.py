@@ -14,7 +14,7 @@ from skiplab.graph.interpreter import run
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
 from skiplab.measure.lesions.prefix_sharing import forks
-from skiplab.measure.lesions.reorder import like, reorderings, weights_read
+from skiplab.measure.lesions.reorder import exchangeable_pairs, reorderings, weights_read
 from skiplab.measure.lesions.resumable_pass import Part
 
 
@@ -51,7 +51,7 @@ def test_pairs_are_distinct_and_drawn_by_the_seed() -> None:
 def test_blocks_of_a_resnet_trade_places_within_a_stage() -> None:
     """Three stages of three blocks; the first of the later stages changes the shape, in its own way each."""
     case = captured("resnet20")
-    pairs = [(a.path, b.path) for a, b in like(case.program, case.skips)]
+    pairs = [(a.path, b.path) for a, b in exchangeable_pairs(case.program, case.skips)]
     first = [(f"layer1.{a}", f"layer1.{b}") for a, b in ((0, 1), (0, 2), (1, 2))]
     assert pairs == [*first, ("layer2.1", "layer2.2"), ("layer3.1", "layer3.2")]
     with pytest.raises(UsageError, match="reorder=6: these 9 skips have 5 pairs of like blocks to swap"):
@@ -61,7 +61,7 @@ def test_blocks_of_a_resnet_trade_places_within_a_stage() -> None:
 def test_a_block_that_is_called_twice_has_itself_to_trade_with() -> None:
     case = captured("called_twice")
     assert len(case.skips) == 2
-    assert like(case.program, case.skips) == []
+    assert exchangeable_pairs(case.program, case.skips) == []
 
 
 def test_weights_that_are_computed_are_swapped_before_they_are() -> None:

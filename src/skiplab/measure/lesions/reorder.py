@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skiplab.analysis.blocks import Reads, like, weights_read
+from skiplab.analysis.equal_blocks import Reads, exchangeable_pairs, weights_read
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Patch
@@ -19,7 +19,7 @@ def reorderings(program: Program, skips: Skips, most: int, draws: int, seed: int
     The pairs are distinct and swapped one after the other, so a block may move several times. A block is what lies
     between fork and merge; two are alike if their operators, shapes and weight shapes are. Veit et al. 2016, §4.3.
     """
-    pairs = like(program, skips)
+    pairs = exchangeable_pairs(program, skips)
     if not 1 <= most <= len(pairs):
         raise UsageError(f"reorder={most}: these {len(skips)} skips have {len(pairs)} pairs of like blocks to swap")
     generator = torch.Generator().manual_seed(seed)

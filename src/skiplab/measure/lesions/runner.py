@@ -71,7 +71,7 @@ def _run(
 
 
 def _joined(old: State, new: State) -> State:
-    """Keys that only one of them has are not known for all samples."""
+    """Joins results; drops keys that only one of them has, since they are not known for all samples."""
     return {key: torch.cat((old[key], new[key])) for key in old.keys() & new.keys()}
 
 

@@ -17,7 +17,7 @@ def model_page(
 ) -> Page:
     """The page of `skiplab find MODEL --report`.
 
-    tables: spine, skips (with places), non_skips, histogram and witness, as in `skiplab.analysis.tables`.
+    tables: spine, skips (with places), non_skips, histogram and witness, as in `skiplab.analysis.chart_data`.
     """
     own = {key: tables[key].assign(variant=name, depth=0) for key in ("spine", "skips", "histogram")}
     skips = tables["skips"][_SHOWN].fillna("–")

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from skiplab import measure
-from skiplab.analysis.blocks import like
+from skiplab.analysis.equal_blocks import exchangeable_pairs
 from skiplab.analysis.skips import Skips
 from skiplab.data import DataSet, batches, digits
 from skiplab.graph.program import Program
@@ -85,7 +85,7 @@ def lesion_tables(model: nn.Module, data: DataSet, seed: int) -> Tables:
     test = list(batches(data.test, len(data.test)))
     if len(skips):
         options: dict[str, Any] = {"groups": deletion_groups([skip.id for skip in skips], seed)}
-        if pairs := len(like(program, skips)):
+        if pairs := len(exchangeable_pairs(program, skips)):
             options |= {"reorder": min(pairs, SWAPS), "draws": DRAWS}
         several = measure.lesion(program, skips, test, F.cross_entropy, error_rate, seed=seed, **options)
         single = measure.lesion(program, skips, test, F.cross_entropy, error_rate, reestimate=True)

@@ -1,4 +1,4 @@
-"""One pass through the network at each point, side by side; each skip is judged as soon as its merge is reached."""
+"""One pass through the network at each point, all in step; a skip is checked as soon as its merge is computed."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,30 +8,30 @@ from torch.fx import Node
 
 from skiplab.analysis.skips import Skip
 from skiplab.graph.program import Program
-from skiplab.verification.jvp_check import NotFiniteError, judge
+from skiplab.verification.jvp_check import NotFiniteError, check_shortcut
 from skiplab.verification.proof import Verdict
 from skiplab.verification.random_inputs import Doubled, double_weights, draw
-from skiplab.verification.recurrent_check import Fused, judge_fused
+from skiplab.verification.recurrent_check import Fused, check_fused
 from skiplab.verification.shortcut_function import Graph, NoRouteError, Route, route
 
 Way = Route | Fused
 
 
 class Passes:
-    """What all attempts share: the graph, the weights in double precision, the seed."""
+    """The passes of all attempts, with one graph, one set of weights in double precision, and one seed."""
 
     def __init__(self, program: Program, points: int, seed: int) -> None:
         self.program, self.points, self.seed = program, points, seed
         self.graph = Graph(program)
         self.weights = double_weights(program)
 
-    def judged(self, skips: Mapping[int, Skip], attempt: int) -> Iterator[tuple[int, Verdict]]:
-        """The verdicts on skips, under the numbers by which they are given; in the order of their merges."""
+    def verdicts(self, skips: Mapping[int, Skip], attempt: int) -> Iterator[tuple[int, Verdict]]:
+        """Pairs (key of the skip in `skips`, verdict), in the order of the merges."""
         ways: dict[int, Way] = {}
         for number, skip in skips.items():
             try:
                 if (skip.location == "fused") != (skip.steps is not None):
-                    raise NoRouteError("time steps are of a fused operator, and every such operator has them")
+                    raise NoRouteError("skips inside fused operators, and only they, have a number of time steps")
                 ways[number] = route(self.graph, skip) if skip.location == "graph" else Fused(self.graph, skip)
             except NoRouteError as error:
                 yield number, _unproved(skip, str(error))
@@ -41,7 +41,7 @@ class Passes:
         failure = ""
         for number in order:
             way, skip = ways[number], skips[number]
-            failure = failure or _advanced(executions, way.end.name)
+            failure = failure or _run_until(executions, way.end.name)
             yield number, _unproved(skip, failure) if failure else self._verdict(number, skip, way, executions)
             for node in way.needed:
                 if last[node] == number:
@@ -49,7 +49,7 @@ class Passes:
                         execution.recorded.pop(node.name, None)
 
     def _executions(self, record: set[str], attempt: int) -> list[Doubled]:
-        # a point does not depend on how many others there are
+        # a point does not depend on the number of points
         generators = [torch.Generator().manual_seed(self.seed + point) for point in range(self.points)]
         inputs = [draw(self.program.example, generator, attempt) for generator in generators]
         return [Doubled(self.program, point, record, self.weights) for point in inputs]
@@ -58,23 +58,23 @@ class Passes:
         points: list[dict[Node, Any]] = [{n: e.recorded[n.name] for n in way.needed} for e in executions]
         try:
             if isinstance(way, Fused):
-                return judge_fused(skip, way, points)
+                return check_fused(skip, way, points)
             generator = torch.Generator().manual_seed(self.seed + number)
-            return judge(self.graph, skip, way, points, generator)
+            return check_shortcut(self.graph, skip, way, points, generator)
         except (NoRouteError, NotFiniteError) as error:
             return _unproved(skip, str(error))
-        except Exception as error:  # whatever an operator on the way cannot do in this precision
+        except Exception as error:  # an operator may not support this precision
             return _unproved(skip, f"cannot be computed again in float64: {_line(error)}")
 
 
-def _advanced(executions: list[Doubled], end: str) -> str:
-    """Runs each pass up to and including a node; returns why that is not possible, or ""."""
+def _run_until(executions: list[Doubled], end: str) -> str:
+    """Runs each pass up to and including a node; returns why that fails, or ""."""
     for execution in executions:
         if end in execution.recorded:
             continue
         try:
             execution.value(end)
-        except Exception as error:  # any operator of the user's network may fail here
+        except Exception as error:  # operators of the user's network may raise anything
             return f"the network cannot be run in float64: `{execution.reached}` fails: {_line(error)}"
     return ""
 

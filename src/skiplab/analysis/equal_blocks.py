@@ -1,4 +1,4 @@
-"""Blocks, the ops between fork and merge, and which of them are equal in form and so can be exchanged."""
+"""Blocks (the ops between fork and merge) that have the same structure and so can be exchanged."""
 
 import itertools
 
@@ -13,8 +13,8 @@ from skiplab.graph.program import Program
 Reads = tuple[Edge, ...]  # the edges on which a block reads its weights and buffers, in order
 
 
-def like(program: Program, skips: Skips) -> list[tuple[Skip, Skip]]:
-    """All pairs of skips whose blocks can be exchanged: they are equal in form and share no weight."""
+def exchangeable_pairs(program: Program, skips: Skips) -> list[tuple[Skip, Skip]]:
+    """All pairs of skips whose blocks can be exchanged: they have the same structure and share no weight."""
     forms = {skip.id: _form(program, skip) for skip in skips}
     weights = {skip.id: {weight for _, weight in weights_read(program, skip)} for skip in skips}
     return [
@@ -45,7 +45,7 @@ def _block(program: Program, skip: Skip) -> list[int]:
 
 
 def _form(program: Program, skip: Skip) -> tuple:
-    """What equal blocks share: each op's operator, constants, shape and operands, and the weights' shapes."""
+    """The structure of a block: each op's operator, constants, shape and operands, and the weights' shapes."""
     block = _block(program, skip)
     place = {index: i for i, index in enumerate(block)}
     ops = []

@@ -49,7 +49,7 @@ def placed(program: Program, skips: Skips) -> pd.DataFrame:
 
 
 def remarks(skip: Skip) -> str:
-    """What only some skips have: a long branch, scale factors, time steps."""
+    """Properties that only some skips have: a long branch, scale factors, time steps."""
     notes = ["long"] if skip.long else []
     if skip.steps is not None:
         notes.append(f"{skip.steps} step{'' if skip.steps == 1 else 's'}")

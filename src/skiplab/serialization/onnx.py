@@ -1,4 +1,4 @@
-"""The formats `pt2` and `onnx`: the graph exported again, for other programs to run."""
+"""The format `onnx`: the graph as an ONNX file, run in onnxruntime and compared."""
 
 import contextlib
 import importlib
@@ -12,31 +12,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 from torch.fx import Node
 
-from skiplab.errors import CaptureError, OutputError, UsageError
-from skiplab.graph.capture import exported
+from skiplab.errors import OutputError, UsageError
 from skiplab.graph.program import Program
 from skiplab.graph.source_map import parse_trace
 from skiplab.loading.resolve import quiet
 from skiplab.serialization.compare import Answer, check
+from skiplab.serialization.pt2 import export_again
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OUT = "leave onnx out of the formats: python and pt2 hold any network"
 
 
-def write_pt2(program: Program, folder: Path, known: list[Answer]) -> float:
-    """Writes `network.pt2`, reads it back, and returns the largest difference from the known answers."""
-    file = folder / "network.pt2"
-    with quiet():
-        graph = _exported(program)
-        torch.export.save(graph, file)
-        return check(torch.export.load(file).module(), known, file.name)
-
-
-def check_onnx(*, training: bool) -> None:
-    """UsageError where no ONNX file can be made."""
+def check_available(*, training: bool) -> None:
+    """UsageError if packages are missing, or for a training graph."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
@@ -46,14 +36,14 @@ def check_onnx(*, training: bool) -> None:
         raise UsageError("ONNX files hold inference graphs: capture the network without train, or use python and pt2")
 
 
-def write_onnx(program: Program, folder: Path, known: list[Answer]) -> float:
+def write(program: Program, folder: Path, known: list[Answer]) -> float:
     """Writes `network.onnx`, runs it in onnxruntime, and returns the largest difference from the known answers.
 
     Where the weights take more than 2 GB, ONNX wants them in a file of their own, `network.onnx.data`.
     """
     file = folder / "network.onnx"
     with quiet(), _silent():
-        graph = _exported(program)
+        graph = export_again(program)
         names = _input_names(program), _output_names(program)
         try:
             made = torch.onnx.export(graph, input_names=names[0], output_names=names[1], dynamo=True, verbose=False)
@@ -66,7 +56,7 @@ def write_onnx(program: Program, folder: Path, known: list[Answer]) -> float:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """The translator logs its own attempts; what it comes to is checked."""
+    """Switches logging off: the converter logs each attempt, and its result is checked anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -76,7 +66,7 @@ def _silent() -> Iterator[None]:
 
 
 class _Session:
-    """An ONNX file as something that is called like the network."""
+    """An ONNX file that is called like the network."""
 
     def __init__(self, program: Program, file: Path) -> None:
         runtime: Any = importlib.import_module("onnxruntime")
@@ -97,24 +87,13 @@ class _Session:
             raise OutputError(f"onnxruntime fails on the ONNX file of {self.program.name} ({error}): {_OUT}") from error
 
 
-def _exported(program: Program) -> ExportedProgram:
-    """With a free batch size where the program has one."""
-    try:
-        graph, free = exported(program.module().train(program.training), program.example)
-    except CaptureError as error:
-        raise OutputError(f"{error}; or use the format python") from error
-    if program.dynamic_batch and not free:
-        raise OutputError(f"{program.name}, exported again, takes batches of one size only: use the format python")
-    return graph
-
-
 def _input_names(program: Program) -> list[str]:
     values = zip(program.inputs, program.flatten(*program.example), strict=True)
     return [name for name, value in values if isinstance(value, Tensor)]
 
 
 def _output_names(program: Program) -> list[str] | None:
-    """Keys of a mapping; "output" or numbered ones of anything else."""
+    """The keys of a mapping; otherwise "output", or "output_0", "output_1", …."""
     spec = program.specs[1]
     last = next(reversed(program.graph.graph.nodes))
     if not all(isinstance(each, Node) for each in last.args[0]):  # type: ignore[union-attr]
@@ -127,7 +106,7 @@ def _output_names(program: Program) -> list[str] | None:
 
 
 def _unknown_operator(program: Program, error: BaseException) -> str:
-    """What stopped the conversion: the operator, and where the model's code asks for it."""
+    """The operator that the conversion fails on, and the line of the model's code that calls it."""
     chain = [*_chain(error)]
     last = str(chain[-1]).splitlines()[0] if str(chain[-1]) else type(chain[-1]).__name__
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(chain[-1]))
@@ -142,7 +121,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _place(program: Program, chain: list[BaseException]) -> str:
-    """ ", at `net.block` (file.py:12)": the translator has a graph of its own, whose lines are generated ones."""
+    """ ", at `net.block` (file.py:12)". The converter's graph has lines of generated code, which are mapped back."""
     for error in reversed(chain):
         for frame, _ in traceback.walk_tb(error.__traceback__):
             node = frame.f_locals.get("node")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oracles.affine import nonlinearity
-from skiplab.measure.affine import unexplained
+from skiplab.measure.affine_fit import unexplained
 
 
 def test_more_features_than_rows_are_fitted_on_their_inner_products() -> None:
