@@ -125,7 +125,6 @@ BODY, PARAMETERS = 40, 6
 DECLARATIONS = {
     "cli.measure.measure": "a command's signature is its options",
     "cli.prune.prune": "a command's signature is its options",
-    "cli.recipe_options.recipe_of": "a command's signature is its options",
     "cli.study.ask": "a command's signature is its options",
     "cli.study_compare.compare": "a command's signature is its options",
     "cli.train.train": "a command's signature is its options",
