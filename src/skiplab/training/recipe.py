@@ -25,7 +25,7 @@ class Recipe:
         seed: seed of the initial weights and of the order of the data.
         precision: number format, as Lightning Fabric names it; "fast" is bfloat16 where the device has units for it,
             float32 elsewhere, with images in channels-last memory format.
-        optimizer: optimizer.
+        optimizer: SGD with momentum, or AdamW.
         beta2: β₂ of AdamW.
         clip: largest norm of all gradients together; longer ones are scaled down to it.
         augment: data augmentation of the training images.
