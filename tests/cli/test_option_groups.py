@@ -32,7 +32,7 @@ class PaintOptions:
     glossy: Annotated[bool, typer.Option("--glossy", help="Add a varnish.")] = False
 
 
-def made(*arguments: str, **options: Any) -> tuple[click.Command, PaintOptions, str]:
+def made(*arguments: str, **options: Any) -> tuple[Any, PaintOptions, str]:
     """The command, what it received, and its other parameter."""
     received: list[Any] = []
     app = typer.Typer()

@@ -18,7 +18,7 @@ class Recipe:
         epochs: passes over the training data.
         batch_size: training samples per step.
         learning_rate: peak learning rate.
-        momentum: momentum of SGD; β₁ of AdamW.
+        momentum: momentum of SGD, or β₁ of AdamW.
         weight_decay: weight decay of all weights.
         schedule: learning rate schedule after the warm-up.
         warmup_epochs: epochs of linear warm-up; may be a fraction.
@@ -26,11 +26,11 @@ class Recipe:
         precision: number format, as Lightning Fabric names it; "fast" is bfloat16 where the device has units for it,
             float32 elsewhere, with images in channels-last memory format.
         optimizer: SGD with momentum, or AdamW.
-        beta2: β₂ of AdamW.
+        beta2: decay rate of the second moment of AdamW, β₂.
         clip: largest norm of all gradients together; longer ones are scaled down to it.
         augment: data augmentation of the training images.
         padding: pixels of padding on each side before a random crop.
-        eval_samples: training samples on which training loss and error are computed before the last epoch; 0 for all.
+        eval_samples: training samples for the training loss and error of all epochs but the last; 0 for all.
     """
 
     epochs: int = 30
