@@ -36,7 +36,7 @@ Scope = dict[str, Definition | None]  # what each name stands for; None for a lo
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SCOPES = (*_FUNCTIONS, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _NESTED_OR_LEAF = (*_SCOPES, ast.ClassDef, ast.Name, ast.Constant)  # nothing below is of the scope around
-_SAVING = ("skiplab.study.run_cell", "run_and_save")  # calls the `work` of any study and writes its tables
+RUNNER = ("skiplab.study.run_cell", "run_and_save")  # calls the `work` of any study and writes its tables
 _IGNORED = {"annotation", "returns", "type_comment", "kind", "ctx"}
 _TAKES_MESSAGE = re.compile(r"(Error|Warning|^warn|^report)$")
 _FIELD_KINDS = re.compile(r"\b(?:ClassVar|InitVar|KW_ONLY)\b")  # the annotations that change what a dataclass does
@@ -52,7 +52,7 @@ def code_hash(study: str | None) -> str:
 
     package, question = _skiplab(), f"skiplab.study.questions.{study}"
     work = (question if package.module(question) else "skiplab.study.comparison", "work")
-    code = [each for entry in (work, _SAVING) for each in package.reached(*entry).values()]
+    code = [each for entry in (work, RUNNER) for each in package.reached(*entry).values()]
     return hashlib.sha256("\n".join([torch.__version__, *code]).encode()).hexdigest()[:16]
 
 

@@ -77,7 +77,7 @@ class Study:
         figures: charts and tables of the page.
         claims: claims of papers with the same quantities here.
         outcomes: columns of `runs` that the summary shows.
-        seed_invariant: names of tables that are equal for all seeds; one copy per network is kept.
+        seed_invariant: names of tables that are equal for all seeds; the result has one copy per network.
         postprocess: computes the final tables from those of all runs.
         is_valid: whether a run with these settings exists; others are left out of the grid. Raises `UsageError` for
             settings that no network has.
@@ -127,6 +127,7 @@ class Study:
 
     @property
     def question(self) -> str:
+        """The title of the page."""
         return QUESTIONS.get(self.name, "How do these networks differ?")
 
     @property

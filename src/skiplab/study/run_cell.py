@@ -44,6 +44,7 @@ class RunContext:
 
     @property
     def recipe(self) -> Recipe:
+        """How the network is trained."""
         return Recipe(**self.settings["recipe"])
 
 

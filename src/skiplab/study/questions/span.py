@@ -68,7 +68,7 @@ def work(run: RunContext) -> Tables:
 def shared_tables(model: nn.Module, data: DataSet) -> Tables:
     """The seed-invariant tables; census with the number of foldable sums."""
     tables = measure_structure(model, data)
-    foldable = sum(apart.reason == "foldable" for apart in capture_and_find(model, data)[1].non_skips)
+    foldable = sum(place.reason == "foldable" for place in capture_and_find(model, data)[1].non_skips)
     return {**tables, "census": tables["census"].assign(foldable=foldable)}
 
 
