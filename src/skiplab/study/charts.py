@@ -76,5 +76,5 @@ def errors(name: str, heading: str, x: Axis = DEPTH, **others: Any) -> Figure:
 def path_lengths(how: str, **others: Any) -> Figure:
     """The share of the gradient on the paths through each number of branches, one chart per depth."""
     branches, share = Axis("length", "branches on the path"), Axis("weight", "share of the gradient", "share")
-    drawn = {"heading": "Which paths carry the gradient", **lines("lengths", branches, share, panel="depth")}
+    drawn = {"heading": "Paths that carry the gradient", **lines("lengths", branches, share, panel="depth")}
     return Figure(**{"name": "path-lengths", "how": how, **drawn, **others})

@@ -44,15 +44,13 @@ from skiplab.study import networks
 from skiplab.study.by_seed import values_by_seed
 from skiplab.study.charts import CURVES, numbers
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.networks import PLAIN, RESIDUAL, VARIANTS, digit_network, estimated_cost
+from skiplab.study.networks import PLAIN, RECIPE, RESIDUAL, VARIANTS, digit_network, estimated_cost
 from skiplab.study.question import Grid, Settings, Study, Tables, network_name
 from skiplab.study.run_cell import SAMPLES, RunContext, capture_and_find, error_rate, train_network
 from skiplab.study.sentences import compare_shares, format_difference, format_headline, format_percent, format_ratio
-from skiplab.training.fit import Recipe
 
 ALL_SAMPLES = 1437  # samples of the training part
 DISPENSABLE, NEAR_IDENTITY = 0.01, 0.1  # rise of the test error, and size of branch / shortcut: see above
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (8, 32), "samples": (50, ALL_SAMPLES)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (8, 32), "samples": (50, 200, ALL_SAMPLES)}, recipe=RECIPE),

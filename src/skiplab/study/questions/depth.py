@@ -20,7 +20,7 @@ from skiplab.stats.intervals import Interval
 from skiplab.study.by_seed import depth_range, difference, distinct, ratio
 from skiplab.study.charts import CURVES, CURVES_BY_DEPTH, NETWORKS, errors
 from skiplab.study.claims import Claim, agreement, negate
-from skiplab.study.networks import PLAIN, VARIANTS, digit_network, estimated_cost, is_valid, network_key
+from skiplab.study.networks import PLAIN, RECIPE, VARIANTS, digit_network, estimated_cost, is_valid, network_key
 from skiplab.study.question import Grid, Study, Tables
 from skiplab.study.run_cell import STRUCTURE, RunContext, split_gradient, train_and_measure
 from skiplab.study.sentences import (
@@ -30,9 +30,7 @@ from skiplab.study.sentences import (
     lesion_sentences,
     most_linear_path_sentence,
 )
-from skiplab.training.fit import Recipe
 
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (8, 50)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (8, 20, 50)}, recipe=RECIPE),

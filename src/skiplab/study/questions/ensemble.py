@@ -32,11 +32,10 @@ from skiplab.stats.intervals import paired, student
 from skiplab.study.by_seed import distinct, select_rows, values_by_seed
 from skiplab.study.charts import CURVES_BY_DEPTH, path_lengths
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.networks import PLAIN, VARIANTS, digit_network, is_valid, network_key
+from skiplab.study.networks import PLAIN, RECIPE, VARIANTS, digit_network, is_valid, network_key
 from skiplab.study.question import Grid, Settings, Study, Tables, network_name
 from skiplab.study.run_cell import RunContext, capture_and_find, error_rate, train_network
 from skiplab.study.sentences import format_difference, format_number, format_percent, format_points
-from skiplab.training.fit import Recipe
 
 CHANCE = 0.9  # the error of a guess among ten classes
 HARMLESS = 0.01  # less than one point
@@ -44,7 +43,6 @@ MIN_MARGIN = 0.1  # below this margin no share of it is computed
 RUINED, HARDLY_ANY = 0.5, 0.1  # shares of the margin
 DRAWS = 5  # random choices of blocks to delete, and of pairs to swap, for each k
 SWAPS = 10  # pairs at most
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (20, 56)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),

@@ -310,7 +310,7 @@ FIGURES = (
     path_lengths(
         "Share of the input's gradient (by norm) carried by all paths with a given number of branches, at "
         "initialization; computed exactly. Most paths go through half of all branches.",
-        heading="Which paths carry the gradient, with batch norm",
+        heading="Paths that carry the gradient, with batch norm",
         where=WITH_NORM,
     ),
 )

@@ -40,7 +40,7 @@ from skiplab.stats.intervals import paired, student
 from skiplab.study.by_seed import depth_range, difference, select_rows, values_by_seed
 from skiplab.study.charts import CURVES_BY_DEPTH, HOW_POINTS, errors, numbers
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.networks import WIDTH, estimated_cost, is_valid, network_key
+from skiplab.study.networks import RECIPE, WIDTH, estimated_cost, is_valid, network_key
 from skiplab.study.question import Grid, Study, Tables
 from skiplab.study.run_cell import (
     SAMPLES,
@@ -51,12 +51,11 @@ from skiplab.study.run_cell import (
     train_network,
 )
 from skiplab.study.sentences import compare_shares, format_difference, format_headline, format_points
-from skiplab.training.fit import Recipe, evaluate
+from skiplab.training.fit import evaluate
 
 TRAINED, DEEP_FROZEN, FROZEN, EMPTY = VARIANTS = ("trained", "deep-frozen", "frozen", "empty")
 REPLACED: dict[Kind, str] = {"branch": "zeros", "mean": "mean", "noise": "noise", "shuffle": "another sample's"}
 OTHER_SEED = 1000  # added to a seed for random weights that are not the initial ones
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (14, 32)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (8, 20, 44)}, recipe=RECIPE),
@@ -317,7 +316,7 @@ FIGURES = (
     ),
     Figure(
         name="probe-by-depth",
-        heading="Where classes separate",
+        heading="Separation of classes by block",
         how="Held-out accuracy of a linear classifier on the output of each block, averaged over positions. The "
         "number of channels doubles at each third of the blocks, which helps a classifier by itself.",
         **lines("probe", BLOCK, ACCURACY, panel="depth"),

@@ -325,7 +325,7 @@ FIGURES = (
     ),
     Figure(
         name="which-train",
-        heading="Which runs train",
+        heading="Runs that train",
         how=f"Number of seeds with a final training error below {UNTRAINED:g} times the chance error (trains) and "
         "above it (stuck), and of those that diverged.",
         chart="table",

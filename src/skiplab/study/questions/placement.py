@@ -20,20 +20,17 @@ from skiplab.study import paper_table
 from skiplab.study.by_seed import depth_range
 from skiplab.study.charts import CURVES_BY_DEPTH, PATHS
 from skiplab.study.claims import Claim
-from skiplab.study.networks import digit_network, is_valid, network_key
+from skiplab.study.networks import RECIPE, digit_network, is_valid, network_key
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.run_cell import RunContext, measure_structure, train_network
 from skiplab.study.sentences import most_linear_path_sentence
-from skiplab.training.fit import Recipe
 
 VARIANTS = get_args(Placement)  # the paper's order of rows
-RECIPE = Recipe(
-    epochs=24, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
-)  # warm-up: the paper's appendix
+PAPER_RECIPE = replace(RECIPE, epochs=24, warmup_epochs=1.0, judged=256)  # warm-up: the paper's appendix
 GRIDS = {
-    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(RECIPE, epochs=12)),
-    "default": Grid(axes={"depth": (20, 56)}, recipe=RECIPE),
-    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),
+    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(PAPER_RECIPE, epochs=12)),
+    "default": Grid(axes={"depth": (20, 56)}, recipe=PAPER_RECIPE),
+    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=PAPER_RECIPE),
 }
 
 

@@ -17,10 +17,9 @@ from typing import Any
 from skiplab.data import digits
 from skiplab.study import paper_table
 from skiplab.study.claims import Claim
-from skiplab.study.networks import digit_network, is_valid
+from skiplab.study.networks import RECIPE, digit_network, is_valid
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.run_cell import RunContext, train_network
-from skiplab.training.fit import Recipe
 
 VARIANTS: dict[str, Any] = {  # options of `resnet`
     "identity": {},
@@ -35,13 +34,11 @@ VARIANTS: dict[str, Any] = {  # options of `resnet`
     "plain": {"skip": None},
 }
 IDENTITY = "identity"
-RECIPE = Recipe(
-    epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, judged=256
-)  # warm-up: the paper's appendix
+PAPER_RECIPE = replace(RECIPE, epochs=12, warmup_epochs=1.0, judged=256)  # warm-up: the paper's appendix
 GRIDS = {
-    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(RECIPE, epochs=7)),
-    "default": Grid(axes={"depth": (20, 56)}, recipe=RECIPE),
-    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=16)),
+    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(PAPER_RECIPE, epochs=7)),
+    "default": Grid(axes={"depth": (20, 56)}, recipe=PAPER_RECIPE),
+    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=replace(PAPER_RECIPE, epochs=16)),
 }
 
 

@@ -29,7 +29,7 @@ from skiplab.study import networks
 from skiplab.study.by_seed import depth_range, difference, distinct, ratio, select_rows, values_by_seed
 from skiplab.study.charts import CENSUS_TABLES, CURVES_BY_DEPTH, GRADIENT, errors
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.networks import digit_network, estimated_cost, network_key
+from skiplab.study.networks import RECIPE, digit_network, estimated_cost, network_key
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.run_cell import (
     STRUCTURE,
@@ -41,14 +41,12 @@ from skiplab.study.run_cell import (
     train_network,
 )
 from skiplab.study.sentences import compare_shares, format_difference, format_headline, format_percent, format_ratio
-from skiplab.training.fit import Recipe
 
 PLAIN, LINEAR = "plain", "span1-post"
 VARIANTS: dict[str, Any] = {  # options of `resnet`
     PLAIN: {"skip": None},
     **{f"span{n}-{where}": {"span": n, "placement": where} for where in ("post", "pre") for n in (1, 2, 3)},
 }
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (20, 38)}, recipe=replace(RECIPE, epochs=5)),
     "default": Grid(axes={"depth": (20, 38)}, recipe=RECIPE),

@@ -33,7 +33,7 @@ from skiplab.stats.intervals import paired_ratio, student
 from skiplab.study.by_seed import depth_range, distinct, select_rows, values_by_seed
 from skiplab.study.charts import CURVES_BY_DEPTH
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.networks import RESIDUAL, digit_network, is_valid, network_key
+from skiplab.study.networks import RECIPE, RESIDUAL, digit_network, is_valid, network_key
 from skiplab.study.networks import VARIANTS as NETWORKS
 from skiplab.study.question import Grid, Settings, Study, Tables, network_name
 from skiplab.study.run_cell import (
@@ -46,11 +46,9 @@ from skiplab.study.run_cell import (
     train_network,
 )
 from skiplab.study.sentences import compare_values, format_number, format_points, format_ratio, format_short
-from skiplab.training.fit import Recipe
 
 VARIANTS = {name: NETWORKS[name] for name in RESIDUAL}
 POST, PRE = VARIANTS
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (20,)}, seeds=5, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),

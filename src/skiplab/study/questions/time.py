@@ -387,7 +387,7 @@ def _task_claims(runs: pd.DataFrame, variants: set[str], tasks: list[str]) -> It
 
 
 LAG, RELATIVE = Axis("lag", "steps to the last step"), Axis("relative", "‖∂loss/∂x‖ / that at the last step", "log")
-KEPT = Axis("kept", "kept per step")
+KEPT = Axis("kept", "decay factor per step")
 FIGURES = (
     Figure(
         name="gradient-by-lag",
@@ -433,8 +433,8 @@ STUDY = Study.from_module(
     __name__,
     outcomes=(
         TEST_ERROR,
-        Axis("kept_initialization", "kept untrained", "share"),
-        Axis("kept_trained", "kept trained", "share"),
+        Axis("kept_initialization", "decay factor, untrained", "share"),
+        Axis("kept_trained", "decay factor, trained", "share"),
     ),
     seed_invariant=("found",),
     is_valid=is_valid,
