@@ -1,14 +1,12 @@
 """A question for the tests of studies: no network is trained for it, and its numbers are known beforehand."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from skiplab.report.figure_spec import Axis, Figure
-from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import save_tables
+from skiplab.study.run_cell import RunContext
 
 BASE = {"a": 1.0, "b": 3.0}
 
@@ -17,21 +15,19 @@ def value(settings: Settings) -> float:
     return BASE[settings["variant"]] * settings["size"] + settings["seed"]
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
+    settings = run.settings
     lost = (settings["variant"], settings["size"], settings["seed"]) == ("b", 10, 2)
     row: dict[str, Any] = {
         "status": "diverged" if lost else "ok",
         "parameters": 100 if settings["variant"] == "a" else 110,
     }
     row["score"] = float("nan") if lost else value(settings)
-    save_tables(
-        {
-            "runs": pd.DataFrame([row]),
-            "steps": pd.DataFrame({"x": [1, 2], "y": [2.0 ** settings["seed"], 4.0 ** settings["seed"]]}),
-            "shape": pd.DataFrame({"layers": [settings["size"]]}),
-        },
-        folder,
-    )
+    return {
+        "runs": pd.DataFrame([row]),
+        "steps": pd.DataFrame({"x": [1, 2], "y": [2.0 ** settings["seed"], 4.0 ** settings["seed"]]}),
+        "shape": pd.DataFrame({"layers": [settings["size"]]}),
+    }
 
 
 def sentences(tables: Tables) -> list[str]:

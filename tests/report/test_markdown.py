@@ -1,8 +1,11 @@
 """A page as Markdown: what is in it, what is left out, and what would break its tables."""
 
+import pkgutil
+
 import altair as alt
 import pandas as pd
 
+from skiplab import report
 from skiplab.report import Page, Section, markdown
 
 TEXT = """\
@@ -50,3 +53,8 @@ def test_the_text_of_a_page() -> None:
     assert markdown(page, "figures") == TEXT
     nothing = Page(title="Nothing", lead="lead", sentences=(), sections=())
     assert markdown(nothing, "figures").split() == "# Nothing ## How this was made".split()
+
+
+def test_no_module_hides_a_function_of_the_same_name() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(report.__path__)}
+    assert not modules & set(report.__all__)

@@ -22,7 +22,7 @@ from skiplab.study.questions.capacity import (
     training_subset,
     work,
 )
-from skiplab.study.run_cell import load_tables
+from skiplab.study.run_cell import RunContext
 from skiplab.training.fit import Recipe
 
 
@@ -169,12 +169,8 @@ def test_what_makes_no_sense_is_refused() -> None:
 @pytest.mark.parametrize(("variant", "parts"), [("plain", 4), ("post-activation", 3), ("pre-activation", 3)])
 def test_a_run_has_its_tables(variant: str, parts: int, tmp_path: Path) -> None:
     recipe = asdict(Recipe(epochs=1, batch_size=256))
-    work(
-        {"variant": variant, "depth": 8, "samples": 20, "seed": 0, "recipe": recipe, "device": "cpu"},
-        tmp_path,
-        lambda share, text: None,
-    )
-    tables = load_tables(tmp_path)
+    settings = {"variant": variant, "depth": 8, "samples": 20, "seed": 0, "recipe": recipe, "device": "cpu"}
+    tables = work(RunContext(settings, tmp_path, lambda *_: None))
     row, own = tables["runs"].iloc[0], tables["parts"]
     assert row["gap"] == row["test_error"] - row["train_error"]
     assert list(own["part"]) == list(range(1, parts + 1))  # of plain's six, two change the shape

@@ -25,7 +25,7 @@ from skiplab.study.questions.ensemble import (
     sentences,
     work,
 )
-from skiplab.study.run_cell import error_rate, load_tables
+from skiplab.study.run_cell import RunContext, error_rate
 from skiplab.training.fit import Recipe, fit
 
 WAVE = (1, 1, -1, -1)  # noise over seeds that cancels
@@ -207,8 +207,7 @@ def test_damage_is_what_deleting_by_hand_gives() -> None:
 def test_a_run(variant: str, tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=512, learning_rate=0.1)
     settings: dict[str, Any] = {"variant": variant, "depth": 8, "seed": 0, "recipe": vars(recipe), "device": "cpu"}
-    work(settings, tmp_path, lambda *_: None)
-    tables = load_tables(tmp_path)
+    tables = work(RunContext(settings, tmp_path, lambda *_: None))
     row = tables["runs"].iloc[0]
     assert row["status"] == "ok"
     one = tables["lesions"].query("what == 'deletion' and k == 1 and batchnorm == 'as trained'")

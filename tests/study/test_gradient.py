@@ -13,7 +13,7 @@ from skiplab.data import batches, digits
 from skiplab.errors import UsageError
 from skiplab.study.networks import RESIDUAL
 from skiplab.study.questions.gradient import STUDY, VARIANTS, build, claims, is_valid, sentences, work
-from skiplab.study.run_cell import load_tables
+from skiplab.study.run_cell import RunContext
 
 
 def synthetic(first: dict[str, float], seeds: int = 4, lost: int = 0) -> dict[str, pd.DataFrame]:
@@ -106,8 +106,7 @@ def test_what_no_network_has_is_refused() -> None:
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_a_run_gives_the_gradient_that_autograd_gives(variant: str, norm: str, tmp_path: Path) -> None:
     settings = {"variant": variant, "depth": 8, "norm": norm, "seed": 1}
-    work(settings, tmp_path, lambda *_: None)
-    tables = load_tables(tmp_path)
+    tables = work(RunContext(settings, tmp_path, lambda *_: None))
     runs = tables["runs"].iloc[0]
     torch.manual_seed(1)
     model: Any = build(settings).train()

@@ -15,7 +15,7 @@ from skiplab.models.mlp import mlp
 from skiplab.study.question import Grid
 from skiplab.study.questions import identity
 from skiplab.study.questions.identity import STUDY, TEST_SAMPLES, TRAIN_SAMPLES, build, claims, make_data, sentences
-from skiplab.study.run_cell import load_tables
+from skiplab.study.run_cell import RunContext
 
 ERRORS = {"plain": 0.8, "post": 0.4, "pre": 0.2, "pre-open": 0.02, "linear": 0.1, "linear-skip": 0.01, "unet": 0.3}
 
@@ -143,8 +143,7 @@ def test_a_run_leaves_its_tables(variant: str, tmp_path: Path) -> None:
     cell = STUDY.cells(
         Grid(axes={"depth": (8,), "target": ("identity",)}, seeds=1, recipe=recipe, device="cpu", variants=(variant,))
     )[0]
-    STUDY.work(cell.config, tmp_path, lambda _share, _text: None)
-    tables = load_tables(tmp_path)
+    tables = STUDY.work(RunContext(cell.config, tmp_path, lambda *_: None))
     row = tables["runs"].iloc[0]
     assert row["status"] == "ok"
     assert 0 < row["test_error"] < 10

@@ -22,7 +22,7 @@ from skiplab.study.questions.noise import (
     with_block_number,
     work,
 )
-from skiplab.study.run_cell import build_with_seed, load_tables
+from skiplab.study.run_cell import RunContext, build_with_seed
 from skiplab.training.fit import Recipe
 
 DEPTHS = (8, 20)
@@ -147,8 +147,7 @@ def test_initial_weights_are_the_same_in_all_variants() -> None:
 def ran(variant: str, folder: Path) -> dict[str, pd.DataFrame]:
     recipe = asdict(Recipe(epochs=1, batch_size=256))
     settings = {"variant": variant, "depth": 8, "seed": 0, "recipe": recipe, "device": "cpu"}
-    work(settings, folder, lambda share, text: None)
-    return load_tables(folder)
+    return work(RunContext(settings, folder, lambda *_: None))
 
 
 def test_empty_branches_are_not_missed_whatever_stands_for_them(tmp_path: Path) -> None:

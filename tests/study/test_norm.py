@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 from skiplab.data import DataSet, Split, batches, digits
 from skiplab.errors import UsageError
+from skiplab.study.by_seed import select_rows
 from skiplab.study.questions import norm
 from skiplab.study.questions.norm import STUDY, build, claims, is_valid, postprocess, sentences, work
-from skiplab.study.run_cell import SAMPLES, build_with_seed, load_tables
-from skiplab.study.sentences import select_rows
+from skiplab.study.run_cell import SAMPLES, RunContext, build_with_seed
 
 DEEP, SHALLOW = 12, 2
 WAVE = (1, 1, -1, -1)
@@ -157,8 +157,7 @@ def test_a_run_of_a_small_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     grid = replace(STUDY.grids["quick"], axes={"depth": (1,), "learning_rate": (1e-3,), "warmup": (True,)}, seeds=1)
     (cell,) = STUDY.cells(replace(grid, variants=("post",), device="cpu"))
     cell.config["recipe"] |= {"epochs": 5}
-    work(cell.config, tmp_path, lambda _share, _text: None)
-    tables = load_tables(tmp_path)
+    tables = work(RunContext(cell.config, tmp_path, lambda *_: None))
     row = tables["runs"].iloc[0]
     assert bool(row["trains"]) == (row["train_error"] < 0.45)
     # the rate climbs over the first epoch: 64 examples are one step

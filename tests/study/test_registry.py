@@ -12,21 +12,22 @@ Two constants, measured without training.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 
-from skiplab.report.figure_spec import Axis, Figure
-from skiplab.study.grid import Report
-from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import save_tables
+from skiplab.report.figure_spec import Axis, Figure, points
+from skiplab.study.charts import NETWORK
+from skiplab.study.question import Grid, Study, Tables
+from skiplab.study.run_cell import RunContext
 
 SCORE = Axis("score", "score")
+VARIANTS = ("a", "b")
+GRIDS = dict.fromkeys(("quick", "default", "full"), Grid(device="cpu"))
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
-    score = {{"a": 1.0, "b": 3.0}}[settings["variant"]] + settings["seed"]
-    save_tables({{"runs": pd.DataFrame([{{"status": "ok", "parameters": 1, "score": score}}])}}, folder)
+def work(run: RunContext) -> Tables:
+    score = {{"a": 1.0, "b": 3.0}}[run.settings["variant"]] + run.settings["seed"]
+    return {{"runs": pd.DataFrame([{{"status": "ok", "parameters": 1, "score": score}}])}}
 
 
 def sentences(tables: Tables) -> Iterator[str]:
@@ -34,26 +35,9 @@ def sentences(tables: Tables) -> Iterator[str]:
     yield f"b is larger than a by {{means['b'] - means['a']:g}}."
 
 
-STUDY = Study(
-    name="toy",
-    variants=("a", "b"),
-    grids=dict.fromkeys(("quick", "default", "full"), Grid(device="cpu")),
-    work=work,
-    sentences=sentences,
-    figures=(
-        Figure(
-            name="scores",
-            heading="Scores",
-            how="One point per seed.",
-            chart="points",
-            table="runs",
-            x=Axis("variant", "constant", "steps"),
-            y=(SCORE,),
-        ),
-    ),
-    outcomes=(SCORE,),
-    text=__doc__,
-)
+FIGURES = (Figure(name="scores", heading="Scores", how="One point per seed.", **points("runs", NETWORK, SCORE)),)
+
+STUDY = Study.from_module(__name__, outcomes=(SCORE,))
 '''
 
 

@@ -12,7 +12,7 @@ from skiplab.errors import UsageError
 from skiplab.models.resnet import resnet
 from skiplab.study.question import Study, load_study
 from skiplab.study.questions import placement, shortcuts
-from skiplab.study.run_cell import load_tables
+from skiplab.study.run_cell import RunContext
 
 MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # Table 1, with gates whose weights are 0
     "identity": lambda x, f: x + f,
@@ -53,8 +53,7 @@ def test_a_run_leaves_its_tables(name: str, tmp_path: Path) -> None:
     cell = study.cells(
         replace(grid, axes={"depth": (8,)}, seeds=1, recipe=replace(grid.recipe, epochs=1), device="cpu")
     )[-1]
-    study.work(cell.config, tmp_path, lambda _share, _text: None)
-    tables = load_tables(tmp_path)
+    tables = study.work(RunContext(cell.config, tmp_path, lambda *_: None))
     row = tables["runs"].iloc[0]
     assert row["status"] == "ok"
     assert 0 <= row["test_error"] <= 1

@@ -16,7 +16,7 @@ from skiplab.errors import UsageError
 from skiplab.models.resnet import resnet
 from skiplab.study.question import Grid
 from skiplab.study.questions.span import LINEAR, PLAIN, STUDY, VARIANTS, claims, is_valid, sentences, work
-from skiplab.study.run_cell import build_with_seed, capture_and_find, load_tables
+from skiplab.study.run_cell import RunContext, build_with_seed, capture_and_find
 from skiplab.training.fit import Recipe
 
 BEST_TWO = {"plain": 0.4, **{f"span{n}-{p}": e for p in ("post", "pre") for n, e in ((1, 0.3), (2, 0.1), (3, 0.2))}}
@@ -136,8 +136,7 @@ def test_a_span_of_one_folds_into_the_plain_network() -> None:
 def test_a_run_has_its_tables(variant: str, skips: int, foldable: int, tmp_path: Path) -> None:
     recipe = asdict(Recipe(epochs=1, batch_size=256))
     settings = {"variant": variant, "depth": 8, "seed": 0, "recipe": recipe, "device": "cpu"}
-    work(settings, tmp_path, lambda share, text: None)
-    tables = load_tables(tmp_path)
+    tables = work(RunContext(settings, tmp_path, lambda *_: None))
     row = tables["census"].iloc[0]
     assert (row["skips"], row["foldable"]) == (skips, foldable)
     assert row["fewest"] == (1 if variant == "span2-pre" else 7)  # of 8 weight layers all but the last have a ReLU

@@ -9,7 +9,7 @@ import pytest
 
 from skiplab.stats.intervals import student
 from skiplab.study.questions.sum import PRE, STUDY, VARIANTS, claims, measured_epochs, sentences, work
-from skiplab.study.run_cell import load_tables
+from skiplab.study.run_cell import RunContext
 from skiplab.study.sentences import format_number
 from skiplab.training.fit import Recipe
 
@@ -102,11 +102,10 @@ def test_a_run_that_was_stopped_measures_the_same(tmp_path: Path) -> None:
 
     (whole := tmp_path / "whole").mkdir()
     (parts := tmp_path / "parts").mkdir()
-    work(settings(), whole, lambda *_: None)
+    tables = work(RunContext(settings(), whole, lambda *_: None))
     with pytest.raises(KeyboardInterrupt):
-        work(settings(), parts, stopping)
-    work(settings(), parts, lambda *_: None)
-    tables, again = load_tables(whole), load_tables(parts)
+        work(RunContext(settings(), parts, stopping))
+    again = work(RunContext(settings(), parts, lambda *_: None))
     pd.testing.assert_frame_equal(tables["blocks"], again["blocks"])
 
     table = tables["blocks"]

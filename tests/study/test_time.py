@@ -29,7 +29,7 @@ from skiplab.study.questions.time import (
     work,
 )
 from skiplab.study.run import interval_table
-from skiplab.study.run_cell import load_tables
+from skiplab.study.run_cell import RunContext
 
 NAMES = ("rnn", "residual-rnn", "lstm", "lstm-forget-0", "gru", "min-gru")
 WAVE = (1, 1, -1, -1)
@@ -176,8 +176,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], dict[str, 
             replace(STUDY.grids["quick"], axes={"task": ("adding-6",)}, seeds=1, variants=(variant,), device="cpu")
         )
         cell.config["recipe"] |= {"epochs": 1}
-        work(cell.config, folder, lambda _share, _text: None)
-        return load_tables(folder)
+        return work(RunContext(cell.config, folder, lambda *_: None))
 
     return run
 

@@ -12,11 +12,11 @@ import torch
 
 from skiplab.data import canvases
 from skiplab.models import unet
+from skiplab.study.by_seed import select_rows
 from skiplab.study.long_skips import lesion_table, route_table
 from skiplab.study.questions.unet import STUDY, VARIANTS, build, claims, postprocess, sentences, work
-from skiplab.study.run_cell import load_tables
+from skiplab.study.run_cell import RunContext
 from skiplab.study.segmentation_errors import balanced_errors
-from skiplab.study.sentences import select_rows
 from skiplab.training.recipe import Recipe
 
 CUTS = (("zero", "as trained"), ("noise", "as trained"), ("zero", "re-estimated"))
@@ -174,8 +174,7 @@ def test_a_run_leaves_its_tables(tmp_path: Path) -> None:
         folder = tmp_path / variant
         folder.mkdir()
         settings = {"variant": variant, "depth": 1, "canvases": 8, "seed": 0, "recipe": recipe, "device": "cpu"}
-        work(settings, folder, lambda share, text: None)
-        tables = load_tables(folder)
+        tables = work(RunContext(settings, folder, lambda *_: None))
         (row,) = tables["runs"].to_dict("records")
         assert row["status"] == "ok"
         assert row["parameters"] == sum(p.numel() for p in build(variant, 1).parameters())

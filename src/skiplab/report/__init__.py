@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from skiplab.report.charts.frontier import frontier_chart
     from skiplab.report.charts.points import lines, points
     from skiplab.report.charts.run_curves import run_curves
-    from skiplab.report.markdown import markdown
+    from skiplab.report.markdown_page import markdown
     from skiplab.report.page import Page, Section, png, svg
     from skiplab.report.pages.measure import measure_page
     from skiplab.report.pages.model import model_page
@@ -23,7 +23,7 @@ _HOME = {
     "frontier_chart": "charts.frontier",
     "gradient_by_layer": "charts.curves",
     "lines": "charts.points",
-    "markdown": "markdown",
+    "markdown": "markdown_page",
     "measure_page": "pages.measure",
     "model_page": "pages.model",
     "path_histogram": "charts.curves",

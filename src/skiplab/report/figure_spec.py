@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 PERCENT = ("share", "change")  # kinds of axes shown in percent
 
@@ -58,3 +58,30 @@ class Figure:
     def means(self) -> str:
         """The name of the table with the figure's means and intervals."""
         return f"{self.name.replace('-', '_')}_means"
+
+
+class Grouping(TypedDict, total=False):
+    """How a chart splits its rows; the fields are those of `Figure`."""
+
+    by: str
+    panel: str | None
+    where: Mapping[str, Any]
+
+
+class Plot(Grouping):
+    """The fields of a `Figure` that say what it draws."""
+
+    chart: Literal["points", "lines"]
+    table: str
+    x: Axis
+    y: tuple[Axis, ...]
+
+
+def points(table: str, x: Axis, *y: Axis, **grouping: Unpack[Grouping]) -> Plot:
+    """What a figure of points draws: `Figure(name=…, heading=…, how=…, **points("runs", DEPTH, TEST_ERROR))`."""
+    return {"chart": "points", "table": table, "x": x, "y": y, **grouping}
+
+
+def lines(table: str, x: Axis, *y: Axis, **grouping: Unpack[Grouping]) -> Plot:
+    """What a figure of lines draws."""
+    return {"chart": "lines", "table": table, "x": x, "y": y, **grouping}

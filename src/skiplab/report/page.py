@@ -37,7 +37,7 @@ class Section:
 
     @property
     def kind(self) -> Literal["text", "table", "chart"]:
-        """Of the content."""
+        """The kind of the content."""
         if isinstance(self.content, str):
             return "text"
         return "table" if isinstance(self.content, pd.DataFrame) else "chart"

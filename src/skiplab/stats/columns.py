@@ -1,4 +1,4 @@
-"""What one column of a table of results means, and how it is shown."""
+"""One column of a table of results: its meaning and its format."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ class Column:
     """One column of a table of results.
 
     Attributes:
-        heading: the title that people see; empty for a column that the terminal leaves out.
+        heading: its title in tables; empty for a column that the terminal leaves out.
         name: its name in the DataFrame.
         form: how its values are formatted: "number", "text", "share" (a percentage), "bytes", "std" (± the deviation
             in `<name>_std`), or "interval" (from `<name>_low` to `<name>_high`).

@@ -19,10 +19,12 @@ class Interval:
 
     @property
     def half(self) -> float:
+        """Half of the interval's width."""
         return (self.high - self.low) / 2
 
     @property
     def known(self) -> bool:
+        """Whether there is an interval."""
         return math.isfinite(self.half)
 
     @property
@@ -30,8 +32,8 @@ class Interval:
         """The mean in standard deviations of its values, corrected for their small number.
 
         Of paired differences, Cohen's d_z with Hedges' factor 1 − 3 / (4 (n − 1) − 1): Hedges 1981, "Distribution
-        Theory for Glass's Estimator of Effect Size". NaN for fewer than three values, of which it knows nothing, and
-        for values that are all the same.
+        Theory for Glass's Estimator of Effect Size". NaN for fewer than three values, and for values that are all the
+        same.
         """
         freedom = self.count - 1
         if freedom < 2 or not self.half > 0:
@@ -49,18 +51,18 @@ def t_interval(mean: float, deviation: float, count: int) -> tuple[float, float]
 
     Args:
         mean: of the values.
-        deviation: their standard deviation, that of a sample (n − 1).
-        count: how many values there are.
+        deviation: their sample standard deviation (n − 1).
+        count: number of values.
     """
     if count < 2:
         return math.nan, math.nan
-    low, high = stats.t.interval(0.95, count - 1)  # its own `scale` must not be zero, as it is for equal values
+    low, high = stats.t.interval(0.95, count - 1)  # scipy's `scale` must not be zero, so equal values need this form
     error = deviation / math.sqrt(count)
     return mean + float(low) * error, mean + float(high) * error
 
 
 def student(values: "pd.Series | np.ndarray | list[float]") -> Interval:
-    """Mean and 95 % interval by Student's t with n − 1 degrees of freedom; what is no number is left out."""
+    """Mean and 95 % interval by Student's t with n − 1 degrees of freedom; NaN and infinities are left out."""
     known = np.asarray(values, dtype=float)
     known = known[np.isfinite(known)]
     if not len(known):
@@ -81,6 +83,6 @@ def paired_ratio(a: pd.Series, b: pd.Series) -> Interval:
     a, b = a.align(b, join="inner")
     positive = (a > 0) & (b > 0)
     logs = student(np.log(a[positive].to_numpy(float)) - np.log(b[positive].to_numpy(float)))
-    with np.errstate(over="ignore"):  # an interval may reach beyond all numbers
+    with np.errstate(over="ignore"):  # an end of the interval may be too large for a float
         low, mean, high = np.exp([logs.low, logs.mean, logs.high]).tolist()
     return Interval(mean, low, high, logs.count)

@@ -1,8 +1,9 @@
 """The code that a study's run executes, as one hash: part of the run's cache key.
 
-Hashed is the syntax tree of each function, class and constant of the package that the run's `work` reaches, in the
-order of first mention. A mention is written as the number of its definition in this order. So the module of a
-definition, its imports, and the names of functions and constants do not count. Neither do
+The hash covers the syntax tree of each function, class and constant of the package that the run's `work` reaches, in
+the order of first mention, and the code that writes its tables. A mention is written as the number of its definition in
+this order. So the module of a definition, its imports, and the names of functions and constants do not count. Neither
+do
 
 - comments, docstrings and annotations;
 - messages, which no table holds: strings and f-strings (with all that an f-string interpolates) in `raise` and `assert`
@@ -35,6 +36,7 @@ Scope = dict[str, Definition | None]  # what each name stands for; None for a lo
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _SCOPES = (*_FUNCTIONS, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _NESTED_OR_LEAF = (*_SCOPES, ast.ClassDef, ast.Name, ast.Constant)  # nothing below is of the scope around
+RUNNER = ("skiplab.study.run_cell", "run_and_save")  # calls the `work` of any study and writes its tables
 _IGNORED = {"annotation", "returns", "type_comment", "kind", "ctx"}
 _TAKES_MESSAGE = re.compile(r"(Error|Warning|^warn|^report)$")
 _FIELD_KINDS = re.compile(r"\b(?:ClassVar|InitVar|KW_ONLY)\b")  # the annotations that change what a dataclass does
@@ -49,8 +51,9 @@ def code_hash(study: str | None) -> str:
     import torch
 
     package, question = _skiplab(), f"skiplab.study.questions.{study}"
-    code = package.reached(question if package.module(question) else "skiplab.study.comparison", "work")
-    return hashlib.sha256("\n".join([torch.__version__, *code.values()]).encode()).hexdigest()[:16]
+    work = (question if package.module(question) else "skiplab.study.comparison", "work")
+    code = [each for entry in (work, RUNNER) for each in package.reached(*entry).values()]
+    return hashlib.sha256("\n".join([torch.__version__, *code]).encode()).hexdigest()[:16]
 
 
 @functools.cache

@@ -1,7 +1,12 @@
-"""Figures that every study of whole networks can show, from the tables of `train_and_measure`."""
+"""Axes and figures that several studies share."""
 
-from skiplab.report.figure_spec import Figure
+from dataclasses import replace
+from typing import Any
 
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure, lines, points
+
+DEPTH = Axis("depth", "weight layers", "steps")
+NETWORK = Axis("variant", "network", "steps")
 HOW_POINTS = (
     "One point per seed; the tick is their mean, the line its 95 % interval (Student's t). A cross is a diverged run."
 )
@@ -13,6 +18,7 @@ CURVES = Figure(
     chart="curves",
     table="curves",
 )
+CURVES_BY_DEPTH = replace(CURVES, panel="depth")
 GRADIENT = Figure(
     name="gradient-by-layer",
     heading="Gradient by layer",
@@ -32,30 +38,43 @@ SKIPS = Figure(
     chart="skips",
     table="skips",
 )
-CENSUS = (
-    Figure(
-        name="census",
-        heading="Census",
-        how="All paths from input to output, by their number of nonlinearities. A network without skip connections "
-        "has one path.",
-        chart="histogram",
-        table="histogram",
-    ),
-    Figure(
-        name="census-numbers",
-        heading="Census in numbers",
-        how="Exact counts.",
-        chart="table",
-        table="census",
-        folded=True,
-    ),
-    Figure(
-        name="witness",
-        heading="The most linear path",
-        how="The path with the fewest nonlinearities in each network, step by step.",
-        chart="table",
-        table="witness",
-        folded=True,
+HISTOGRAM = Figure(
+    name="census",
+    heading="Census",
+    how="All paths from input to output, by their number of nonlinearities. A network without skip connections has "
+    "one path.",
+    chart="histogram",
+    table="histogram",
+)
+
+
+def numbers(name: str, heading: str, table: str, how: str = "One row per seed.") -> Figure:
+    """A table, hidden until unfolded."""
+    return Figure(name=name, heading=heading, how=how, chart="table", table=table, folded=True)
+
+
+PATHS = numbers("census-numbers", "Nonlinearities on paths", "census", "Exact counts.")
+CENSUS_TABLES = (
+    replace(PATHS, heading="Census in numbers"),
+    numbers(
+        "witness",
+        "The most linear path",
+        "witness",
+        "The path with the fewest nonlinearities in each network, step by step.",
     ),
 )
+CENSUS = (HISTOGRAM, *CENSUS_TABLES)
 NETWORKS = (GRADIENT, SKIPS, *CENSUS)
+
+
+def errors(name: str, heading: str, x: Axis = DEPTH, **others: Any) -> Figure:
+    """The final errors of all runs, one point per seed; `others` are fields of `Figure`."""
+    drawn = points("runs", x, TRAIN_ERROR, TEST_ERROR)
+    return Figure(**{"name": name, "heading": heading, "how": HOW_POINTS, **drawn, **others})
+
+
+def path_lengths(how: str, **others: Any) -> Figure:
+    """The share of the gradient on the paths through each number of branches, one chart per depth."""
+    branches, share = Axis("length", "branches on the path"), Axis("weight", "share of the gradient", "share")
+    drawn = {"heading": "Paths that carry the gradient", **lines("lengths", branches, share, panel="depth")}
+    return Figure(**{"name": "path-lengths", "how": how, **drawn, **others})

@@ -21,20 +21,13 @@ from skiplab.graph.capture import capture
 from skiplab.io.atomic import replacing
 from skiplab.io.hashing import checksum
 from skiplab.loading.resolve import resolve
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.study.charts import CURVES, HOW_POINTS, NETWORKS
-from skiplab.study.grid import Listener, Report, Silent, available_workers
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis
+from skiplab.study.charts import CURVES, NETWORK, NETWORKS, errors
+from skiplab.study.grid import Listener, Silent, available_workers
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.result import Result
 from skiplab.study.run import run_study
-from skiplab.study.run_cell import (
-    STRUCTURE,
-    RunContext,
-    build_with_seed,
-    save_tables,
-    split_gradient,
-    train_and_measure,
-)
+from skiplab.study.run_cell import STRUCTURE, RunContext, build_with_seed, split_gradient, train_and_measure
 from skiplab.study.sentences import compare_shares, lesion_sentences, most_linear_path_sentence
 from skiplab.training.loop import must_fit, must_learn
 from skiplab.training.recipe import Recipe
@@ -42,15 +35,6 @@ from skiplab.training.recipe import Recipe
 Build = Callable[[], nn.Module]
 Variant = Build | str
 
-ERROR_FIGURE = Figure(
-    name="errors",
-    heading="Errors",
-    how=HOW_POINTS,
-    chart="points",
-    table="runs",
-    x=Axis("variant", "network", "steps"),
-    y=(TRAIN_ERROR, TEST_ERROR),
-)
 VALUE_ERRORS = (  # of regression
     Axis("train_error", "unexplained variance of the training part", "share"),
     Axis("test_error", "unexplained variance of the test part", "share"),
@@ -101,15 +85,15 @@ def compare(
 
 
 def _make_study(variants: Mapping[str, Variant], data: DataSet, grid: Grid, folder: Path) -> Study:
-    errors = (TRAIN_ERROR, TEST_ERROR) if data.classes is not None else VALUE_ERRORS
+    outcomes = (TRAIN_ERROR, TEST_ERROR) if data.classes is not None else VALUE_ERRORS
     return Study(
         name="compare",
         variants=tuple(variants),
         grids={"default": grid},
         work=partial(work, builds=dict(variants), data=_write_data(data, folder)),
-        sentences=partial(sentences, errors=errors),
-        figures=(replace(ERROR_FIGURE, y=errors), CURVES, *NETWORKS),
-        outcomes=errors,
+        sentences=partial(sentences, outcomes=outcomes),
+        figures=(errors("errors", "Errors", NETWORK, y=outcomes), CURVES, *NETWORKS),
+        outcomes=outcomes,
         seed_invariant=STRUCTURE,
         postprocess=split_gradient,
         identity=partial(_identity, variants, data),
@@ -126,11 +110,11 @@ def _describe_inputs(variants: Mapping[str, Variant], data: DataSet) -> dict[str
     return {"networks": called, "data": {"name": data.name, **sizes, "fingerprint": data.fingerprint()}}
 
 
-def sentences(tables: Tables, errors: tuple[Axis, Axis] = (TRAIN_ERROR, TEST_ERROR)) -> Iterator[str]:
+def sentences(tables: Tables, outcomes: tuple[Axis, Axis] = (TRAIN_ERROR, TEST_ERROR)) -> Iterator[str]:
     """Each network compared with the first."""
     runs = tables["runs"]
     first, *others = dict.fromkeys(runs["variant"])
-    for axis in reversed(errors):
+    for axis in reversed(outcomes):
         for other in others:
             yield compare_shares(runs, {"variant": first}, {"variant": other}, axis.column, axis.title)
     yield most_linear_path_sentence(tables["census"], [{"variant": variant} for variant in (first, *others)])
@@ -151,10 +135,10 @@ def build_network(variant: Variant, seed: int) -> nn.Module:
     return model
 
 
-def work(settings: Settings, folder: Path, report: Report, *, builds: Mapping[str, Variant], data: Path) -> None:
+def work(run: RunContext, *, builds: Mapping[str, Variant], data: Path) -> Tables:
     """Train and measure the network of one variant and seed."""
-    model = build_network(builds[settings["variant"]], settings["seed"])
-    save_tables(train_and_measure(model, _read_data(data), RunContext(settings, folder, report)), folder)
+    model = build_network(builds[run.settings["variant"]], run.settings["seed"])
+    return train_and_measure(model, _read_data(data), run)
 
 
 def _identity(variants: Mapping[str, Variant], data: DataSet, settings: Settings) -> Settings:

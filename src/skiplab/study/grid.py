@@ -1,8 +1,8 @@
-"""Run the cells of a grid side by side, one thread each, and never the same cell twice.
+"""Run the cells of a grid in parallel, one thread each; finished cells are not run again.
 
-A cell is a JSON configuration. Its results lie in a folder named by the hash of that configuration and of the
-code that a run executes, so a grid that was stopped anywhere continues where it was, and a changed formula trains
-anew instead of mixing old results with new.
+A cell is a JSON configuration. The name of its folder is a hash of this configuration and of the code that the run
+executes. So a stopped grid resumes from its checkpoints, and a change of the code starts new runs, which are never
+mixed with old ones.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ from skiplab.io.atomic import writing_to
 from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
 from skiplab.study.cache_key import code_hash
 
-Report = Callable[[float, str], None]  # (share done from 0 to 1, what is going on); raises if the grid is stopped
-Work = Callable[[dict[str, Any], Path, Report], None]  # fills the folder for one configuration
+Report = Callable[[float, str], None]  # (finished share from 0 to 1, current step); raises if the grid is stopped
+Work = Callable[[dict[str, Any], Path, Report], None]  # runs one configuration and writes its results to the folder
 
 _DONE = StoreLayout("done.json", fix=FRESH)  # the configuration of a cell, written when it has finished
-_GRACE = 5.0  # seconds that a stopped cell has to end by itself
+_GRACE = 5.0  # seconds for a stopped cell to end by itself
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Cell:
     """One run of a grid.
 
     Attributes:
-        label: what people call it: "plain-50 seed 1".
-        config: everything that makes it this run, as JSON.
-        cost: expected work, in any unit; the costliest run first, and progress is weighed by it.
+        label: its name in progress reports: "plain-50 seed 1".
+        config: the settings that identify the run, as JSON.
+        cost: expected work, in any unit. The most expensive runs start first, and progress is weighted by cost.
     """
 
     label: str
@@ -73,18 +73,18 @@ class StoppedError(Exception):
 def run_grid(
     cells: Sequence[Cell], work: Work, store: Path, workers: int, listener: Listener, *, fresh: bool = False
 ) -> dict[str, Path]:
-    """Runs all cells that have not finished yet; returns each label's folder.
+    """Run all unfinished cells; returns the folder of each label.
 
     Args:
         cells: the grid.
         work: a function at the top level of a module, since it runs in other processes.
-        store: where folders of cells are kept.
-        workers: processes at work at once; 0 works in this one, as `work` must that no other process can import.
+        store: the folder that contains the cells' folders.
+        workers: number of processes. 0 runs all cells in this process, for a `work` that other processes cannot import.
         listener: receives progress.
-        fresh: forget what earlier calls have left of these cells.
+        fresh: delete earlier results of these cells first.
 
-    An exception (Ctrl-C among them) stops the running cells, which the next call takes up from their last
-    checkpoint, and is then raised.
+    An exception, such as Ctrl-C, stops the running cells and is raised. The next call resumes these cells from their
+    last checkpoints.
     """
     folders = {cell.label: store / cell.key for cell in cells}
     if fresh:
@@ -124,7 +124,7 @@ def _run(todo: list[Cell], work: Work, folders: dict[str, Path], workers: int, l
 
 
 def _end(workers: list[Any]) -> None:
-    """Gives running cells a moment to reach their next report, then kills them: their checkpoints survive that."""
+    """Wait until running cells reach their next report, then kill the others. Checkpoints stay valid."""
     deadline = time.monotonic() + _GRACE
     for worker in workers:
         worker.join(max(0.0, deadline - time.monotonic()))
@@ -143,7 +143,7 @@ def _watch(jobs: dict[Future, Cell], todo: list[Cell], events: Any, listener: Li
     while pending:
         with contextlib.suppress(queue.Empty):
             index, share, text = events.get(timeout=0.2)
-            if todo[index] in pending.values():  # reports may come in later than the end of their cell
+            if todo[index] in pending.values():  # a report may arrive after its cell has ended
                 listener.advance(todo[index], share, text)
         for job in [job for job in pending if job.done()]:
             cell = pending.pop(job)
@@ -151,8 +151,8 @@ def _watch(jobs: dict[Future, Cell], todo: list[Cell], events: Any, listener: Li
                 job.result()
             except BrokenProcessPool:
                 raise WorkerError(
-                    f"a process was killed while {cell.label} was at work, as happens when memory runs out: run the "
-                    "same command again to go on from here, with fewer processes (--workers 1)"
+                    f"a process was killed during {cell.label}, perhaps because memory ran out: run the same command "
+                    "again with fewer processes (--workers 1) to continue"
                 ) from None
             listener.finish(cell)
 
@@ -171,7 +171,7 @@ def _prepare(events: Any, stop: Any) -> None:
 
 
 def _follow_parent() -> None:
-    """A worker must not outlive a parent that was killed."""
+    """End this worker when its parent process ends, even by a kill."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -191,7 +191,7 @@ def _work_on(work: Work, index: int, config: dict[str, Any], folder: Path) -> No
 
 
 def _finish(work: Work, config: dict[str, Any], folder: Path, report: Report) -> None:
-    """Does the work unless another command has just done it."""
+    """Run the cell, unless another command has just finished it."""
     report(0.0, "starting")
     folder.mkdir(parents=True, exist_ok=True)
     with _acquired(folder / "lock", report):
@@ -201,17 +201,17 @@ def _finish(work: Work, config: dict[str, Any], folder: Path, report: Report) ->
 
 
 def _acquired(file: Path, report: Report) -> AcquireReturnProxy:
-    """Waits while another command works on the same cell. The system drops the lock of a process that dies."""
+    """Wait while another command runs the same cell. The system releases the lock of a process that ends."""
     lock = FileLock(file, timeout=0.5)
     while True:
         try:
             return lock.acquire()
         except Timeout:
-            report(0.0, "waiting for another command that trains it")  # raises when the grid is stopped
+            report(0.0, "waiting for another command that runs it")  # raises if the grid is stopped
 
 
 def available_workers() -> int:
-    """Processors this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 

@@ -1,4 +1,4 @@
-"""The networks of most studies: narrow ResNets for 8×8 digits, and the plain network."""
+"""The networks of most studies, narrow ResNets for 8×8 digits and the plain network, and how they are trained."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 from skiplab.errors import UsageError
 from skiplab.models.resnet import ResNet, resnet
 from skiplab.study.run_cell import build_with_seed
+from skiplab.training.recipe import Recipe
 
+RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 WIDTH = 8  # channels of the first stage: enough for 8×8 digits, and 50 layers train in seconds
 VARIANTS: dict[str, Any] = {  # options of `resnet`
     "plain": {"skip": None},

@@ -12,15 +12,18 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from skiplab.report.figure_spec import Figure
-from skiplab.stats.intervals import Interval, paired, student
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.stats.intervals import Interval, student
+from skiplab.study.by_seed import difference, values_by_seed
+from skiplab.study.charts import errors, numbers
 from skiplab.study.claims import Claim, agreement
 from skiplab.study.question import Tables
-from skiplab.study.sentences import format_difference, format_percent, format_points, values_by_seed
+from skiplab.study.sentences import format_difference, format_percent, format_points
 
 STRONG = 0.5  # rank correlation from which an order counts as holding
 FAILED = math.inf  # error of a variant for which the paper reports a failure instead of a number
 Order = Literal["as in the paper", "opposite", "not shown"]
+OUTCOMES = (TEST_ERROR, TRAIN_ERROR)
 FIGURES = (
     Figure(
         name="paper",
@@ -40,16 +43,19 @@ FIGURES = (
         chart="table",
         table="ordering",
     ),
-    Figure(
-        name="pairs",
-        heading="Pair by pair",
-        how="All pairs of variants with different errors in the paper: test error of the worse variant minus that "
-        "of the better one, as measured here, paired by seed, with its 95 % interval.",
-        chart="table",
-        table="pairs",
-        folded=True,
+    numbers(
+        "pairs",
+        "Pair by pair",
+        "pairs",
+        "All pairs of variants with different errors in the paper: test error of the worse variant minus that of the "
+        "better one, as measured here, paired by seed, with its 95 % interval.",
     ),
 )
+
+
+def figures(name: str, heading: str, variants: str) -> tuple[Figure, ...]:
+    """The errors of the variants, and the comparison with the paper; `variants` is the title of the chart's axis."""
+    return errors(name, heading, Axis("variant", variants, "steps"), y=OUTCOMES, panel="depth"), *FIGURES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +194,7 @@ def _depths(runs: pd.DataFrame) -> list[int]:
 
 
 def _paired_difference(runs: pd.DataFrame, a: str, b: str, depth: int, column: str = "test_error") -> Interval:
-    one, other = (values_by_seed(runs, column, {"variant": name, "depth": depth}) for name in (a, b))
-    return paired(one, other)
+    return difference(runs, column, {"variant": a, "depth": depth}, {"variant": b, "depth": depth})
 
 
 def _order(difference: Interval) -> Order:

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -10,9 +11,9 @@ from typing import Any
 from skiplab.errors import UsageError
 from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.study.claims import Claim
-from skiplab.study.grid import Cell, Work
+from skiplab.study.grid import Cell
 from skiplab.study.questions import QUESTIONS
-from skiplab.study.run_cell import Tables
+from skiplab.study.run_cell import Tables, Work
 from skiplab.training.recipe import Recipe
 
 Settings = dict[str, Any]
@@ -69,14 +70,14 @@ class Study:
         name: the name of its file in `questions`, and of its command.
         variants: what is compared; the first is the baseline.
         grids: "quick" (two minutes on two cores), "default" and "full".
-        work: performs one run, given its settings: `variant`, a value of each axis, `seed`, `recipe`, `device`. A
-            function at the top level of a module. It writes its tables to the run's folder
-            (`skiplab.study.run_cell.save_tables`), one of them `runs` with a single row.
+        work: performs one run and returns its tables, one of them `runs` with a single row. Its `run.settings` hold
+            `variant`, a value of each axis, `seed`, `recipe` and `device`. A function at the top level of a module,
+            since it runs in other processes.
         sentences: the answers, computed from the tables.
         figures: charts and tables of the page.
         claims: claims of papers with the same quantities here.
         outcomes: columns of `runs` that the summary shows.
-        seed_invariant: names of tables that are equal for all seeds; one copy per network is kept.
+        seed_invariant: names of tables that are equal for all seeds; the result has one copy per network.
         postprocess: computes the final tables from those of all runs.
         is_valid: whether a run with these settings exists; others are left out of the grid. Raises `UsageError` for
             settings that no network has.
@@ -100,8 +101,33 @@ class Study:
     identity: Callable[[Settings], Settings] = _no_identity
     text: str | None = None
 
+    @classmethod
+    def from_module(cls, name: str, **others: Any) -> "Study":
+        """The study of a file in `questions`, from the names that every such file defines.
+
+        They are `VARIANTS`, `GRIDS`, `FIGURES`, `work`, `sentences` and, if there are any, `claims`. The text is the
+        file's docstring, which starts with the question.
+
+        Args:
+            name: the module's `__name__`.
+            others: further fields.
+        """
+        module = sys.modules[name]
+        return cls(
+            name=name.rpartition(".")[2],
+            variants=tuple(module.VARIANTS),
+            grids=module.GRIDS,
+            work=module.work,
+            sentences=module.sentences,
+            figures=module.FIGURES,
+            claims=getattr(module, "claims", _empty),
+            text=module.__doc__,
+            **others,
+        )
+
     @property
     def question(self) -> str:
+        """The title of the page."""
         return QUESTIONS.get(self.name, "How do these networks differ?")
 
     @property

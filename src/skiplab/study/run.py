@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from skiplab.study import claims, sentences
 from skiplab.study.grid import Cell, Listener, run_grid
 from skiplab.study.question import Grid, Study, Tables
 from skiplab.study.result import Result, library_versions
-from skiplab.study.run_cell import load_tables
+from skiplab.study.run_cell import load_tables, run_and_save
 
 STRUCTURE = ("paths", "fewest", "skips")  # columns of the census that the summary shows next to the outcomes
 
@@ -24,7 +25,7 @@ def run_study(
 ) -> Result:
     """Train and measure every network of the grid; finished runs in `store` are repeated only if `fresh`."""
     cells = study.cells(grid)
-    folders = run_grid(cells, study.work, store, workers, listener, fresh=fresh)
+    folders = run_grid(cells, partial(run_and_save, study.work), store, workers, listener, fresh=fresh)
     tables = study.postprocess(_collect_tables(cells, folders, (*grid.axes,), study.seed_invariant))
     return make_result(study, grid, tables)
 

@@ -44,46 +44,55 @@ class RunContext:
 
     @property
     def recipe(self) -> Recipe:
+        """How the network is trained."""
         return Recipe(**self.settings["recipe"])
 
 
-def train_and_measure(model: nn.Module, data: DataSet, training: RunContext) -> Tables:
+Work = Callable[[RunContext], Tables]  # one run of a study; one of its tables is `runs`, with a single row
+
+
+def run_and_save(work: Work, settings: dict[str, Any], folder: Path, report: Report) -> None:
+    """Perform one run and write its tables to its folder."""
+    save_tables(work(RunContext(settings, folder, report)), folder)
+
+
+def train_and_measure(model: nn.Module, data: DataSet, run: RunContext) -> Tables:
     """Measure gradients at initialization, train, and measure the trained network.
 
     Tables: runs (one row), curves, gradient, skips, spine, census, histogram, witness, and for a network that did
     not diverge contribution and lesion; columns as in `skiplab.measure` and `skiplab.analysis.chart_data`.
     """
     before = measure_gradients(model, data)
-    training.report(0.05, "training")
-    tables, trained = train_network(model, data, training)
+    run.report(0.05, "training")
+    tables, trained = train_network(model, data, run)
     if trained is None:
         return {**tables, "gradient": before, **measure_structure(model, data)}
-    training.report(0.9, "measuring")
+    run.report(0.9, "measuring")
     network = capture_and_find(trained, data)  # once, since a capture is about as expensive as a measurement
     gradient = pd.concat([before, _gradient_table(network, data, "trained")])
     return {**tables, "gradient": gradient, **_structure_tables(network), **_lesion_tables(network, data)}
 
 
 def train_network(
-    model: nn.Module, data: DataSet, training: RunContext, visit: Callable[[int, nn.Module], None] | None = None
+    model: nn.Module, data: DataSet, run: RunContext, visit: Callable[[int, nn.Module], None] | None = None
 ) -> tuple[Tables, nn.Module | None]:
     """Tables runs (one row) and curves, and the trained network on the CPU, or None if it diverged.
 
     Reports progress from 5 to 90 percent of the run. `visit` is called during training, as in `skiplab.fit`.
     """
-    recipe = training.recipe
+    recipe = run.recipe
 
     def on_epoch(row: dict[str, Any]) -> None:
         text = f"epoch {row['epoch']} of {recipe.epochs}, test error {row['test_error']:.1%}"
-        training.report(0.05 + 0.85 * row["epoch"] / recipe.epochs, text)
+        run.report(0.05 + 0.85 * row["epoch"] / recipe.epochs, text)
 
     try:
-        run = fit(model, data, recipe, training.folder / "run", on_epoch, training.settings["device"], visit=visit)
+        trained = fit(model, data, recipe, run.folder / "run", on_epoch, run.settings["device"], visit=visit)
     except DivergedError:
-        log = pd.read_json(training.folder / "run" / "log.jsonl", lines=True)
+        log = pd.read_json(run.folder / "run" / "log.jsonl", lines=True)
         return {"runs": _outcome_row(model, None), "curves": _curve_table(log)}, None
-    log = pd.concat([run.history.assign(kind="epoch"), run.steps.assign(kind="step")])
-    return {"runs": _outcome_row(run.model, run), "curves": _curve_table(log)}, run.model.cpu()
+    log = pd.concat([trained.history.assign(kind="epoch"), trained.steps.assign(kind="step")])
+    return {"runs": _outcome_row(trained.model, trained), "curves": _curve_table(log)}, trained.model.cpu()
 
 
 def measure_gradients(model: nn.Module, data: DataSet) -> pd.DataFrame:

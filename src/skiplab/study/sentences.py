@@ -2,31 +2,19 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from skiplab.stats.intervals import Interval, paired, student
+from skiplab.study.by_seed import RowFilter, select_rows, values_by_seed
 from skiplab.study.question import network_name
 
-RowFilter = Mapping[Any, Any]
 Sign = Literal["below", "above", "neither"]
 UNLEARNED_ERROR = 0.5  # training error above which a network counts as not trained
 MAX_NAMED = 6  # networks listed in one sentence
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def values_by_seed(table: pd.DataFrame, column: str, where: RowFilter) -> pd.Series:
-    """A column of the selected rows, indexed by seed; several rows of one seed are averaged."""
-    return select_rows(table, where).groupby("seed")[column].mean().astype(float)
-
-
-def select_rows(table: pd.DataFrame, where: RowFilter) -> pd.DataFrame:
-    """The rows whose columns have the values in `where`: {"variant": "plain", "depth": 50}."""
-    for name, value in where.items():
-        table = table[table[name] == value]
-    return table
 
 
 def diverged_sentences(runs: pd.DataFrame, axes: Sequence[str]) -> Iterator[str]:

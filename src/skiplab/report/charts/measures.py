@@ -225,7 +225,7 @@ def bars_chart(table: pd.DataFrame) -> AnyChart:
         panels.append(
             block_bars(blocks, table, Quantity(column=name, title=name, ends=ends, labels=name == numbers[-1]))
         )
-    return stacked("What was measured of each block?", panels)
+    return stacked("Measurements of each block", panels)
 
 
 _ENDS = ("_std", "_low", "_high", "_median")

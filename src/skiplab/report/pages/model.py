@@ -28,9 +28,9 @@ def model_page(
         facts=facts,
         sections=[
             Section(
-                heading="Where they are",
-                how="From left to right the network as it runs, by resolution; each arc is a skip connection over "
-                "what it skips.",
+                heading="Positions in the network",
+                how="The operations of the network from left to right, by resolution. Each arc is a skip connection, "
+                "drawn over its branch.",
                 content=skip_charts(own["spine"], own["skips"]),
                 name="skips",
             ),

@@ -26,7 +26,6 @@ training, the last ones in half of all steps (Huang et al. 2016, arXiv:1603.0938
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -39,28 +38,19 @@ from skiplab.analysis.finder import find
 from skiplab.data import DataSet, Split, batches, digits
 from skiplab.errors import UsageError
 from skiplab.graph.capture import capture
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure, lines
 from skiplab.stats.intervals import paired, paired_ratio, student
 from skiplab.study import networks
-from skiplab.study.charts import CURVES
+from skiplab.study.by_seed import values_by_seed
+from skiplab.study.charts import CURVES, numbers
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.grid import Report
-from skiplab.study.networks import PLAIN, RESIDUAL, VARIANTS, digit_network, estimated_cost
+from skiplab.study.networks import PLAIN, RECIPE, RESIDUAL, VARIANTS, digit_network, estimated_cost
 from skiplab.study.question import Grid, Settings, Study, Tables, network_name
-from skiplab.study.run_cell import SAMPLES, RunContext, capture_and_find, error_rate, save_tables, train_network
-from skiplab.study.sentences import (
-    compare_shares,
-    format_difference,
-    format_headline,
-    format_percent,
-    format_ratio,
-    values_by_seed,
-)
-from skiplab.training.fit import Recipe
+from skiplab.study.run_cell import SAMPLES, RunContext, capture_and_find, error_rate, train_network
+from skiplab.study.sentences import compare_shares, format_difference, format_headline, format_percent, format_ratio
 
 ALL_SAMPLES = 1437  # samples of the training part
 DISPENSABLE, NEAR_IDENTITY = 0.01, 0.1  # rise of the test error, and size of branch / shortcut: see above
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (8, 32), "samples": (50, ALL_SAMPLES)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (8, 32), "samples": (50, 200, ALL_SAMPLES)}, recipe=RECIPE),
@@ -68,16 +58,16 @@ GRIDS = {
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train and measure the network of one variant, depth, number of samples and seed."""
-    model = digit_network(settings, **VARIANTS[settings["variant"]])
-    data = training_subset(digits(), settings["samples"], settings["seed"])
-    tables, network = train_network(model, data, RunContext(settings, folder, report))
+    model = digit_network(run.settings, **VARIANTS[run.settings["variant"]])
+    data = training_subset(digits(), run.settings["samples"], run.settings["seed"])
+    tables, network = train_network(model, data, run)
     tables["runs"]["gap"] = tables["runs"]["test_error"] - tables["runs"]["train_error"]
     if network is not None:
-        report(0.9, "measuring")
+        run.report(0.9, "measuring")
         tables |= measure_blocks(model, network, data)
-    save_tables(tables, folder)
+    return tables
 
 
 def training_subset(data: DataSet, samples: int, seed: int) -> DataSet:
@@ -302,60 +292,32 @@ def claims(tables: Tables) -> Iterator[Claim]:
         )
 
 
+TRAINING_SAMPLES, BLOCK = Axis("samples", "training samples", "log"), Axis("part", "block, from the input")
+GAP, RATIO = Axis("gap", "gap of test to training error", "change"), Axis("ratio", "branch / shortcut, trained", "log")
+IN_USE = (Axis("dispensable", "share dispensable", "share"), Axis("needed", "number needed"))
 FIGURES = (
     Figure(
         name="error-by-samples",
         heading="Error by number of samples",
         how="Thin lines are seeds, the thick line is their mean with its 95 % interval (Student's t). All networks "
         "take the same number of steps.",
-        chart="lines",
-        table="runs",
-        x=Axis("samples", "training samples", "log"),
-        y=(TRAIN_ERROR, TEST_ERROR, Axis("gap", "gap of test to training error", "change")),
-        panel="depth",
+        **lines("runs", TRAINING_SAMPLES, TRAIN_ERROR, TEST_ERROR, GAP, panel="depth"),
     ),
     Figure(
         name="in-use",
         heading="How much of the network is in use",
         how="Dispensable: deleting the block (in `plain` the layer) raises the test error by less than "
         f"{100 * DISPENSABLE:g} point. Needed: the number of other blocks.",
-        chart="lines",
-        table="runs",
-        x=Axis("samples", "training samples", "log"),
-        y=(Axis("dispensable", "share dispensable", "share"), Axis("needed", "number needed")),
-        panel="depth",
+        **lines("runs", TRAINING_SAMPLES, *IN_USE, panel="depth"),
     ),
     Figure(
         name="branch-by-block",
         heading="Size of each branch",
         how=f"Relative to the shortcut. A block below {NEAR_IDENTITY:g} is near the identity.",
-        chart="lines",
-        table="parts",
-        x=Axis("part", "block, from the input"),
-        y=(Axis("ratio", "branch / shortcut, trained", "log"),),
-        panel="network",
+        **lines("parts", BLOCK, RATIO, panel="network"),
     ),
     replace(CURVES, panel="network"),
-    Figure(
-        name="parts-numbers",
-        heading="Every block in numbers",
-        how="One row per seed.",
-        chart="table",
-        table="parts",
-        folded=True,
-    ),
+    numbers("parts-numbers", "Every block in numbers", "parts"),
 )
 
-STUDY = Study(
-    name="capacity",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
-    postprocess=postprocess,
-    is_valid=is_valid,
-    estimated_cost=estimated_cost,
-    text=__doc__,
-)
+STUDY = Study.from_module(__name__, postprocess=postprocess, is_valid=is_valid, estimated_cost=estimated_cost)

@@ -12,30 +12,25 @@ nonlinearity solve it better (He et al. 2016, arXiv:1603.05027, §4).
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
 from skiplab.data import digits
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.stats.intervals import Interval, paired, paired_ratio
-from skiplab.study.charts import CURVES, HOW_POINTS, NETWORKS
+from skiplab.stats.intervals import Interval
+from skiplab.study.by_seed import depth_range, difference, distinct, ratio
+from skiplab.study.charts import CURVES, CURVES_BY_DEPTH, NETWORKS, errors
 from skiplab.study.claims import Claim, agreement, negate
-from skiplab.study.grid import Report
-from skiplab.study.networks import PLAIN, VARIANTS, digit_network, estimated_cost, is_valid, network_key
-from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import STRUCTURE, RunContext, save_tables, split_gradient, train_and_measure
+from skiplab.study.networks import PLAIN, RECIPE, VARIANTS, digit_network, estimated_cost, is_valid, network_key
+from skiplab.study.question import Grid, Study, Tables
+from skiplab.study.run_cell import STRUCTURE, RunContext, split_gradient, train_and_measure
 from skiplab.study.sentences import (
     compare_shares,
     format_difference,
     format_ratio,
     lesion_sentences,
     most_linear_path_sentence,
-    values_by_seed,
 )
-from skiplab.training.fit import Recipe
 
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (8, 50)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (8, 20, 50)}, recipe=RECIPE),
@@ -43,17 +38,15 @@ GRIDS = {
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train and measure the network of one variant, depth and seed."""
-    model = digit_network(settings, **VARIANTS[settings["variant"]])
-    save_tables(train_and_measure(model, digits(), RunContext(settings, folder, report)), folder)
+    return train_and_measure(digit_network(run.settings, **VARIANTS[run.settings["variant"]]), digits(), run)
 
 
 def sentences(tables: Tables) -> Iterator[str]:
     """Errors, gradients and lesions of the deepest networks of the grid, and the training error by depth."""
     runs = tables["runs"]
-    deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
-    variants = list(dict.fromkeys(runs["variant"]))
+    (shallowest, deepest), variants = depth_range(runs), distinct(runs, "variant")
     others = [variant for variant in variants if variant != PLAIN]
     for column, what in (("test_error", "test error"), ("train_error", "training error")):
         for other in others if PLAIN in variants else ():
@@ -73,12 +66,9 @@ def sentences(tables: Tables) -> Iterator[str]:
 def claims(tables: Tables) -> Iterator[Claim]:
     """Claims about depth, vanishing gradients and pre-activation, for the deepest networks."""
     runs = tables["runs"]
-    variants, deepest, shallowest = set(runs["variant"]), int(runs["depth"].max()), int(runs["depth"].min())
+    (shallowest, deepest), variants = depth_range(runs), set(runs["variant"])
     if PLAIN in variants and shallowest < deepest:
-        deep, shallow = (
-            values_by_seed(runs, "train_error", network_key(PLAIN, depth)) for depth in (deepest, shallowest)
-        )
-        found = paired(deep, shallow)
+        found = difference(runs, "train_error", network_key(PLAIN, deepest), network_key(PLAIN, shallowest))
         yield Claim(
             claim="A deeper plain network has a higher training error.",
             source="He et al. 2016, arXiv:1512.03385, §1 and Fig. 1",
@@ -95,10 +85,8 @@ def claims(tables: Tables) -> Iterator[Claim]:
                 agrees=negate(agreement(found, "below", 1.0)),
             )
     if {"post-activation", "pre-activation"} <= variants:
-        post, pre = (
-            values_by_seed(runs, "test_error", network_key(f"{name}-activation", deepest)) for name in ("post", "pre")
-        )
-        found = paired(post, pre)
+        post, pre = (network_key(f"{name}-activation", deepest) for name in ("post", "pre"))
+        found = difference(runs, "test_error", post, pre)
         yield Claim(
             claim="Full pre-activation has the lower test error, above all in very deep networks (1,001 layers: 4.92 % "
             "against 7.61 % on CIFAR-10).",
@@ -111,45 +99,24 @@ def claims(tables: Tables) -> Iterator[Claim]:
 def _first_gradient_ratio(gradient: pd.DataFrame, other: str, depth: int, when: str) -> Interval:
     """The first layer's gradient norm in the plain network over that in another, paired by seed."""
     rows = gradient[(gradient["when"] == when) & (gradient["order"] == gradient["order"].min())]
-    plain, residual = (values_by_seed(rows, "gradient_norm", network_key(variant, depth)) for variant in (PLAIN, other))
-    return paired_ratio(plain, residual)
+    return ratio(rows, "gradient_norm", network_key(PLAIN, depth), network_key(other, depth))
 
 
 def _first_gradient_sentence(gradient: pd.DataFrame, other: str, depth: int, when: str) -> str:
     moment = "At initialization" if when == "initialization" else "After training"
-    ratio = format_ratio(_first_gradient_ratio(gradient, other, depth, when))
-    return f"{moment}, the first layer's gradient in {PLAIN}-{depth} is {ratio} that in {other}-{depth}."
+    compared = format_ratio(_first_gradient_ratio(gradient, other, depth, when))
+    return f"{moment}, the first layer's gradient in {PLAIN}-{depth} is {compared} that in {other}-{depth}."
 
 
 FIGURES = (
-    Figure(
-        name="error-by-depth",
-        heading="Error by depth",
-        how=HOW_POINTS,
-        chart="points",
-        table="runs",
-        x=Axis("depth", "weight layers", "steps"),
-        y=(TRAIN_ERROR, TEST_ERROR),
-    ),
+    errors("error-by-depth", "Error by depth"),
     replace(
-        CURVES,
+        CURVES_BY_DEPTH,
         how=f"{CURVES.how} If deep plain networks only overfitted, their training error (solid) would be low.",
-        panel="depth",
     ),
     *NETWORKS,
 )
 
-STUDY = Study(
-    name="depth",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
-    seed_invariant=STRUCTURE,
-    postprocess=split_gradient,
-    is_valid=is_valid,
-    estimated_cost=estimated_cost,
-    text=__doc__,
+STUDY = Study.from_module(
+    __name__, seed_invariant=STRUCTURE, postprocess=split_gradient, is_valid=is_valid, estimated_cost=estimated_cost
 )

@@ -15,7 +15,6 @@ the intact network: 0 % is the intact network, 100 % is chance.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,23 +27,15 @@ from skiplab.analysis.equal_blocks import exchangeable_pairs
 from skiplab.analysis.skips import Skips
 from skiplab.data import DataSet, batches, digits
 from skiplab.graph.program import Program
-from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure
+from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure, lines, points
 from skiplab.stats.intervals import paired, student
-from skiplab.study.charts import CURVES
+from skiplab.study.by_seed import distinct, select_rows, values_by_seed
+from skiplab.study.charts import CURVES_BY_DEPTH, path_lengths
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.grid import Report
-from skiplab.study.networks import PLAIN, VARIANTS, digit_network, is_valid
+from skiplab.study.networks import PLAIN, RECIPE, VARIANTS, digit_network, is_valid, network_key
 from skiplab.study.question import Grid, Settings, Study, Tables, network_name
-from skiplab.study.run_cell import RunContext, capture_and_find, error_rate, save_tables, train_network
-from skiplab.study.sentences import (
-    format_difference,
-    format_number,
-    format_percent,
-    format_points,
-    select_rows,
-    values_by_seed,
-)
-from skiplab.training.fit import Recipe
+from skiplab.study.run_cell import RunContext, capture_and_find, error_rate, train_network
+from skiplab.study.sentences import format_difference, format_number, format_percent, format_points
 
 CHANCE = 0.9  # the error of a guess among ten classes
 HARMLESS = 0.01  # less than one point
@@ -52,7 +43,6 @@ MIN_MARGIN = 0.1  # below this margin no share of it is computed
 RUINED, HARDLY_ANY = 0.5, 0.1  # shares of the margin
 DRAWS = 5  # random choices of blocks to delete, and of pairs to swap, for each k
 SWAPS = 10  # pairs at most
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (20, 56)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),
@@ -61,17 +51,17 @@ GRIDS = {
 OUTCOMES = ("one", "harmless", "half", "swap", "mean_length", "relative_length")
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train the network of one variant, depth and seed, then delete and swap its blocks."""
-    data, model = digits(), digit_network(settings, **VARIANTS[settings["variant"]])
-    tables, trained = train_network(model, data, RunContext(settings, folder, report))
+    data, model = digits(), digit_network(run.settings, **VARIANTS[run.settings["variant"]])
+    tables, trained = train_network(model, data, run)
     outcome = dict.fromkeys(OUTCOMES, float("nan"))
     if trained is not None:
-        report(0.9, "deleting and swapping")
-        lesions = lesion_tables(trained, data, settings["seed"])
+        run.report(0.9, "deleting and swapping")
+        lesions = lesion_tables(trained, data, run.settings["seed"])
         outcome |= outcomes(lesions)
         tables |= lesions
-    save_tables({**tables, "runs": tables["runs"].assign(**outcome)}, folder)
+    return {**tables, "runs": tables["runs"].assign(**outcome)}
 
 
 def lesion_tables(model: nn.Module, data: DataSet, seed: int) -> Tables:
@@ -172,19 +162,19 @@ def sentences(tables: Tables) -> Iterator[str]:
     runs = tables["runs"]
     if "lesions" not in tables:
         return
-    variants = list(dict.fromkeys(runs["variant"]))
+    variants = distinct(runs, "variant")
     residual = [variant for variant in variants if variant != PLAIN]
     depths = sorted(set(runs["depth"]))
     for depth in reversed(depths):
         for variant in variants:
-            yield _single_sentence(tables, {"variant": variant, "depth": depth})
+            yield _single_sentence(tables, network_key(variant, depth))
     for depth in reversed(depths) if PLAIN in variants else ():
         for variant in residual:
-            plain, network = {"variant": PLAIN, "depth": depth}, {"variant": variant, "depth": depth}
+            plain, network = network_key(PLAIN, depth), network_key(variant, depth)
             change = format_difference(paired(_loss_by_seed(tables, plain), _loss_by_seed(tables, network)))
             what = f"one layer of {network_name(plain)} minus one block of {network_name(network)}"
             yield f"Share of the margin lost, {what}: {change}"
-    networks = [{"variant": variant, "depth": depths[-1]} for variant in residual]
+    networks = [network_key(variant, depths[-1]) for variant in residual]
     for network in networks:
         yield from _several_sentences(tables, network)
     for network in networks:
@@ -196,12 +186,12 @@ def claims(tables: Tables) -> Iterator[Claim]:
     runs = tables["runs"]
     if "lesions" not in tables:
         return
-    variants, depths = list(dict.fromkeys(runs["variant"])), sorted(set(runs["depth"]))
+    variants, depths = distinct(runs, "variant"), sorted(set(runs["depth"]))
     for variant in variants:
         if variant == PLAIN:
-            yield _layer_claim(tables, {"variant": variant, "depth": depths[0]})
+            yield _layer_claim(tables, network_key(variant, depths[0]))
             continue
-        network = {"variant": variant, "depth": depths[-1]}
+        network = network_key(variant, depths[-1])
         yield _block_claim(tables, network)
         yield _rank_claim(tables, network, "deletion", "deleted", "§4.2 and Fig. 5a")
         yield _rank_claim(tables, network, "swap", "swapped", "§4.3 and Fig. 5b")
@@ -329,34 +319,24 @@ def _rank_correlations(tables: Tables, network: dict[str, Any], what: str) -> pd
     return pd.Series(ranks, dtype=float)
 
 
-def _lesion_figure(name: str, heading: str, how: str, x: Axis, y: Axis, **where: Any) -> Figure:
-    return Figure(
-        name=name, heading=heading, how=how, chart="lines", table="lesions", x=x, y=(y,), panel="depth", where=where
-    )
-
-
+DELETIONS = {"what": "deletion", "batchnorm": "as trained"}
 ERROR, LOST = Axis("error", "test error", "share"), Axis("lost", "share of the margin lost", "share")
+POSITION = Axis("position", "position in the network")
+STATISTICS = Axis("batchnorm", "statistics of batch norm", "steps")
 FIGURES = (
-    _lesion_figure(
-        "deleted",
-        "Several blocks deleted",
-        "Test error when k random blocks are deleted together, without retraining; in the plain network one layer. "
-        "Thin lines are seeds, the thick line is their mean, the band its 95 % interval; 90 % is chance.",
-        Axis("k", "blocks deleted"),
-        ERROR,
-        what="deletion",
-        batchnorm="as trained",
+    Figure(
+        name="deleted",
+        heading="Several blocks deleted",
+        how="Test error when k random blocks are deleted together, without retraining; in the plain network one "
+        "layer. Thin lines are seeds, the thick line is their mean, the band its 95 % interval; 90 % is chance.",
+        **lines("lesions", Axis("k", "blocks deleted"), ERROR, panel="depth", where=DELETIONS),
     ),
-    _lesion_figure(
-        "one-deleted",
-        "One block deleted, by its position",
-        "Share of the margin that deleting one block (in the plain network one layer) costs: 0 % is the intact "
+    Figure(
+        name="one-deleted",
+        heading="One block deleted, by its position",
+        how="Share of the margin that deleting one block (in the plain network one layer) costs: 0 % is the intact "
         "network, 100 % is chance. From input (0) to output (1).",
-        Axis("position", "position in the network"),
-        LOST,
-        what="deletion",
-        batchnorm="as trained",
-        k=1,
+        **lines("lesions", POSITION, LOST, panel="depth", where={**DELETIONS, "k": 1}),
     ),
     Figure(
         name="statistics",
@@ -364,44 +344,23 @@ FIGURES = (
         how="A deletion shifts the inputs of later batch norms. One point per deleted block or layer and seed, with "
         "means and 95 % intervals over seeds: with the statistics of the trained network, and with those "
         "re-estimated in the changed network.",
-        chart="points",
-        table="lesions",
-        x=Axis("batchnorm", "statistics of batch norm", "steps"),
-        y=(LOST,),
-        panel="depth",
-        where={"what": "deletion", "k": 1},
-    ),
-    _lesion_figure(
-        "swapped",
-        "Blocks swapped",
-        "Test error when k random pairs of blocks of the same shape are swapped, without retraining.",
-        Axis("k", "pairs swapped"),
-        ERROR,
-        what="swap",
-        batchnorm="as trained",
+        **points("lesions", STATISTICS, LOST, panel="depth", where={"what": "deletion", "k": 1}),
     ),
     Figure(
-        name="path-lengths",
-        heading="Which paths carry the gradient",
-        how="Share of the input's gradient (by norm) carried by all paths with a given number of branches, in the "
-        "trained network; computed exactly.",
-        chart="lines",
-        table="lengths",
-        x=Axis("length", "branches on the path"),
-        y=(Axis("weight", "share of the gradient", "share"),),
-        panel="depth",
+        name="swapped",
+        heading="Blocks swapped",
+        how="Test error when k random pairs of blocks of the same shape are swapped, without retraining.",
+        **lines("lesions", Axis("k", "pairs swapped"), ERROR, panel="depth", where={**DELETIONS, "what": "swap"}),
     ),
-    replace(CURVES, panel="depth"),
+    path_lengths(
+        "Share of the input's gradient (by norm) carried by all paths with a given number of branches, in the trained "
+        "network; computed exactly."
+    ),
+    CURVES_BY_DEPTH,
 )
 
-STUDY = Study(
-    name="ensemble",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
+STUDY = Study.from_module(
+    __name__,
     outcomes=(
         TEST_ERROR,
         Axis("one", "one deleted, rise", "share"),
@@ -410,5 +369,4 @@ STUDY = Study(
     ),
     is_valid=is_valid,
     estimated_cost=estimated_cost,
-    text=__doc__,
 )

@@ -15,7 +15,6 @@ fast the input's gradient changes when the input moves; the number of branches o
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -28,16 +27,16 @@ from skiplab.data import batches, digits
 from skiplab.errors import DataError, UsageError
 from skiplab.graph.capture import capture
 from skiplab.models.resnet import resnet
-from skiplab.report.figure_spec import Axis, Figure
+from skiplab.report.figure_spec import Axis, Figure, lines
 from skiplab.stats.intervals import Interval, paired, paired_ratio, student
 from skiplab.study import networks
-from skiplab.study.charts import GRADIENT
+from skiplab.study.by_seed import depth_range, distinct, ratio, select_rows, values_by_seed
+from skiplab.study.charts import GRADIENT, path_lengths
 from skiplab.study.claims import Claim, agreement, negate
-from skiplab.study.grid import Report
 from skiplab.study.networks import PLAIN, VARIANTS, WIDTH
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import SAMPLES, build_with_seed, save_tables, split_gradient
-from skiplab.study.sentences import format_number, format_ratio, format_short, select_rows, values_by_seed
+from skiplab.study.run_cell import SAMPLES, RunContext, build_with_seed, split_gradient
+from skiplab.study.sentences import format_number, format_ratio, format_short
 
 NORMS = ("batch", "none")
 NEARBY = 0.01  # of the input's own norm: the distance at which correlations are compared
@@ -49,16 +48,16 @@ GRIDS = {
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Measure the network of one variant, depth, normalization and seed at initialization."""
-    model = build_with_seed(lambda: build(settings), settings["seed"])
+    model = build_with_seed(lambda: build(run.settings), run.settings["seed"])
     row = {"status": "ok", "parameters": sum(parameter.numel() for parameter in model.parameters())}
     try:
-        found, tables = measure_gradient(model, report)
+        found, tables = measure_gradient(model, run)
     except DataError:  # a gradient that is not finite
         found, tables = dict.fromkeys(OUTCOMES, float("nan")), {}
         row["status"] = "diverged"
-    save_tables({"runs": pd.DataFrame([row | found]), **tables}, folder)
+    return {"runs": pd.DataFrame([row | found]), **tables}
 
 
 def build(settings: Settings) -> nn.Module:
@@ -75,7 +74,7 @@ def build(settings: Settings) -> nn.Module:
 OUTCOMES = ("first_gradient", "first_to_last", "correlation", "mean_length", "relative_length")
 
 
-def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float], Tables]:
+def measure_gradient(model: nn.Module, run: RunContext) -> tuple[dict[str, float], Tables]:
     """The outcomes of a network at initialization, and the tables they are computed from.
 
     first_gradient: norm of the first layer's gradient; first_to_last: its ratio to the last convolution's; correlation
@@ -86,7 +85,7 @@ def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float]
     program = capture(model, (x,), train=True)
     skips = find(program)
     gradient = measure.gradient(program, skips, [(x, y)], F.cross_entropy)
-    report(0.3, "measuring shattering")
+    run.report(0.3, "measuring shattering")
     shattering = measure.shattering(program, skips, [(x[:SHATTERED], y[:SHATTERED])], ["original"])
     tables: Tables = {"gradient": gradient.assign(when="initialization"), "shattering": shattering}
     first, *_, last, _ = gradient.loc[gradient["what"] == "weight", "gradient_norm"]  # the classifier comes last
@@ -94,7 +93,7 @@ def measure_gradient(model: nn.Module, report: Report) -> tuple[dict[str, float]
     nan = float("nan")
     found: dict[str, float] = dict(zip(OUTCOMES, (first, first / last, float(near.iloc[0]), nan, nan), strict=True))
     if len(skips):
-        report(0.5, "measuring path lengths")
+        run.report(0.5, "measuring path lengths")
         lengths = measure.lengths(program, skips, [(x[:SPLIT], y[:SPLIT])], F.cross_entropy)
         mean = float((lengths["length"] * lengths["weight"]).sum())
         found |= {"mean_length": mean, "relative_length": mean / len(skips)}
@@ -117,8 +116,8 @@ def estimated_cost(settings: Settings) -> float:
 def sentences(tables: Tables) -> Iterator[str]:
     """Growth with depth, then shattering and path lengths of the deepest networks of the grid."""
     runs = tables["runs"]
-    deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
-    norms, variants = (list(dict.fromkeys(runs[name])) for name in ("norm", "variant"))
+    shallowest, deepest = depth_range(runs)
+    norms, variants = (distinct(runs, name) for name in ("norm", "variant"))
     if shallowest < deepest:
         for norm in norms:
             found = {variant: _growth_with_depth(runs, variant, (deepest, shallowest), norm) for variant in variants}
@@ -143,7 +142,7 @@ def sentences(tables: Tables) -> Iterator[str]:
 def claims(tables: Tables) -> Iterator[Claim]:
     """Claims about gradients at initialization, for the deepest networks with batch norm."""
     runs = tables["runs"]
-    variants, deepest, shallowest = set(runs["variant"]), int(runs["depth"].max()), int(runs["depth"].min())
+    (shallowest, deepest), variants = depth_range(runs), set(runs["variant"])
     if "batch" not in set(runs["norm"]):
         return
     if PLAIN in variants:
@@ -185,14 +184,14 @@ def claims(tables: Tables) -> Iterator[Claim]:
 def _group_ratios(found: dict[str, Interval]) -> str:
     """Variants grouped by the sign of a ratio's interval against 1: "larger in plain (9 times, …)"."""
     parts: dict[str, list[str]] = {"larger in": [], "smaller in": [], "no clear difference in": []}
-    for variant, ratio in found.items():
-        if not ratio.known:
+    for variant, growth in found.items():
+        if not growth.known:
             parts["no clear difference in"].append(f"{variant} (fewer than two seeds to compare)")
             continue
-        larger = ratio.mean >= 1
-        mean, *ends = (end if larger else 1 / end for end in (ratio.mean, ratio.low, ratio.high))
+        larger = growth.mean >= 1
+        mean, *ends = (end if larger else 1 / end for end in (growth.mean, growth.low, growth.high))
         low, high = sorted(ends)
-        clear = ratio.excludes(1)
+        clear = growth.excludes(1)
         group = "no clear difference in" if not clear else "larger in" if larger else "smaller in"
         word = "" if clear else " larger" if larger else " smaller"
         interval = f"95 % interval {format_short(low)} to {format_short(high)}"
@@ -251,14 +250,14 @@ def _network_key(variant: str, depth: int, norm: str) -> dict[str, Any]:
 
 
 def _first_to_last(runs: pd.DataFrame, variant: str, depth: int, norm: str) -> Interval:
-    ratio = values_by_seed(runs, "first_to_last", _network_key(variant, depth, norm))
-    return paired_ratio(ratio, pd.Series(1.0, ratio.index))
+    values = values_by_seed(runs, "first_to_last", _network_key(variant, depth, norm))
+    return paired_ratio(values, pd.Series(1.0, values.index))
 
 
 def _growth_with_depth(runs: pd.DataFrame, variant: str, depths: tuple[int, int], norm: str) -> Interval:
     """Ratio of the first layer's gradient at the first depth to that at the second, paired by seed."""
-    deep, shallow = (values_by_seed(runs, "first_gradient", _network_key(variant, depth, norm)) for depth in depths)
-    return paired_ratio(deep, shallow)
+    deep, shallow = (_network_key(variant, depth, norm) for depth in depths)
+    return ratio(runs, "first_gradient", deep, shallow)
 
 
 def _per_layer(growth: Interval, layers: int) -> Interval:
@@ -271,7 +270,13 @@ def _with_norm(norm: str) -> str:
     return "with batch norm" if norm == "batch" else "without normalization"
 
 
-DEPTH = Axis("depth", "weight layers")
+LAYERS = Axis("depth", "weight layers")
+LOWEST = (
+    Axis("first_gradient", "‖∂loss/∂weights‖ of the first layer", "log"),
+    Axis("first_to_last", "first layer / last convolution", "log"),
+)
+DISTANCE, CORRELATION = Axis("distance", "distance / norm of the input", "log"), Axis("correlation", "correlation")
+WITH_NORM = {"norm": "batch"}
 FIGURES = (
     Figure(
         name="lowest-layer",
@@ -279,75 +284,46 @@ FIGURES = (
         how="At initialization. Thin lines are seeds, the thick line is their geometric mean, the band its 95 % "
         "interval. Top: the norm. Bottom: its ratio to that of the last convolution, where 1 means equal. A network "
         "without normalization may have a ratio of 1 and still have vanishing or exploding gradients in all layers.",
-        chart="lines",
-        table="runs",
-        x=DEPTH,
-        y=(
-            Axis("first_gradient", "‖∂loss/∂weights‖ of the first layer", "log"),
-            Axis("first_to_last", "first layer / last convolution", "log"),
-        ),
-        panel="norm",
+        **lines("runs", LAYERS, *LOWEST, panel="norm"),
     ),
-    replace(GRADIENT, name="by-layer-batch", heading="Gradient by layer, with batch norm", where={"norm": NORMS[0]}),
+    replace(GRADIENT, name="by-layer-batch", heading="Gradient by layer, with batch norm", where=WITH_NORM),
     replace(
         GRADIENT,
         name="by-layer-none",
         heading="Gradient by layer, without normalization",
         how="As above, with all batch norms removed.",
-        where={"norm": NORMS[1]},
+        where={"norm": "none"},
     ),
     Figure(
         name="shattering-by-depth",
         heading="Shattering by depth",
         how=f"Correlation of the input's gradients at an input and at one {100 * NEARBY:g} % of its norm away: 1 is "
         "smooth, 0 is white noise, which gives an optimizer no direction.",
-        chart="lines",
-        table="runs",
-        x=DEPTH,
-        y=(Axis("correlation", "correlation"),),
-        panel="norm",
+        **lines("runs", LAYERS, CORRELATION, panel="norm"),
     ),
     Figure(
         name="shattering-by-distance",
         heading="Shattering by distance, with batch norm",
         how="The same correlation by the distance between the inputs, one chart per depth.",
-        chart="lines",
-        table="shattering",
-        x=Axis("distance", "distance / norm of the input", "log"),
-        y=(Axis("correlation", "correlation"),),
-        panel="depth",
-        where={"norm": NORMS[0]},
+        **lines("shattering", DISTANCE, CORRELATION, panel="depth", where=WITH_NORM),
     ),
-    Figure(
-        name="path-lengths",
-        heading="Which paths carry the gradient, with batch norm",
-        how="Share of the input's gradient (by norm) carried by all paths with a given number of branches, at "
+    path_lengths(
+        "Share of the input's gradient (by norm) carried by all paths with a given number of branches, at "
         "initialization; computed exactly. Most paths go through half of all branches.",
-        chart="lines",
-        table="lengths",
-        x=Axis("length", "branches on the path"),
-        y=(Axis("weight", "share of the gradient", "share"),),
-        panel="depth",
-        where={"norm": NORMS[0]},
+        heading="Paths that carry the gradient, with batch norm",
+        where=WITH_NORM,
     ),
 )
 
-STUDY = Study(
-    name="gradient",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
+STUDY = Study.from_module(
+    __name__,
     outcomes=(
         Axis("first_gradient", "first layer", "log"),
         Axis("first_to_last", "first/last", "log"),
-        Axis("correlation", "correlation"),
+        CORRELATION,
         Axis("mean_length", "path length"),
     ),
     postprocess=split_gradient,
     is_valid=is_valid,
     estimated_cost=estimated_cost,
-    text=__doc__,
 )

@@ -19,7 +19,6 @@ initialization, and the nonlinearities on the most linear path.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,33 +29,25 @@ from skiplab.data import DataSet, Split
 from skiplab.errors import UsageError
 from skiplab.models.mlp import mlp
 from skiplab.models.unet import unet
-from skiplab.report.figure_spec import Axis, Figure
-from skiplab.stats.intervals import Interval, paired_ratio, student
-from skiplab.study.charts import CURVES
+from skiplab.report.figure_spec import Axis, Figure, points
+from skiplab.stats.intervals import student
+from skiplab.study.by_seed import depth_range, distinct, ratio, select_rows, values_by_seed
+from skiplab.study.charts import CURVES, CURVES_BY_DEPTH, DEPTH, PATHS
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.grid import Report
+from skiplab.study.networks import network_key
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.run_cell import (
     RunContext,
     build_with_seed,
     measure_gradients,
     measure_structure,
-    save_tables,
     train_network,
 )
-from skiplab.study.sentences import (
-    Sign,
-    format_percent,
-    format_ratio,
-    group_by_sign,
-    most_linear_path_sentence,
-    select_rows,
-    values_by_seed,
-)
+from skiplab.study.sentences import Sign, format_percent, format_ratio, group_by_sign, most_linear_path_sentence
 from skiplab.training.fit import Recipe
 
 UNET = "unet"
-VARIANTS: dict[str, Any] = {  # options of `mlp`
+PERCEPTRONS: dict[str, Any] = {  # options of `mlp`
     "plain": {"skip": None},
     "post": {"placement": "post", "combine": "rezero"},
     "pre": {"placement": "pre", "combine": "rezero"},
@@ -64,6 +55,7 @@ VARIANTS: dict[str, Any] = {  # options of `mlp`
     "linear": {"skip": None, "activation": None},
     "linear-skip": {"activation": None, "combine": "rezero"},
 }
+VARIANTS = (*PERCEPTRONS, UNET)
 TARGETS = ("identity", "orthogonal")
 SIDE = 8  # an input is an image of 8×8 numbers, or a vector of 64
 TRAIN_SAMPLES, TEST_SAMPLES = 2048, 512  # samples
@@ -84,16 +76,16 @@ GRIDS = {
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train and measure the network of one variant, depth, target and seed; the seed also draws samples and map."""
-    variant, depth, seed = settings["variant"], settings["depth"], settings["seed"]
-    data = make_data(settings["target"], seed, images=variant == UNET)
+    variant, depth, seed = (run.settings[name] for name in ("variant", "depth", "seed"))
+    data = make_data(run.settings["target"], seed, images=variant == UNET)
     model = build_with_seed(lambda: build(variant, depth), seed)
     gradient = measure_gradients(model, data)
     first = gradient[gradient["what"] == "weight"].sort_values("order").iloc[0]
-    tables, _ = train_network(model, data, RunContext(settings, folder, report))
+    tables, _ = train_network(model, data, run)
     runs = tables["runs"].assign(first_gradient=float(first["gradient_norm"]))
-    save_tables({**tables, "runs": runs, "census": measure_structure(model, data)["census"]}, folder)
+    return {**tables, "runs": runs, "census": measure_structure(model, data)["census"]}
 
 
 def build(variant: str, depth: int) -> nn.Module:
@@ -101,7 +93,7 @@ def build(variant: str, depth: int) -> nn.Module:
     if variant == UNET:
         return unet(depth=UNET_DEPTHS[depth], width=SIDE, num_classes=1)
     size = SIDE * SIDE
-    return mlp(depth, 2 * size, in_features=size, out_features=size, **VARIANTS[variant])
+    return mlp(depth, 2 * size, in_features=size, out_features=size, **PERCEPTRONS[variant])
 
 
 def make_data(target: str, seed: int, *, images: bool) -> DataSet:
@@ -147,14 +139,14 @@ COMPARISONS = (
 def sentences(tables: Tables) -> Iterator[str]:
     """Which networks learn each target, and the effect of ReLUs, shortcuts and depth."""
     runs = tables["runs"]
-    for target in dict.fromkeys(runs["target"]):
+    for target in distinct(runs, "target"):
         own = runs[runs["target"] == target]
-        deepest, shallowest = int(own["depth"].max()), int(own["depth"].min())
+        shallowest, deepest = depth_range(own)
         yield _learning_sentence(own, target, deepest)
         for a, b, what in COMPARISONS:
-            ratio = _error_ratio(own, (a, deepest), (b, deepest))
-            if ratio.count:
-                yield (f"Unexplained variance ({target}, {deepest} layers), {what}: {a} is {format_ratio(ratio)} {b}.")
+            errors = ratio(own, "test_error", network_key(a, deepest), network_key(b, deepest))
+            if errors.count:
+                yield f"Unexplained variance ({target}, {deepest} layers), {what}: {a} is {format_ratio(errors)} {b}."
         if shallowest < deepest:
             yield from _depth_sentences(own, target, deepest, shallowest)
         yield from _unet_sentences(own, target)
@@ -186,8 +178,8 @@ def claims(tables: Tables) -> Iterator[Claim]:
     runs = runs[runs["target"] == "identity"]
     if runs.empty:
         return
-    deepest, shallowest = int(runs["depth"].max()), int(runs["depth"].min())
-    deeper = _error_ratio(runs, ("plain", deepest), ("plain", shallowest), "train_error")
+    shallowest, deepest = depth_range(runs)
+    deeper = ratio(runs, "train_error", network_key("plain", deepest), network_key("plain", shallowest))
     if deepest > shallowest and deeper.count:
         yield Claim(
             claim="A deeper network could copy a shallower one and be the identity beyond it, yet its training "
@@ -198,16 +190,16 @@ def claims(tables: Tables) -> Iterator[Claim]:
             agrees=agreement(deeper, "above", 1.0),
         )
     for a, b, claim, source in HARDER:
-        ratio = _error_ratio(runs, (a, deepest), (b, deepest), "train_error")
-        if ratio.count:
+        errors = ratio(runs, "train_error", network_key(a, deepest), network_key(b, deepest))
+        if errors.count:
             yield Claim(
                 claim=claim,
                 source=source,
-                found=f"unexplained variance of the training samples: {a}-{deepest} is {format_ratio(ratio)} "
+                found=f"unexplained variance of the training samples: {a}-{deepest} is {format_ratio(errors)} "
                 f"{b}-{deepest}",
-                agrees=agreement(ratio, "above", 1.0),
+                agrees=agreement(errors, "above", 1.0),
             )
-    left = student(values_by_seed(runs, "test_error", {"variant": "plain", "depth": shallowest}))
+    left = student(values_by_seed(runs, "test_error", network_key("plain", shallowest)))
     if left.count:
         yield Claim(
             claim="Fully connected networks cannot learn the identity reliably, even from 60,000 examples.",
@@ -218,17 +210,11 @@ def claims(tables: Tables) -> Iterator[Claim]:
         )
 
 
-def _error_ratio(runs: pd.DataFrame, a: tuple[str, int], b: tuple[str, int], column: str = "test_error") -> Interval:
-    """Ratio of the errors of two networks, each (variant, depth), paired by seed."""
-    one, other = (values_by_seed(runs, column, {"variant": variant, "depth": depth}) for variant, depth in (a, b))
-    return paired_ratio(one, other)
-
-
 def _learning_sentence(runs: pd.DataFrame, target: str, depth: int) -> str:
     """The unexplained variance of each network, from the best to the worst."""
     found = {
-        name: student(values_by_seed(runs, "test_error", {"variant": name, "depth": depth}))
-        for name in dict.fromkeys(runs[runs["depth"] == depth]["variant"])
+        name: student(values_by_seed(runs, "test_error", network_key(name, depth)))
+        for name in distinct(runs[runs["depth"] == depth], "variant")
     }
     finished = {name: value for name, value in found.items() if value.count}
     ordered = sorted(finished.items(), key=lambda each: each[1].mean)
@@ -241,7 +227,8 @@ def _learning_sentence(runs: pd.DataFrame, target: str, depth: int) -> str:
 
 def _depth_sentences(runs: pd.DataFrame, target: str, deepest: int, shallowest: int) -> Iterator[str]:
     ratios = (
-        (_error_ratio(runs, (name, deepest), (name, shallowest)), name) for name in dict.fromkeys(runs["variant"])
+        (ratio(runs, "test_error", network_key(name, deepest), network_key(name, shallowest)), name)
+        for name in distinct(runs, "variant")
     )
     words: dict[Sign, str] = {"above": "more in", "below": "less in", "neither": "no clear difference in"}
     if groups := group_by_sign((each for each in ratios if each[0].known), words, value=1.0):
@@ -250,92 +237,70 @@ def _depth_sentences(runs: pd.DataFrame, target: str, deepest: int, shallowest: 
 
 def _unet_sentences(runs: pd.DataFrame, target: str) -> Iterator[str]:
     """The deepest U-Net, compared with the network of the same depth without a ReLU on the shortcuts."""
-    depths = runs[runs["variant"] == UNET]["depth"]
-    if depths.empty:
+    own = runs[runs["variant"] == UNET]
+    if own.empty:
         return
-    depth = int(depths.max())
-    left = format_percent(student(values_by_seed(runs, "test_error", {"variant": UNET, "depth": depth})))
-    ratio = _error_ratio(runs, (UNET, depth), ("pre-open", depth))
-    comparison = f", {format_ratio(ratio)} pre-open-{depth}" if ratio.count else ""
+    _, depth = depth_range(own)
+    left = format_percent(student(values_by_seed(runs, "test_error", network_key(UNET, depth))))
+    errors = ratio(runs, "test_error", network_key(UNET, depth), network_key("pre-open", depth))
+    comparison = f", {format_ratio(errors)} pre-open-{depth}" if errors.count else ""
     yield f"Unexplained variance of the U-Net of {depth} layers ({target}): {left}{comparison}."
 
 
 def _gradient_sentences(runs: pd.DataFrame) -> Iterator[str]:
     own = runs[runs["target"] == next(iter(runs["target"]))]
-    deepest = int(own["depth"].max())
-    for name in dict.fromkeys(own["variant"]):
-        ratio = _error_ratio(own, ("plain", deepest), (name, deepest), "first_gradient")
-        if name != "plain" and ratio.count:
+    _, deepest = depth_range(own)
+    for name in distinct(own, "variant"):
+        norms = ratio(own, "first_gradient", network_key("plain", deepest), network_key(name, deepest))
+        if name != "plain" and norms.count:
             yield (
-                f"At initialization the first layer's gradient in plain-{deepest} is {format_ratio(ratio)} that in "
+                f"At initialization the first layer's gradient in plain-{deepest} is {format_ratio(norms)} that in "
                 f"{name}-{deepest}."
             )
 
 
 def _census_sentence(tables: Tables) -> Iterator[str]:
     census = tables["census"]
-    deepest = int(census["depth"].max())
-    there = [{"variant": name, "depth": deepest} for name in dict.fromkeys(census["variant"])]
-    there = [each for each in there if len(select_rows(census, each))]
-    if UNET in set(census["variant"]) and {"variant": UNET, "depth": deepest} not in there:
-        own = census[census["variant"] == UNET]
-        there.append({"variant": UNET, "depth": int(own["depth"].max())})
-    yield most_linear_path_sentence(census, there)
+    """For the deepest networks of the grid, and the deepest U-Net."""
+    _, deepest = depth_range(census)
+    networks = [network_key(name, deepest) for name in distinct(census, "variant")]
+    networks = [each for each in networks if len(select_rows(census, each))]
+    own = census[census["variant"] == UNET]
+    if len(own) and (network := network_key(UNET, depth_range(own)[1])) not in networks:
+        networks.append(network)
+    yield most_linear_path_sentence(census, networks)
 
 
 UNEXPLAINED = Axis("test_error", "unexplained variance, new samples", "log")
-ON_STEPS = Axis("depth", "weight layers", "steps")
+FIRST_GRADIENT = Axis("first_gradient", "‖∂loss/∂weights‖, first layer", "log")
 FIGURES = (
     Figure(
         name="unexplained-by-depth",
         heading="Unexplained variance",
         how="Share of the target's variance; 1 is as good as predicting its mean. One point per seed; the tick is "
         "their geometric mean, the line its 95 % interval (Student's t of the logarithm). A cross is a diverged run.",
-        chart="points",
-        table="runs",
-        x=ON_STEPS,
-        y=(UNEXPLAINED,),
-        panel="target",
+        **points("runs", DEPTH, UNEXPLAINED, panel="target"),
     ),
     Figure(
         name="first-gradient",
         heading="Gradient of the first layer at initialization",
         how="Norm of the mean squared error's gradient with respect to the first layer's weights, before training.",
-        chart="points",
-        table="runs",
-        x=ON_STEPS,
-        y=(Axis("first_gradient", "‖∂loss/∂weights‖, first layer", "log"),),
-        where={"target": "identity"},
+        **points("runs", DEPTH, FIRST_GRADIENT, where={"target": "identity"}),
     ),
     replace(
-        CURVES,
+        CURVES_BY_DEPTH,
         heading="Training curves (identity)",
         how=f"{CURVES.how} Errors are unexplained shares of the variance.",
-        panel="depth",
         where={"target": "identity"},
         folded=True,
     ),
-    Figure(
-        name="census-numbers",
-        heading="Nonlinearities on paths",
-        how="Exact counts.",
-        chart="table",
-        table="census",
-        folded=True,
-    ),
+    PATHS,
 )
 
-STUDY = Study(
-    name="identity",
-    variants=(*VARIANTS, UNET),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
+STUDY = Study.from_module(
+    __name__,
     outcomes=(Axis("test_error", "unexplained", "share"), Axis("train_error", "in training", "share")),
     seed_invariant=("census",),
     is_valid=is_valid,
     estimated_cost=estimated_cost,
-    text=__doc__,
 )

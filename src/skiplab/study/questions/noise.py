@@ -24,7 +24,6 @@ step along the depth (Alain and Bengio 2016, arXiv:1610.01644, §4).
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 from torch import nn
@@ -36,36 +35,27 @@ from skiplab.data import DataSet, batches, digits
 from skiplab.measure.choices import Kind
 from skiplab.models.residual import PlainBlock
 from skiplab.models.resnet import ResNet, resnet
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.report.figure_spec import Axis, Figure, lines
 from skiplab.stats.intervals import paired, student
-from skiplab.study.charts import CURVES, HOW_POINTS
+from skiplab.study.by_seed import depth_range, difference, select_rows, values_by_seed
+from skiplab.study.charts import CURVES_BY_DEPTH, HOW_POINTS, errors, numbers
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.grid import Report
-from skiplab.study.networks import WIDTH, estimated_cost, is_valid, network_key
-from skiplab.study.question import Grid, Settings, Study, Tables
+from skiplab.study.networks import RECIPE, WIDTH, estimated_cost, is_valid, network_key
+from skiplab.study.question import Grid, Study, Tables
 from skiplab.study.run_cell import (
     SAMPLES,
     RunContext,
     build_with_seed,
     capture_and_find,
     error_rate,
-    save_tables,
     train_network,
 )
-from skiplab.study.sentences import (
-    compare_shares,
-    format_difference,
-    format_headline,
-    format_points,
-    select_rows,
-    values_by_seed,
-)
-from skiplab.training.fit import Recipe, evaluate
+from skiplab.study.sentences import compare_shares, format_difference, format_headline, format_points
+from skiplab.training.fit import evaluate
 
 TRAINED, DEEP_FROZEN, FROZEN, EMPTY = VARIANTS = ("trained", "deep-frozen", "frozen", "empty")
 REPLACED: dict[Kind, str] = {"branch": "zeros", "mean": "mean", "noise": "noise", "shuffle": "another sample's"}
 OTHER_SEED = 1000  # added to a seed for random weights that are not the initial ones
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (14, 32)}, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (8, 20, 44)}, recipe=RECIPE),
@@ -98,24 +88,24 @@ def convolutions_of(block: nn.Module) -> list[nn.Conv2d]:
     return [module for module in block.modules() if isinstance(module, nn.Conv2d)]
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train and measure the network of one variant, depth and seed."""
-    variant, seed, data = settings["variant"], settings["seed"], digits()
+    variant, seed, data = run.settings["variant"], run.settings["seed"], digits()
 
     def built(seed: int) -> nn.Module:
-        return build_with_seed(lambda: build(variant, settings["depth"]), seed)
+        return build_with_seed(lambda: build(variant, run.settings["depth"]), seed)
 
     model = built(seed)
-    tables, network = train_network(model, data, RunContext(settings, folder, report))
+    tables, network = train_network(model, data, run)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     tables["runs"] = tables["runs"].assign(trained_parameters=trained)
     if network is not None:
-        report(0.9, "measuring")
+        run.report(0.9, "measuring")
         tables |= measure_blocks(network, data)
         if variant == TRAINED:
             others = {"initial": model, "new random": built(seed + OTHER_SEED)}
             tables["reset"] = pd.concat([reset_table(network, other, data, name) for name, other in others.items()])
-    save_tables(tables, folder)
+    return tables
 
 
 def measure_blocks(model: nn.Module, data: DataSet) -> Tables:
@@ -166,7 +156,7 @@ def reset_table(model: nn.Module, other: nn.Module, data: DataSet, to: str) -> p
 
 def sentences(tables: Tables) -> Iterator[str]:
     """What the deeper blocks of the deepest networks learn and carry, and where classes separate."""
-    runs, deepest = tables["runs"], int(tables["runs"]["depth"].max())
+    runs, (_, deepest) = tables["runs"], depth_range(tables["runs"])
     yield from _learning_sentences(runs, deepest)
     if "lesion" in tables:
         yield from _replacement_sentences(tables["lesion"], deepest)
@@ -255,15 +245,12 @@ def _reset_sentences(table: pd.DataFrame, depth: int) -> Iterator[str]:
 
 def claims(tables: Tables) -> Iterator[Claim]:
     """Claims about reset blocks, frozen networks and linear classifiers."""
-    runs, depths = tables["runs"], sorted(tables["runs"]["depth"].unique())
-    deepest, shallowest = int(depths[-1]), int(depths[0])
+    runs = tables["runs"]
+    shallowest, deepest = depth_range(runs)
     if "reset" in tables:
         yield from _reset_claims(tables["reset"][tables["reset"]["depth"] == deepest], deepest)
     if shallowest < deepest and FROZEN in set(runs["variant"]):
-        deep, shallow = (
-            values_by_seed(runs, "test_error", network_key(FROZEN, depth)) for depth in (deepest, shallowest)
-        )
-        found = paired(deep, shallow)
+        found = difference(runs, "test_error", network_key(FROZEN, deepest), network_key(FROZEN, shallowest))
         yield Claim(
             claim="With random convolutions and trained norms, deeper ResNets do better (on CIFAR-10 up to 82 % "
             "accuracy at 866 layers, with only the norms trained).",
@@ -287,8 +274,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
 
 
 def _reset_claims(table: pd.DataFrame, depth: int) -> Iterator[Claim]:
-    initial, new = (values_by_seed(table, "error_change", {"reset_to": to}) for to in ("initial", "new random"))
-    found = paired(new, initial)
+    found = difference(table, "error_change", {"reset_to": "new random"}, {"reset_to": "initial"})
     yield Claim(
         claim="Many layers can be reset to their initial weights without harm, but not to new random ones.",
         source="Zhang et al. 2019, arXiv:1902.01996, abstract and §3",
@@ -296,12 +282,10 @@ def _reset_claims(table: pd.DataFrame, depth: int) -> Iterator[Claim]:
         f"{format_difference(found)}",
         agrees=agreement(found, "above"),
     )
-    first, later = (
-        values_by_seed(table, "error_change", {"reset_to": "initial", "first_of_stage": is_first})
-        for is_first in (True, False)
-    )
-    if len(later):
-        found = paired(first, later)
+    initial = {"reset_to": "initial"}
+    first, later = ({**initial, "first_of_stage": is_first} for is_first in (True, False))
+    if len(select_rows(table, later)):
+        found = difference(table, "error_change", first, later)
         yield Claim(
             claim="In ResNets, resetting the first block of a stage to its initial weights does harm; resetting "
             "later ones does not.",
@@ -311,16 +295,13 @@ def _reset_claims(table: pd.DataFrame, depth: int) -> Iterator[Claim]:
         )
 
 
-_BLOCK, _RISE = Axis("block", "block, from the input"), Axis("error_change", "rise in test error", "change")
+BLOCK, RISE = Axis("block", "block, from the input"), Axis("error_change", "rise in test error", "change")
+ACCURACY = Axis("accuracy", "accuracy of a linear classifier", "share")
 FIGURES = (
-    Figure(
-        name="error-by-depth",
-        heading="Error by trained part of the network",
+    errors(
+        "error-by-depth",
+        "Error by trained part of the network",
         how=f"{HOW_POINTS} Norms, stem and head are trained in all but `empty`, whose branches give zero.",
-        chart="points",
-        table="runs",
-        x=Axis("depth", "weight layers", "steps"),
-        y=(TRAIN_ERROR, TEST_ERROR),
     ),
     *(
         Figure(
@@ -329,59 +310,26 @@ FIGURES = (
             how="Rise of the test error when the value of one block's branch at its merge is replaced: by zeros, by "
             "its mean, by normal noise with its mean and variance in each channel, or by that of another sample. "
             "Nothing is retrained.",
-            chart="lines",
-            table="lesion",
-            x=_BLOCK,
-            y=(_RISE,),
-            by="replaced_by",
-            panel="depth",
-            where={"variant": variant},
+            **lines("lesion", BLOCK, RISE, by="replaced_by", panel="depth", where={"variant": variant}),
         )
         for variant in (TRAINED, FROZEN)
     ),
     Figure(
         name="probe-by-depth",
-        heading="Where classes separate",
+        heading="Separation of classes by block",
         how="Held-out accuracy of a linear classifier on the output of each block, averaged over positions. The "
         "number of channels doubles at each third of the blocks, which helps a classifier by itself.",
-        chart="lines",
-        table="probe",
-        x=_BLOCK,
-        y=(Axis("accuracy", "accuracy of a linear classifier", "share"),),
-        panel="depth",
+        **lines("probe", BLOCK, ACCURACY, panel="depth"),
     ),
     Figure(
         name="reset",
         heading="One block's convolutions reset",
         how="Rise of the test error of the trained network when the convolutions of one block are reset to their "
         "initial weights, or to new random ones. Norms keep their weights; their statistics are re-estimated.",
-        chart="lines",
-        table="reset",
-        x=_BLOCK,
-        y=(_RISE,),
-        by="reset_to",
-        panel="depth",
+        **lines("reset", BLOCK, RISE, by="reset_to", panel="depth"),
     ),
-    replace(CURVES, panel="depth"),
-    Figure(
-        name="replaced-numbers",
-        heading="Replaced branches in numbers",
-        how="One row per seed.",
-        chart="table",
-        table="lesion",
-        folded=True,
-    ),
+    CURVES_BY_DEPTH,
+    numbers("replaced-numbers", "Replaced branches in numbers", "lesion"),
 )
 
-STUDY = Study(
-    name="noise",
-    variants=VARIANTS,
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
-    is_valid=is_valid,
-    estimated_cost=estimated_cost,
-    text=__doc__,
-)
+STUDY = Study.from_module(__name__, is_valid=is_valid, estimated_cost=estimated_cost)

@@ -18,7 +18,6 @@ or end with a training error above half of the chance error (that of always pred
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -26,29 +25,20 @@ import pandas as pd
 from skiplab.data import digits
 from skiplab.errors import UsageError
 from skiplab.models.vit import VisionTransformer, vit
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.report.figure_spec import TRAIN_ERROR, Axis, Figure, points
 from skiplab.stats.intervals import Interval, paired, paired_ratio, student
+from skiplab.study.by_seed import distinct, select_rows, values_by_seed
 from skiplab.study.charts import CURVES, GRADIENT, HOW_POINTS
 from skiplab.study.claims import Claim, agreement, equivalence
-from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.run_cell import (
     RunContext,
     build_with_seed,
     measure_gradients,
-    save_tables,
     split_gradient,
     train_network,
 )
-from skiplab.study.sentences import (
-    Sign,
-    format_difference,
-    format_percent,
-    format_ratio,
-    group_by_sign,
-    select_rows,
-    values_by_seed,
-)
+from skiplab.study.sentences import Sign, format_difference, format_percent, format_ratio, group_by_sign
 from skiplab.training.objectives import chance
 from skiplab.training.recipe import Recipe
 
@@ -81,18 +71,17 @@ def build(variant: str, depth: int) -> VisionTransformer:
     return vit(depth=depth, **SIZE, **VARIANTS[variant])
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train the network of one variant, depth, learning rate and seed, with or without warm-up."""
-    data = digits()
+    data, settings = digits(), run.settings
     model = build_with_seed(lambda: build(settings["variant"], settings["depth"]), settings["seed"])
     gradient = measure_gradients(model, data)
-    recipe = Recipe(**settings["recipe"])
-    warmup = WARMUP * recipe.epochs if settings["warmup"] else 0.0
-    recipe = replace(recipe, learning_rate=settings["learning_rate"], warmup_epochs=warmup)
-    tables, _ = train_network(model, data, RunContext({**settings, "recipe": recipe.record()}, folder, report))
+    warmup = WARMUP * run.recipe.epochs if settings["warmup"] else 0.0
+    recipe = replace(run.recipe, learning_rate=settings["learning_rate"], warmup_epochs=warmup)
+    tables, _ = train_network(model, data, replace(run, settings={**settings, "recipe": recipe.record()}))
     bound = UNTRAINED * chance(data.train)
     tables["runs"]["trains"] = tables["runs"]["train_error"] < bound  # False for a diverged run, whose error is NaN
-    save_tables({**tables, "gradient": gradient}, folder)
+    return {**tables, "gradient": gradient}
 
 
 def is_valid(settings: Settings) -> bool:
@@ -135,7 +124,7 @@ def _outcome_counts(runs: pd.DataFrame) -> pd.DataFrame:
 def sentences(tables: Tables) -> Iterator[str]:
     """Which runs train, their errors, and the gradients at initialization; mostly of the deepest networks."""
     runs = tables["runs"]
-    variants, depths = list(dict.fromkeys(runs["variant"])), sorted(runs["depth"].unique().tolist())
+    variants, depths = distinct(runs, "variant"), sorted(runs["depth"].unique().tolist())
     yield _count_sentence(runs, variants, depths[-1])
     for depth in reversed(depths):
         parts = [f"{variant} {_largest_rates(runs, variant, depth)}" for variant in variants]
@@ -312,28 +301,21 @@ def _warmup_claims(runs: pd.DataFrame) -> Iterator[Claim]:
 
 HOW = f"{HOW_POINTS} Chance is near 90 %."
 RATE = Axis("learning_rate", "learning rate", "steps")
+DEEPEST_CURVES = replace(
+    CURVES, heading="Training curves of the deepest networks", table="deepest_curves", panel="learning_rate"
+)
 FIGURES = (
     Figure(
         name="without-warm-up",
         heading="Training error by learning rate, without warm-up",
         how=HOW,
-        chart="points",
-        table="runs",
-        x=RATE,
-        y=(TRAIN_ERROR,),
-        panel="depth",
-        where={"warmup": False},
+        **points("runs", RATE, TRAIN_ERROR, panel="depth", where={"warmup": False}),
     ),
     Figure(
         name="with-warm-up",
         heading="Training error by learning rate, with warm-up",
         how=f"{HOW} As many epochs as without, of which the first fifth is the warm-up.",
-        chart="points",
-        table="runs",
-        x=RATE,
-        y=(TRAIN_ERROR,),
-        panel="depth",
-        where={"warmup": True},
+        **points("runs", RATE, TRAIN_ERROR, panel="depth", where={"warmup": True}),
     ),
     replace(
         GRADIENT,
@@ -343,40 +325,19 @@ FIGURES = (
     ),
     Figure(
         name="which-train",
-        heading="Which runs train",
+        heading="Runs that train",
         how=f"Number of seeds with a final training error below {UNTRAINED:g} times the chance error (trains) and "
         "above it (stuck), and of those that diverged.",
         chart="table",
         table="trained",
     ),
+    replace(DEEPEST_CURVES, heading=f"{DEEPEST_CURVES.heading}, without warm-up", where={"warmup": False}),
     replace(
-        CURVES,
-        heading="Training curves of the deepest networks, without warm-up",
-        table="deepest_curves",
-        panel="learning_rate",
-        where={"warmup": False},
-    ),
-    replace(
-        CURVES,
+        DEEPEST_CURVES,
         name="training-curves-warm-up",
-        heading="Training curves of the deepest networks, with warm-up",
-        table="deepest_curves",
-        panel="learning_rate",
+        heading=f"{DEEPEST_CURVES.heading}, with warm-up",
         where={"warmup": True},
     ),
 )
 
-STUDY = Study(
-    name="norm",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
-    outcomes=(TRAIN_ERROR, TEST_ERROR),
-    postprocess=postprocess,
-    is_valid=is_valid,
-    estimated_cost=estimated_cost,
-    text=__doc__,
-)
+STUDY = Study.from_module(__name__, postprocess=postprocess, is_valid=is_valid, estimated_cost=estimated_cost)

@@ -12,39 +12,34 @@ order compared with that table, the training error, and the nonlinearities on th
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from skiplab.data import digits
 from skiplab.models.placement import Placement
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.study import paper_table
-from skiplab.study.charts import CURVES, HOW_POINTS
+from skiplab.study.by_seed import depth_range
+from skiplab.study.charts import CURVES_BY_DEPTH, PATHS
 from skiplab.study.claims import Claim
-from skiplab.study.grid import Report
-from skiplab.study.networks import digit_network, is_valid
+from skiplab.study.networks import RECIPE, digit_network, is_valid, network_key
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import RunContext, measure_structure, save_tables, train_network
+from skiplab.study.run_cell import RunContext, measure_structure, train_network
 from skiplab.study.sentences import most_linear_path_sentence
-from skiplab.training.fit import Recipe
 
 VARIANTS = get_args(Placement)  # the paper's order of rows
-RECIPE = Recipe(
-    epochs=24, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, eval_samples=256
-)  # warm-up: the paper's appendix
+PAPER_RECIPE = replace(RECIPE, epochs=24, warmup_epochs=1.0, eval_samples=256)  # warm-up: the paper's appendix
 GRIDS = {
-    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(RECIPE, epochs=12)),
-    "default": Grid(axes={"depth": (20, 56)}, recipe=RECIPE),
-    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),
+    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(PAPER_RECIPE, epochs=12)),
+    "default": Grid(axes={"depth": (20, 56)}, recipe=PAPER_RECIPE),
+    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=PAPER_RECIPE),
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train the network of one variant, depth and seed; take its census for the first seed only."""
-    model = digit_network(settings, placement=settings["variant"])
-    tables: dict[str, Any] = {"census": measure_structure(model, digits())["census"]} if settings["seed"] == 0 else {}
-    trained, _ = train_network(model, digits(), RunContext(settings, folder, report))
-    save_tables(tables | trained, folder)
+    model, data = digit_network(run.settings, placement=run.settings["variant"]), digits()
+    census = {} if run.settings["seed"] else {"census": measure_structure(model, data)["census"]}
+    trained, _ = train_network(model, data, run)
+    return {**census, **trained}
 
 
 TABLE = paper_table.PaperTable(
@@ -85,10 +80,10 @@ def sentences(tables: Tables) -> Iterator[str]:
     """The order of the paper's table, then training error and most linear path of the deepest networks."""
     yield from paper_table.sentences(TABLE, tables)
     runs = tables["runs"]
-    deepest = int(runs["depth"].max())
-    networks = {name: {"variant": name, "depth": deepest} for name in VARIANTS if name in set(runs["variant"])}
+    _, deepest = depth_range(runs)
+    networks = [network_key(name, deepest) for name in VARIANTS if name in set(runs["variant"])]
     yield from paper_table.reference_sentences(TABLE, runs, "train_error", "training error")
-    yield most_linear_path_sentence(tables["census"], list(networks.values()))
+    yield most_linear_path_sentence(tables["census"], networks)
 
 
 def claims(tables: Tables) -> Iterator[Claim]:
@@ -97,40 +92,16 @@ def claims(tables: Tables) -> Iterator[Claim]:
 
 
 FIGURES = (
-    Figure(
-        name="error-by-placement",
-        heading="Error by placement of norm and ReLU",
-        how=HOW_POINTS,
-        chart="points",
-        table="runs",
-        x=Axis("variant", "placement", "steps"),
-        y=(TEST_ERROR, TRAIN_ERROR),
-        panel="depth",
-    ),
-    *paper_table.FIGURES,
-    Figure(
-        name="census-numbers",
-        heading="Nonlinearities on paths",
-        how="Exact counts.",
-        chart="table",
-        table="census",
-        folded=True,
-    ),
-    replace(CURVES, panel="depth"),
+    *paper_table.figures("error-by-placement", "Error by placement of norm and ReLU", "placement"),
+    PATHS,
+    CURVES_BY_DEPTH,
 )
 
-STUDY = Study(
-    name="placement",
-    variants=VARIANTS,
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
-    outcomes=(TEST_ERROR, TRAIN_ERROR),
+STUDY = Study.from_module(
+    __name__,
+    outcomes=paper_table.OUTCOMES,
     seed_invariant=("census",),
     postprocess=postprocess,
     is_valid=is_valid,
     estimated_cost=estimated_cost,
-    text=__doc__,
 )

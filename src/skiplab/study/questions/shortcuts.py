@@ -12,19 +12,14 @@ that table, and the training error, since the paper attributes the differences t
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from skiplab.data import digits
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
 from skiplab.study import paper_table
-from skiplab.study.charts import HOW_POINTS
 from skiplab.study.claims import Claim
-from skiplab.study.grid import Report
-from skiplab.study.networks import digit_network, is_valid
+from skiplab.study.networks import RECIPE, digit_network, is_valid
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import RunContext, save_tables, train_network
-from skiplab.training.fit import Recipe
+from skiplab.study.run_cell import RunContext, train_network
 
 VARIANTS: dict[str, Any] = {  # options of `resnet`
     "identity": {},
@@ -39,21 +34,18 @@ VARIANTS: dict[str, Any] = {  # options of `resnet`
     "plain": {"skip": None},
 }
 IDENTITY = "identity"
-RECIPE = Recipe(
-    epochs=12, batch_size=128, learning_rate=0.1, warmup_epochs=1.0, eval_samples=256
-)  # warm-up: the paper's appendix
+PAPER_RECIPE = replace(RECIPE, epochs=12, warmup_epochs=1.0, eval_samples=256)  # warm-up: the paper's appendix
 GRIDS = {
-    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(RECIPE, epochs=7)),
-    "default": Grid(axes={"depth": (20, 56)}, recipe=RECIPE),
-    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=replace(RECIPE, epochs=16)),
+    "quick": Grid(axes={"depth": (8, 32)}, recipe=replace(PAPER_RECIPE, epochs=7)),
+    "default": Grid(axes={"depth": (20, 56)}, recipe=PAPER_RECIPE),
+    "full": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=replace(PAPER_RECIPE, epochs=16)),
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train the network of one variant, depth and seed."""
-    model = digit_network(settings, **VARIANTS[settings["variant"]])
-    tables, _ = train_network(model, digits(), RunContext(settings, folder, report))
-    save_tables(tables, folder)
+    tables, _ = train_network(digit_network(run.settings, **VARIANTS[run.settings["variant"]]), digits(), run)
+    return tables
 
 
 TABLE = paper_table.PaperTable(
@@ -113,31 +105,8 @@ def claims(tables: Tables) -> Iterator[Claim]:
     return paper_table.reference_claims(TABLE, tables["runs"])
 
 
-FIGURES = (
-    Figure(
-        name="error-by-shortcut",
-        heading="Error by shortcut",
-        how=HOW_POINTS,
-        chart="points",
-        table="runs",
-        x=Axis("variant", "shortcut", "steps"),
-        y=(TEST_ERROR, TRAIN_ERROR),
-        panel="depth",
-    ),
-    *paper_table.FIGURES,
-)
+FIGURES = paper_table.figures("error-by-shortcut", "Error by shortcut", "shortcut")
 
-STUDY = Study(
-    name="shortcuts",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
-    outcomes=(TEST_ERROR, TRAIN_ERROR),
-    postprocess=postprocess,
-    is_valid=is_valid,
-    estimated_cost=estimated_cost,
-    text=__doc__,
+STUDY = Study.from_module(
+    __name__, outcomes=paper_table.OUTCOMES, postprocess=postprocess, is_valid=is_valid, estimated_cost=estimated_cost
 )

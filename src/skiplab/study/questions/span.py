@@ -15,22 +15,21 @@ Hypotheses: a shortcut around a single layer, y = Wx + x, has shown no advantage
 best (Zagoruyko and Komodakis 2016, arXiv:1605.07146, §3 and Table 3).
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
 from skiplab.data import DataSet, digits
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
-from skiplab.stats.intervals import paired, paired_ratio, student
+from skiplab.stats.intervals import paired, student
 from skiplab.study import networks
-from skiplab.study.charts import CENSUS, CURVES, GRADIENT, HOW_POINTS
+from skiplab.study.by_seed import depth_range, difference, distinct, ratio, select_rows, values_by_seed
+from skiplab.study.charts import CENSUS_TABLES, CURVES_BY_DEPTH, GRADIENT, errors
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.grid import Report
-from skiplab.study.networks import digit_network, estimated_cost, network_key
+from skiplab.study.networks import RECIPE, digit_network, estimated_cost, network_key
 from skiplab.study.question import Grid, Settings, Study, Tables
 from skiplab.study.run_cell import (
     STRUCTURE,
@@ -38,27 +37,16 @@ from skiplab.study.run_cell import (
     capture_and_find,
     measure_gradients,
     measure_structure,
-    save_tables,
     split_gradient,
     train_network,
 )
-from skiplab.study.sentences import (
-    compare_shares,
-    format_difference,
-    format_headline,
-    format_percent,
-    format_ratio,
-    select_rows,
-    values_by_seed,
-)
-from skiplab.training.fit import Recipe
+from skiplab.study.sentences import compare_shares, format_difference, format_headline, format_percent, format_ratio
 
 PLAIN, LINEAR = "plain", "span1-post"
 VARIANTS: dict[str, Any] = {  # options of `resnet`
     PLAIN: {"skip": None},
     **{f"span{n}-{where}": {"span": n, "placement": where} for where in ("post", "pre") for n in (1, 2, 3)},
 }
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (20, 38)}, recipe=replace(RECIPE, epochs=5)),
     "default": Grid(axes={"depth": (20, 38)}, recipe=RECIPE),
@@ -66,22 +54,19 @@ GRIDS = {
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train and measure the network of one span, placement, depth and seed."""
-    model = digit_network(settings, **VARIANTS[settings["variant"]])
-    data = digits()
-    tables = {
-        "gradient": measure_gradients(model, data),
-        **(shared_tables(model, data) if not settings["seed"] else {}),
-    }
-    trained, _ = train_network(model, data, RunContext(settings, folder, report))
-    save_tables({**tables, **trained}, folder)
+    model, data = digit_network(run.settings, **VARIANTS[run.settings["variant"]]), digits()
+    gradient = measure_gradients(model, data)
+    shared = {} if run.settings["seed"] else shared_tables(model, data)
+    trained, _ = train_network(model, data, run)
+    return {"gradient": gradient, **shared, **trained}
 
 
 def shared_tables(model: nn.Module, data: DataSet) -> Tables:
     """The seed-invariant tables; census with the number of foldable sums."""
     tables = measure_structure(model, data)
-    foldable = sum(apart.reason == "foldable" for apart in capture_and_find(model, data)[1].non_skips)
+    foldable = sum(place.reason == "foldable" for place in capture_and_find(model, data)[1].non_skips)
     return {**tables, "census": tables["census"].assign(foldable=foldable)}
 
 
@@ -94,8 +79,8 @@ def is_valid(settings: Settings) -> bool:
 def sentences(tables: Tables) -> Iterator[str]:
     """For the deepest networks of the grid: spans compared with each other, then each compared with plain."""
     runs = tables["runs"]
-    deepest = int(runs["depth"].max())
-    there = list(dict.fromkeys(runs[runs["depth"] == deepest]["variant"]))
+    _, deepest = depth_range(runs)
+    there = distinct(runs[runs["depth"] == deepest], "variant")
     for where in ("post", "pre"):
         yield from _span_sentences(runs, [name for name in there if name.endswith(where)], deepest)
     yield from _linear_sentences(tables, there, deepest)
@@ -112,10 +97,9 @@ def _span_sentences(runs: pd.DataFrame, variants: list[str], depth: int) -> Iter
     """Whether the span matters for one placement, then all pairs of spans."""
     if len(variants) < 2:
         return
-    errors = {name: values_by_seed(runs, "test_error", network_key(name, depth)) for name in variants}
-    values = ", ".join(f"{format_percent(student(error))} with {_span_name(name)}" for name, error in errors.items())
-    pairs = [(a, b) for i, a in enumerate(variants) for b in variants[i + 1 :]]
-    changes = {pair: paired(errors[pair[0]], errors[pair[1]]) for pair in pairs}
+    error = {name: values_by_seed(runs, "test_error", network_key(name, depth)) for name in variants}
+    values = ", ".join(f"{format_percent(student(each))} with {_span_name(name)}" for name, each in error.items())
+    changes = {(a, b): paired(error[a], error[b]) for a, b in itertools.combinations(variants, 2)}
     clear = any(change.excludes(0) for change in changes.values())
     answer = "the span matters" if clear else "no clear effect of the span"
     where = "post" if variants[0].endswith("post") else "pre"
@@ -160,11 +144,8 @@ def _linear_sentences(tables: Tables, there: list[str], depth: int) -> Iterator[
 
 def _gradient_sentence(gradient: pd.DataFrame, others: list[str], depth: int) -> str:
     rows = gradient[gradient["order"] == gradient["order"].min()]
-    plain = values_by_seed(rows, "gradient_norm", network_key(PLAIN, depth))
-    ratios = {
-        name: paired_ratio(plain, values_by_seed(rows, "gradient_norm", network_key(name, depth))) for name in others
-    }
-    parts = ", ".join(f"{format_ratio(ratio)} that in {name}" for name, ratio in ratios.items())
+    ratios = [ratio(rows, "gradient_norm", network_key(PLAIN, depth), network_key(name, depth)) for name in others]
+    parts = ", ".join(f"{format_ratio(each)} that in {name}" for name, each in zip(others, ratios, strict=True))
     return f"At initialization, the first layer's gradient in {PLAIN}-{depth} is {parts}."
 
 
@@ -176,10 +157,10 @@ def _span_name(variant: str) -> str:
 def claims(tables: Tables) -> Iterator[Claim]:
     """Claims about a span of one and about the best span, for the deepest networks."""
     runs = tables["runs"]
-    deepest = int(runs["depth"].max())
+    _, deepest = depth_range(runs)
     there = set(runs[runs["depth"] == deepest]["variant"])
     if {PLAIN, LINEAR} <= there:
-        change = paired(*(values_by_seed(runs, "test_error", network_key(name, deepest)) for name in (LINEAR, PLAIN)))
+        change = difference(runs, "test_error", network_key(LINEAR, deepest), network_key(PLAIN, deepest))
         yield Claim(
             claim="A shortcut around a single layer, y = Wx + x, has no observed advantage.",
             source="He et al. 2016, arXiv:1512.03385, §3.2",
@@ -188,8 +169,8 @@ def claims(tables: Tables) -> Iterator[Claim]:
         )
     for span, theirs in ((1, "6.69"), (3, "5.65")):
         if {f"span{span}-pre", "span2-pre"} <= there:
-            errors = [values_by_seed(runs, "test_error", network_key(f"span{n}-pre", deepest)) for n in (span, 2)]
-            change = paired(*errors)
+            own, two = (network_key(f"span{n}-pre", deepest) for n in (span, 2))
+            change = difference(runs, "test_error", own, two)
             yield Claim(
                 claim=f"Blocks of two 3×3 convolutions are better than of {span} (WRN-40-2 on CIFAR-10, median of "
                 f"five runs: 5.43 % against {theirs} %).",
@@ -201,31 +182,12 @@ def claims(tables: Tables) -> Iterator[Claim]:
 
 
 FIGURES = (
-    Figure(
-        name="error-by-span",
-        heading="Error by span",
-        how=HOW_POINTS,
-        chart="points",
-        table="runs",
-        x=Axis("depth", "weight layers", "steps"),
-        y=(TRAIN_ERROR, TEST_ERROR),
-    ),
-    replace(CURVES, panel="depth"),
+    errors("error-by-span", "Error by span"),
+    CURVES_BY_DEPTH,
     GRADIENT,
-    *CENSUS[1:],
+    *CENSUS_TABLES,
 )
 
-STUDY = Study(
-    name="span",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
-    seed_invariant=STRUCTURE,
-    postprocess=split_gradient,
-    is_valid=is_valid,
-    estimated_cost=estimated_cost,
-    text=__doc__,
+STUDY = Study.from_module(
+    __name__, seed_invariant=STRUCTURE, postprocess=split_gradient, is_valid=is_valid, estimated_cost=estimated_cost
 )

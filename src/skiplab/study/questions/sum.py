@@ -17,7 +17,6 @@ import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,12 +28,12 @@ from skiplab import measure
 from skiplab.analysis.finder import find
 from skiplab.data import DataSet, batches, digits
 from skiplab.edit import recalibrate
-from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure
+from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure, lines
 from skiplab.stats.intervals import paired_ratio, student
-from skiplab.study.charts import CURVES
+from skiplab.study.by_seed import depth_range, distinct, select_rows, values_by_seed
+from skiplab.study.charts import CURVES_BY_DEPTH
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.grid import Report
-from skiplab.study.networks import RESIDUAL, digit_network, is_valid
+from skiplab.study.networks import RECIPE, RESIDUAL, digit_network, is_valid, network_key
 from skiplab.study.networks import VARIANTS as NETWORKS
 from skiplab.study.question import Grid, Settings, Study, Tables, network_name
 from skiplab.study.run_cell import (
@@ -46,20 +45,10 @@ from skiplab.study.run_cell import (
     save_tables,
     train_network,
 )
-from skiplab.study.sentences import (
-    compare_values,
-    format_number,
-    format_points,
-    format_ratio,
-    format_short,
-    select_rows,
-    values_by_seed,
-)
-from skiplab.training.fit import Recipe
+from skiplab.study.sentences import compare_values, format_number, format_points, format_ratio, format_short
 
 VARIANTS = {name: NETWORKS[name] for name in RESIDUAL}
 POST, PRE = VARIANTS
-RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1)
 GRIDS = {
     "quick": Grid(axes={"depth": (20,)}, seeds=5, recipe=replace(RECIPE, epochs=6)),
     "default": Grid(axes={"depth": (20, 56)}, seeds=5, recipe=RECIPE),
@@ -67,22 +56,20 @@ GRIDS = {
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train the network of one variant, depth and seed, and measure it during training."""
-    options, data = VARIANTS[settings["variant"]], digits()
-    context, visits = RunContext(settings, folder, report), folder / "epochs"
-    moments = measured_epochs(context.recipe.epochs)
+    data, visits, epochs = digits(), run.folder / "epochs", run.recipe.epochs
+    moments = measured_epochs(epochs)
 
     def visit(epoch: int, network: nn.Module) -> None:
         if epoch in moments:
             visits.mkdir(exist_ok=True)
             save_tables({f"{epoch:06}": block_table(deepcopy(network).cpu(), data).assign(epoch=epoch)}, visits)
 
-    model = digit_network(settings, **options)
-    tables, _ = train_network(model, data, context, visit)
+    tables, _ = train_network(digit_network(run.settings, **VARIANTS[run.settings["variant"]]), data, run, visit)
     table = pd.concat(load_tables(visits).values(), ignore_index=True)
-    names = {0: "initialization", context.recipe.epochs: "trained"}
-    save_tables({**tables, "blocks": table.assign(moment=table["epoch"].map(names).fillna("on the way"))}, folder)
+    names = {0: "initialization", epochs: "trained"}
+    return {**tables, "blocks": table.assign(moment=table["epoch"].map(names).fillna("on the way"))}
 
 
 def measured_epochs(epochs: int) -> set[int]:
@@ -120,8 +107,7 @@ def estimated_cost(settings: Settings) -> float:
 def sentences(tables: Tables) -> Iterator[str]:
     """Size and direction of the branches in the deepest networks of the grid."""
     table = tables["blocks"]
-    deepest = int(table["depth"].max())
-    networks = [{"variant": variant, "depth": deepest} for variant in dict.fromkeys(table["variant"])]
+    networks = _deepest_networks(table)
     for network in networks:
         yield _answer_sentence(table, network)
     for network in networks:
@@ -135,9 +121,7 @@ def sentences(tables: Tables) -> Iterator[str]:
 def claims(tables: Tables) -> Iterator[Claim]:
     """Claims about refinement, for the deepest networks."""
     table = tables["blocks"]
-    deepest = int(table["depth"].max())
-    for variant in dict.fromkeys(table["variant"]):
-        network = {"variant": variant, "depth": deepest}
+    for network in _deepest_networks(table):
         kept = student(values_by_seed(table, "kept", {**network, "moment": "trained"}))
         yield Claim(
             claim="Successive blocks of a stage refine estimates of the same features instead of computing new ones.",
@@ -155,6 +139,10 @@ def claims(tables: Tables) -> Iterator[Claim]:
             f"{format_ratio(found)} that in the last third",
             agrees=agreement(found, "above", 1.0),
         )
+
+
+def _deepest_networks(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [network_key(variant, depth_range(table)[1]) for variant in distinct(table, "variant")]
 
 
 def _answer_sentence(table: pd.DataFrame, network: dict[str, Any]) -> str:
@@ -243,57 +231,32 @@ MEASURED = (
     Axis("kept", "cosine of x and x + F"),
     Axis("loss_change", "rise of the loss without the branch (nats)"),
 )
-COURSE = Figure(
-    name="course",
-    heading="During training",
-    how="Means over all blocks. Thin lines are seeds, the thick line is their mean (of ‖F‖ / ‖x‖ the geometric "
-    "mean), the band its 95 % interval. Epoch 0 is before training. F is the output of the branch, x the value of "
-    "the shortcut.",
-    chart="lines",
-    table="blocks",
-    x=Axis("epoch", "epoch"),
-    y=MEASURED,
-    panel="depth",
-)
+SPREAD = Axis("spread", "spread of the cosine / that of random directions", "log")
+EPOCH, BLOCK = Axis("epoch", "epoch"), Axis("block", "block, from input to output")
 FIGURES = (
-    COURSE,
+    Figure(
+        name="course",
+        heading="During training",
+        how="Means over all blocks. Thin lines are seeds, the thick line is their mean (of ‖F‖ / ‖x‖ the geometric "
+        "mean), the band its 95 % interval. Epoch 0 is before training. F is the output of the branch, x the value of "
+        "the shortcut.",
+        **lines("blocks", EPOCH, *MEASURED, panel="depth"),
+    ),
     Figure(
         name="blocks-trained",
         heading="Block by block, trained",
         how="The same at the end of training, from the first block to the last. Where the resolution halves, the "
         "shortcut takes every other pixel only, so x is small.",
-        chart="lines",
-        table="blocks",
-        x=Axis("block", "block, from input to output"),
-        y=MEASURED,
-        panel="depth",
-        where={"moment": "trained"},
+        **lines("blocks", BLOCK, *MEASURED, panel="depth", where={"moment": "trained"}),
     ),
     Figure(
         name="blocks-initialization",
         heading="Block by block, at initialization",
         how="The same before training. Last: root mean square of the cosine over samples, relative to random "
         "directions in as many dimensions (1/√d).",
-        chart="lines",
-        table="blocks",
-        x=Axis("block", "block, from input to output"),
-        y=(*MEASURED[:3], Axis("spread", "spread of the cosine / that of random directions", "log")),
-        panel="depth",
-        where={"moment": "initialization"},
+        **lines("blocks", BLOCK, *MEASURED[:3], SPREAD, panel="depth", where={"moment": "initialization"}),
     ),
-    replace(CURVES, panel="depth"),
+    CURVES_BY_DEPTH,
 )
 
-STUDY = Study(
-    name="sum",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
-    outcomes=(TEST_ERROR,),
-    is_valid=is_valid,
-    estimated_cost=estimated_cost,
-    text=__doc__,
-)
+STUDY = Study.from_module(__name__, outcomes=(TEST_ERROR,), is_valid=is_valid, estimated_cost=estimated_cost)

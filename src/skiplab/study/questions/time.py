@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,21 +34,14 @@ from skiplab.errors import UsageError
 from skiplab.graph.capture import capture
 from skiplab.models.recurrent_networks import gru, highway_rnn, lstm, min_gru, residual_rnn, rnn
 from skiplab.models.sequence import transformer_encoder
-from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure
+from skiplab.report.figure_spec import TEST_ERROR, Axis, Figure, lines, points
 from skiplab.stats.intervals import paired, student
-from skiplab.study.charts import CURVES
+from skiplab.study.by_seed import difference, distinct, values_by_seed
+from skiplab.study.charts import CURVES, NETWORK
 from skiplab.study.claims import Claim, agreement, equivalence
-from skiplab.study.grid import Report
 from skiplab.study.question import Grid, Settings, Study, Tables
-from skiplab.study.run_cell import RunContext, build_with_seed, save_tables, train_network
-from skiplab.study.sentences import (
-    Sign,
-    compare_shares,
-    format_difference,
-    format_percent,
-    group_by_sign,
-    values_by_seed,
-)
+from skiplab.study.run_cell import RunContext, build_with_seed, train_network
+from skiplab.study.sentences import Sign, compare_shares, format_difference, format_percent, group_by_sign
 from skiplab.training.objectives import chance, task_of
 from skiplab.training.recipe import Recipe
 
@@ -177,14 +169,14 @@ def shortcut_table(model: nn.Module, data: DataSet) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train and measure the network of one variant, task and seed."""
-    variant, data = settings["variant"], make_data(settings["task"])
-    model = build_with_seed(lambda: build(variant, data), settings["seed"])
+    variant, data = run.settings["variant"], make_data(run.settings["task"])
+    model = build_with_seed(lambda: build(variant, data), run.settings["seed"])
     lag = lag_table(model, variant, data, "initialization")
-    shortcuts = {"found": shortcut_table(model, data)} if settings["seed"] == 0 else {}  # equal for all seeds
-    report(0.05, "training")
-    tables, trained = train_network(model, data, RunContext(settings, folder, report))
+    shortcuts = {} if run.settings["seed"] else {"found": shortcut_table(model, data)}  # equal for all seeds
+    run.report(0.05, "training")
+    tables, trained = train_network(model, data, run)
     if trained is not None:
         lag = pd.concat([lag, lag_table(trained, variant, data, "trained")])
     decay = decay_table(lag)
@@ -196,7 +188,7 @@ def work(settings: Settings, folder: Path, report: Report) -> None:
         kept_trained=own.get("trained", math.nan),
         singular=math.nan if recurrent is None else float(torch.linalg.matrix_norm(recurrent.detach(), 2)),
     )
-    save_tables({**tables, "lag": lag, "decay": decay, **shortcuts}, folder)
+    return {**tables, "lag": lag, "decay": decay, **shortcuts}
 
 
 def is_valid(settings: Settings) -> bool:
@@ -216,7 +208,7 @@ def estimated_cost(settings: Settings) -> float:
 def sentences(tables: Tables) -> Iterator[str]:
     """The gradient through time on the task with the most steps, and the errors on every task."""
     runs = tables["runs"]
-    variants, tasks = (list(dict.fromkeys(runs[name])) for name in ("variant", "task"))
+    variants, tasks = (distinct(runs, name) for name in ("variant", "task"))
     longest = _longest_task(tables)
     yield from _answer_sentences(tables, longest)
     for when, moment in (("initialization", "At initialization"), ("trained", "After training")):
@@ -264,14 +256,14 @@ def _answer_sentences(tables: Tables, task: str) -> Iterator[str]:
     else:
         yield f"No clear benefit of an LSTM's gate for the gradient; {numbers}"
     identity = _decay_by_seed(tables["decay"], IDENTITY, task, "initialization", "original")
-    difference = paired(own, identity)
-    if difference.known:
+    change = paired(own, identity)
+    if change.known:
         kept = student(identity)
         trend = "grows" if kept.low > 1 else "decays" if kept.high < 1 else "neither clearly grows nor decays"
         yield (
             f"The gate is not an identity, with which the gradient {trend}: one step back in time keeps "
             f"{format_percent(student(own))} in {GATE}, {format_percent(kept)} in {IDENTITY}; "
-            f"{format_difference(difference)}"
+            f"{format_difference(change)}"
         )
 
 
@@ -330,7 +322,7 @@ def _decay_by_seed(decay: pd.DataFrame, variant: str, task: str, when: str, netw
 def claims(tables: Tables) -> Iterator[Claim]:
     """Claims about the gradient on the task with the most steps, and about errors on every task."""
     runs, decay = tables["runs"], tables["decay"]
-    variants, tasks = set(runs["variant"]), list(dict.fromkeys(runs["task"]))
+    variants, tasks = set(runs["variant"]), distinct(runs, "task")
     task = _longest_task(tables)
     own = {name: _decay_by_seed(decay, name, task, "initialization", "original") for name in variants}
     if PLAIN in variants:
@@ -380,20 +372,17 @@ def _vanishing_claims(runs: pd.DataFrame, own: pd.Series, task: str) -> Iterator
 def _task_claims(runs: pd.DataFrame, variants: set[str], tasks: list[str]) -> Iterator[Claim]:
     """Claims about errors, for each task."""
     for task in tasks:
-        pairs = (("lstm-forget-0", GATE), ("min-gru", "gru"))
-        errors = [
-            [values_by_seed(runs, "test_error", {"variant": each, "task": task}) for each in pair] for pair in pairs
-        ]
-        if set(pairs[0]) <= variants:
-            found = paired(*errors[0])
+        network = {name: {"variant": name, "task": task} for name in variants}
+        if {"lstm-forget-0", GATE} <= variants:
+            found = difference(runs, "test_error", network["lstm-forget-0"], network[GATE])
             yield Claim(
                 claim="A bias of 1 in the LSTM's forget gate improves it, so that it equals the GRU.",
                 source="Jozefowicz et al. 2015, abstract",
                 found=f"test error on {task}, bias 0 minus bias 1: {format_difference(found)}",
                 agrees=agreement(found, "above"),
             )
-        if set(pairs[1]) <= variants:
-            found = paired(*errors[1])
+        if {"min-gru", "gru"} <= variants:
+            found = difference(runs, "test_error", network["min-gru"], network["gru"])
             yield Claim(
                 claim="A minGRU, whose gate does not depend on the state, is about as good as a GRU (here: within 5 "
                 "points).",
@@ -404,7 +393,7 @@ def _task_claims(runs: pd.DataFrame, variants: set[str], tasks: list[str]) -> It
 
 
 LAG, RELATIVE = Axis("lag", "steps to the last step"), Axis("relative", "‖∂loss/∂x‖ / that at the last step", "log")
-NETWORK = Axis("variant", "network", "steps")
+KEPT = Axis("kept", "decay factor per step")
 FIGURES = (
     Figure(
         name="gradient-by-lag",
@@ -412,23 +401,13 @@ FIGURES = (
         how="Gradient of the last step's loss with respect to the input at an earlier step, relative to that of the "
         "last step's own input. Thin lines are seeds, the thick line is their geometric mean, the band its 95 % "
         "interval. A straight line decays by the same factor at each step; a flat line does not decay.",
-        chart="lines",
-        table="lag",
-        x=LAG,
-        y=(RELATIVE,),
-        panel="task",
-        where={"when": "initialization", "network": "original"},
+        **lines("lag", LAG, RELATIVE, panel="task", where={"when": "initialization", "network": "original"}),
     ),
     Figure(
         name="gradient-by-lag-trained",
         heading="Gradient by time lag, after training",
         how="As above. Training may remove a dependence that the task does not need: a decay here is not a defect.",
-        chart="lines",
-        table="lag",
-        x=LAG,
-        y=(RELATIVE,),
-        panel="task",
-        where={"when": "trained", "network": "original"},
+        **lines("lag", LAG, RELATIVE, panel="task", where={"when": "trained", "network": "original"}),
     ),
     Figure(
         name="kept",
@@ -436,13 +415,7 @@ FIGURES = (
         how="Factor by which the gradient changes per step back in time at initialization (from the slope of its "
         "logarithm); 1 is no decay. The plain network has the same weights without the shortcuts in time; in the "
         "transformer, without those around attention and MLP.",
-        chart="points",
-        table="decay",
-        x=NETWORK,
-        y=(Axis("kept", "kept per step"),),
-        by="network",
-        panel="task",
-        where={"when": "initialization"},
+        **points("decay", NETWORK, KEPT, by="network", panel="task", where={"when": "initialization"}),
     ),
     Figure(
         name="error-by-network",
@@ -450,11 +423,7 @@ FIGURES = (
         how="One point per seed; the tick is their mean, the line its 95 % interval (Student's t). Of classes the "
         "share of wrong predictions; of the adding problem the unexplained share of the variance (100 %: as good as "
         "predicting the mean).",
-        chart="points",
-        table="runs",
-        x=NETWORK,
-        y=(TEST_ERROR,),
-        panel="task",
+        **points("runs", NETWORK, TEST_ERROR, panel="task"),
     ),
     Figure(
         name="shortcuts-found",
@@ -466,21 +435,14 @@ FIGURES = (
     replace(CURVES, panel="task", folded=True),
 )
 
-STUDY = Study(
-    name="time",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
+STUDY = Study.from_module(
+    __name__,
     outcomes=(
         TEST_ERROR,
-        Axis("kept_initialization", "kept untrained", "share"),
-        Axis("kept_trained", "kept trained", "share"),
+        Axis("kept_initialization", "decay factor, untrained", "share"),
+        Axis("kept_trained", "decay factor, trained", "share"),
     ),
     seed_invariant=("found",),
     is_valid=is_valid,
     estimated_cost=estimated_cost,
-    text=__doc__,
 )

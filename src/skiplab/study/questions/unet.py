@@ -19,7 +19,6 @@ predicting the background has an error of 50 % at edges and inside, and cannot l
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -28,23 +27,16 @@ from torch import nn
 
 from skiplab.data import DataSet, canvases
 from skiplab.models import unet
-from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure
+from skiplab.report.figure_spec import TEST_ERROR, TRAIN_ERROR, Axis, Figure, lines, points
 from skiplab.stats.intervals import Interval, paired, student
-from skiplab.study.charts import CENSUS, HOW_POINTS, SKIPS
+from skiplab.study.by_seed import RowFilter, difference, distinct, select_rows, values_by_seed
+from skiplab.study.charts import CENSUS, HOW_POINTS, NETWORK, SKIPS
 from skiplab.study.claims import Claim, agreement
-from skiplab.study.grid import Report
 from skiplab.study.long_skips import BATCH, lesion_table, route_table
 from skiplab.study.question import Grid, Settings, Study, Tables, network_name
-from skiplab.study.run_cell import STRUCTURE, RunContext, build_with_seed, measure_structure, save_tables, train_network
+from skiplab.study.run_cell import STRUCTURE, RunContext, build_with_seed, measure_structure, train_network
 from skiplab.study.segmentation_errors import MAX_DISTANCE, balanced_errors, errors_by_zone, intersection_over_union
-from skiplab.study.sentences import (
-    RowFilter,
-    compare_shares,
-    format_difference,
-    format_points,
-    select_rows,
-    values_by_seed,
-)
+from skiplab.study.sentences import compare_shares, format_difference, format_points
 from skiplab.training.recipe import Recipe
 
 LEVELS = 4  # levels with a variant that lacks their long skip
@@ -70,23 +62,23 @@ GRIDS = {
 }
 
 
-def work(settings: Settings, folder: Path, report: Report) -> None:
+def work(run: RunContext) -> Tables:
     """Train and measure the network of one variant, depth, number of canvases and seed; the seed draws the canvases."""
     drawn = {"size": SIZE, "digits": 2, "clutter": 4, "classes": "foreground"}
+    settings = run.settings
     data = canvases(count=settings["canvases"], seed=settings["seed"], **drawn)
     model = build_with_seed(lambda: build(settings["variant"], settings["depth"]), settings["seed"])
-    tables, trained = train_network(model, data, RunContext(settings, folder, report))
+    tables, trained = train_network(model, data, run)
     tables |= {**measure_structure(model, data), "routes": route_table(model, data)}
     if trained is None:
         nothing = dict.fromkeys(("overlap", "edge_error", "inside_error"), float("nan"))
-        save_tables({**tables, "runs": tables["runs"].assign(**nothing)}, folder)
-        return
-    report(0.9, "measuring")
+        return {**tables, "runs": tables["runs"].assign(**nothing)}
+    run.report(0.9, "measuring")
     outcomes, zones = evaluate(trained, data)
     tables |= {"runs": tables["runs"].assign(**outcomes), "zones": zones}
     if settings["variant"] in LESIONED:
         tables["lesions"] = lesion_table(trained, data)
-    save_tables(tables, folder)
+    return tables
 
 
 def build(variant: str, depth: int) -> nn.Module:
@@ -142,7 +134,7 @@ def postprocess(tables: Tables) -> Tables:
 def sentences(tables: Tables) -> Iterator[str]:
     """Ablations and lesions of long skips in the deepest network with the most canvases."""
     runs = tables["runs"]
-    networks = {variant: {"variant": variant, **_deepest(runs)} for variant in dict.fromkeys(runs["variant"])}
+    networks = _deepest_networks(runs)
     if {FULL, NONE} <= networks.keys():
         edge, inside = (_difference_by_seed(runs, networks[NONE], networks[FULL], column) for column in ERRORS)
         yield from edge_and_inside("Trained without long skips", edge, inside)
@@ -196,6 +188,11 @@ def _format_span(value: Interval, shown: Any = float) -> str:
 def _deepest(runs: pd.DataFrame) -> dict[str, int]:
     depth = int(runs["depth"].max())
     return {"depth": depth, "canvases": int(runs[runs["depth"] == depth]["canvases"].max())}
+
+
+def _deepest_networks(runs: pd.DataFrame) -> dict[str, RowFilter]:
+    """The rows of the deepest network with the most canvases, for each variant."""
+    return {variant: {"variant": variant, **_deepest(runs)} for variant in distinct(runs, "variant")}
 
 
 def _difference_by_seed(runs: pd.DataFrame, a: RowFilter, b: RowFilter, column: str) -> pd.Series:
@@ -256,11 +253,11 @@ def _format_range(row: Any) -> str:
 def claims(tables: Tables) -> Iterator[Claim]:
     """Claims about long and short skips, for the deepest network with the most canvases."""
     runs = tables["runs"]
-    networks = {variant: {"variant": variant, **_deepest(runs)} for variant in dict.fromkeys(runs["variant"])}
+    networks = _deepest_networks(runs)
     if {FULL, NONE} <= networks.keys():
         yield from _no_skip_claims(runs, networks[FULL], networks[NONE])
     if {FULL, "without-0"} <= networks.keys():
-        gained = student(_difference_by_seed(runs, networks["without-0"], networks[FULL], "overlap"))
+        gained = difference(runs, "overlap", networks["without-0"], networks[FULL])
         yield Claim(
             claim="A U-Net segments best without the uppermost long skip, also on data like its training data (up "
             "to 10 %).",
@@ -269,7 +266,7 @@ def claims(tables: Tables) -> Iterator[Claim]:
             agrees=agreement(gained, "above"),
         )
     if {FULL, "residual"} <= networks.keys():
-        gained = student(_difference_by_seed(runs, networks["residual"], networks[FULL], "overlap"))
+        gained = difference(runs, "overlap", networks["residual"], networks[FULL])
         yield Claim(
             claim="Short skips in addition to the long ones help a very deep network (these here are shallow).",
             source="Drozdzal et al. 2016, arXiv:1608.04117, abstract",
@@ -296,7 +293,7 @@ def _no_skip_claims(runs: pd.DataFrame, full: RowFilter, none: RowFilter) -> Ite
         f"{format_difference(beyond)}",
         agrees="not shown" if recovered == "yes" and not edge.low > 0 else recovered,  # no loss at edges
     )
-    overlap_lost = student(_difference_by_seed(runs, full, none, "overlap"))
+    overlap_lost = difference(runs, "overlap", full, none)
     yield Claim(
         claim="The U-Net segments better than the same network without any long skip.",
         source="Wilm et al. 2024, arXiv:2402.08276, abstract",
@@ -307,6 +304,9 @@ def _no_skip_claims(runs: pd.DataFrame, full: RowFilter, none: RowFilter) -> Ite
 
 OVERLAP = Axis("overlap", "overlap with the digits", "share")
 EDGE, INSIDE = Axis("edge_error", "error at edges", "share"), Axis("inside_error", "error inside", "share")
+LEVEL, RISE = Axis("level", "level", "steps"), Axis("change", "rise of the error", "change")
+SHOWN_LESIONS = {"variant": FULL, "batchnorm": "as trained"}
+DISTANCE = Axis("distance", "pixels to the other class", "steps")
 FIGURES = (
     Figure(
         name="overlap",
@@ -314,11 +314,7 @@ FIGURES = (
         how="Overlap: intersection over union of the digits' pixels on test canvases. Errors are balanced: the mean "
         "of the share of digit pixels missed and of the share of background taken for digit, so a constant "
         f"prediction has 50 %; at edges (next to a pixel of the other class) and inside (all others). {HOW_POINTS}",
-        chart="points",
-        table="runs",
-        x=Axis("variant", "network", "steps"),
-        y=(OVERLAP, EDGE, INSIDE),
-        panel="depth",
+        **points("runs", NETWORK, OVERLAP, EDGE, INSIDE, panel="depth"),
     ),
     Figure(
         name="lesions",
@@ -326,13 +322,7 @@ FIGURES = (
         how="Rise of the balanced error when the value of a long skip, or of the branch below it, is replaced "
         "without retraining: by zeros, or by noise with the mean and variance of its channels. Level 0 has the "
         "input's resolution. A value that carries only the position of edges would cost more at edges.",
-        chart="points",
-        table="carried",
-        x=Axis("level", "level", "steps"),
-        y=(Axis("change", "rise of the error", "change"),),
-        by="where",
-        panel="lesion",
-        where={"variant": FULL, "batchnorm": "as trained"},
+        **points("carried", LEVEL, RISE, by="where", panel="lesion", where=SHOWN_LESIONS),
     ),
     Figure(
         name="zones",
@@ -340,22 +330,14 @@ FIGURES = (
         how="Share of wrong pixels among digit pixels and among background pixels, by the distance to the nearest "
         f"pixel of the other class; {MAX_DISTANCE} is {MAX_DISTANCE} or more. Zones of fewer than {MIN_PIXELS} "
         "pixels in some run are left out.",
-        chart="points",
-        table="zones",
-        x=Axis("distance", "pixels to the other class", "steps"),
-        y=(Axis("wrong", "wrong pixels", "share"),),
-        panel="zone",
+        **points("zones", DISTANCE, Axis("wrong", "wrong pixels", "share"), panel="zone"),
     ),
     Figure(
         name="learning",
         heading="Training curves",
         how="Share of wrong pixels at the end of each epoch, in evaluation mode. Thin lines are seeds, the thick "
         "line is their mean, the band its 95 % interval.",
-        chart="lines",
-        table="curves",
-        x=Axis("epoch", "epoch"),
-        y=(TRAIN_ERROR, TEST_ERROR),
-        panel="depth",
+        **lines("curves", Axis("epoch", "epoch"), TRAIN_ERROR, TEST_ERROR, panel="depth"),
     ),
     Figure(
         name="routes",
@@ -369,18 +351,11 @@ FIGURES = (
     *CENSUS,
 )
 
-STUDY = Study(
-    name="unet",
-    variants=tuple(VARIANTS),
-    grids=GRIDS,
-    work=work,
-    sentences=sentences,
-    figures=FIGURES,
-    claims=claims,
+STUDY = Study.from_module(
+    __name__,
     outcomes=(OVERLAP, EDGE, INSIDE, TRAIN_ERROR, TEST_ERROR),
     seed_invariant=(*STRUCTURE, "routes"),
     postprocess=postprocess,
     is_valid=is_valid,
     estimated_cost=estimated_cost,
-    text=__doc__,
 )
