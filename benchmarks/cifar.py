@@ -1,4 +1,4 @@
-"""Trains CIFAR-form residual networks and their plain twins on real images, and gives those images as batches.
+"""Trains CIFAR-form residual and plain networks on real images, and provides these images as batches.
 
     python benchmarks/cifar.py --out weights [--depth 20] [--epochs 6] [--seeds 1] [--data ../shared/data/cifar10]
 
@@ -7,7 +7,7 @@ writes `resnet20-0.safetensors` and `plain20-0.safetensors`, for seed 0 and so o
     skiplab measure resnet20 --weights weights/resnet20-0.safetensors --data benchmarks/cifar.py:held_out --what lesion
 
 deletes each block of the trained network (Veit et al. 2016, §4.1; docs/lesion.md has the result). A training that is
-killed goes on where it was.
+killed resumes.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from sources import versions
 
 Row = dict[str, Any]
 
-# Why a model is not captured, told from what was raised; the first that matches.
+# Why a model is not captured, by a pattern in its error message; the first that matches counts.
 CAUSES = (
     (
         "No example inputs: `forward` takes what neither its name nor the configuration explains (ours to add)",

@@ -1,14 +1,14 @@
-"""What finding skip connections costs, beside torch.export alone and beside tools that draw or list networks.
+"""Time and memory of finding skip connections, compared with torch.export and with tools that draw or list networks.
 
     python benchmarks/find.py [--only speed] [--only memory] [--only scaling] [--repeats 3]
 
-Needs, beside Skiplab: torchview, torchinfo, torchlens (`pip install torchview torchinfo torchlens`).
+Needs torchview, torchinfo, torchlens (`pip install torchview torchinfo torchlens`).
 
-Seconds are those of the one core that works (one thread), so that what else the machine does hardly changes them.
+Seconds are CPU time of one thread, so that other work on the machine hardly changes them.
 
 - speed: capture, find, census, and each of the tools, on ResNet-50 and on a pre-activation ResNet of 1,004 layers
   (6n + 2; 501 blocks), as ratios to `torch.export` alone on the same network; sides interleaved, minimum and median.
-  Beside it how many of the network's additions around a branch each one reports.
+  Also how many of the network's additions around a branch each tool reports.
 - memory: peak resident memory of a fresh process that captures, over one that also finds and counts paths.
 - scaling: seconds of capture, find and census for 100 to 10,000 residual blocks (Linear, ReLU, Linear, + x), their
   slopes on a log-log plot, and the plot itself (docs/figures/find-scaling.png and .svg).

@@ -1,13 +1,13 @@
-"""Time of lesions of all blocks of a residual network, exact, fast and estimated, beside what a user would do instead.
+"""Time of lesions of all blocks of a residual network, exact, fast and estimated, compared with a naive loop.
 
     pip install captum nnsight
     python benchmarks/lesion.py [--repeats 5] [--depth 110] [--batch-size 256] [--weights W] [--parts ...]
 
-- blocks: a CIFAR ResNet of `--depth` layers and batches of `--batch-size`. "naive" is one pass of the plain module for each
-  block, with a forward hook that returns zeros for its branch; the losses of `measure.lesion` are the same bits.
+- blocks: a CIFAR ResNet of `--depth` layers and batches of `--batch-size`. "naive" is one pass of the original module
+  per block, with a forward hook that returns zeros for its branch; the losses of `measure.lesion` are bit-identical.
 - resnet50: the same for the ImageNet form, batch 4.
-- tools: ResNet-56, batch 16, beside nnsight (one trace a block) and Captum (LayerFeatureAblation on each block's last
-  layer), whose results agree with those of `measure.lesion`.
+- tools: ResNet-56, batch 16, compared with nnsight (one trace per block) and Captum (LayerFeatureAblation on the last
+  layer of each block), whose results agree with those of `measure.lesion`.
 
 Prints minimum and median over the repeats: seconds of each side, and its ratios to one forward pass and to the naive
 loop (to `measure.lesion` for the tools). With `--weights` the images are CIFAR-10's (see benchmarks/cifar.py), else
@@ -164,7 +164,7 @@ def _tools(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> None:
         "nnsight": nnsight,
         "captum": captum,
     }
-    print(f"\nResNet-56, CIFAR form: {len(skips)} blocks, batch {len(x)}, beside other tools")
+    print(f"\nResNet-56, CIFAR form: {len(skips)} blocks, batch {len(x)}, compared with other tools")
     results = _compare(sides, ("one forward", "lesion"), repeats)
     exact = results["lesion"]
     torch.testing.assert_close(results["nnsight"], exact["loss"].to_list(), rtol=1e-5, atol=1e-5)

@@ -1,11 +1,11 @@
-"""What looking at a pass costs: contribution, clipping and gradient together, beside the bare pass and module hooks.
+"""Time and memory of contribution, clipping and gradient together, compared with a bare pass and with module hooks.
 
     python benchmarks/measure.py [--depth 56] [--batch-size 256] [--repeats 5] [--only time|memory|lengths|hooks]
 
 - time: one training pass, forward and backward, of a CIFAR-form ResNet by itself; with `measure.together`; with a
   norm taken in a `register_full_backward_hook` on every leaf module, as tutorials do;
 - hooks: on how many of torchvision's and timm's architectures such hooks work at all, and `measure.together`;
-- lengths: the gradient by path length, beside repeating the batch for every length, and beside one bare pass;
+- lengths: the gradient by path length, compared with one pass per length, and with one bare pass;
 - memory: peak of the process over 2 and over 8 batches, each in a process of its own.
 
 Prints minimum and median over the repeats, for each side and for their ratio.

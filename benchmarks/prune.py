@@ -1,12 +1,12 @@
-"""What pruning a trained residual network costs and saves, beside removing blocks at random, the first or the last.
+"""Error and time of a pruned residual network, compared with removing blocks at random, the first or the last.
 
     python benchmarks/prune.py                                   # ResNet-56 on digits, trained here, 3 seeds
     python benchmarks/prune.py --data cifar10 --weights weights/resnet56-0.safetensors --learn 5000 --judge 5000
 
-Each order removes as many blocks, estimates batch norm anew on the same training samples, and is fine-tuned by the
-same recipe, on the same images; so is the whole network, since training it on may help it too. Error is that of
-the whole test part, with its change against the whole network before fine-tuning, by seed and as mean with Student's
-95 % interval. Time is measured in the same run as the whole network's, in turns.
+Each order removes the same number of blocks, re-estimates batch norm statistics on the same training samples, and is
+fine-tuned by the same recipe on the same images. So is the whole network, since more training may improve it too. The
+error is that of the whole test part, with its change relative to the whole network before fine-tuning, by seed and as
+mean with Student's 95 % interval. Time is measured in turns with the whole network, in one run.
 """
 
 import argparse

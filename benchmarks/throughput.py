@@ -1,15 +1,15 @@
-"""Training a ResNet-20 with `skiplab.fit`'s loop, beside the loop that a user would write: images a second, and error.
+"""Images per second and error of a ResNet-20, trained by `skiplab.fit`'s loop and by a plain PyTorch loop.
 
     python benchmarks/throughput.py [--quick] [--json out.json] [--data ../shared/data/cifar10]
 
-The user's loop: eager float32, a `DataLoader` without workers and one with two, whose transforms crop, mirror and
-standardise picture by picture as torchvision's do on tensors (padding 4). Ours: the same on a whole batch, in float32
-and with `precision="fast"`. An epoch is all that one does: the steps, then loss and error of the test part, in our loop
-those of a twentieth of the training part too, or of all of it, which `fit` does unless told otherwise (`judged`). The
-pictures are decoded before, on both sides; a loader that decodes JPEG files is slower.
+The plain loop ("user"): eager float32, a `DataLoader` without workers and one with two, whose transforms crop, mirror
+and standardize image by image as torchvision's do on tensors (padding 4). Skiplab's loop: the same on a whole batch, in
+float32 and with `precision="fast"`. An epoch has the steps, then loss and error of the test part; Skiplab's loop also
+evaluates a twentieth of the training part (`eval_samples`), or all of it, which is the default of `fit`. Images are
+decoded before, on both sides; a loader that decodes JPEG files is slower.
 
-Speed: sides take turns, so that whatever slows the machine slows all; minimum and median over the repeats, ratios to
-the better of the user's loops in the same repeat, and last that of the least times, which other work disturbs least.
+Speed: sides take turns, so that other work on the machine slows all of them. Printed are minimum and median over the
+repeats, ratios to the better plain loop in the same repeat, and the ratio of the shortest times.
 Error: of networks trained by both from the same initial weights, paired by seed, with Student's 95 % interval of the
 difference.
 """
@@ -19,6 +19,7 @@ import json
 import platform
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,10 +43,10 @@ from skiplab.training.recipe import learning_rate_at
 Pair = tuple[Tensor, Tensor]
 PADDING = 4
 BASE = ("user, 0 workers", "user, 2 workers")
-SIDES: dict[str, dict[str, Any]] = {  # of our loop
+SIDES: dict[str, dict[str, Any]] = {  # of Skiplab's loop
     "skiplab, float32": {"precision": "32-true"},
     "skiplab, fast": {"precision": "fast"},
-    "skiplab, fast, all judged": {"precision": "fast", "eval_samples": 0},
+    "skiplab, fast, all evaluated": {"precision": "fast", "eval_samples": 0},
 }
 
 
@@ -69,7 +70,7 @@ class Pictures(Dataset[Pair]):
 
 
 class UserLoop:
-    """What the tutorials write."""
+    """The loop of PyTorch's tutorials."""
 
     def __init__(self, data: DataSet, recipe: Recipe, workers: int) -> None:
         self.data, self.recipe = data, recipe
@@ -106,16 +107,16 @@ def network(seed: int) -> nn.Module:
 
 
 def ours(data: DataSet, recipe: Recipe, options: dict[str, Any]) -> Callable[[int], float]:
-    """`fit`'s own loop, one epoch a call; gives the test part's error."""
-    settings = recipe.record() | {"augment": "crop-flip", "padding": PADDING, "judged": len(data.train) // 20} | options
-    recipe = Recipe(**settings)
+    """`fit`'s own loop: runs one epoch per call, and returns the test error."""
+    evaluated = {"eval_samples": len(data.train) // 20}
+    recipe = replace(recipe, **{"augment": "crop-flip", "padding": PADDING, **evaluated, **options})
     loop = Loop(fabric_on("cpu", recipe.precision), network(recipe.seed), data, recipe)
     return lambda epoch: loop.epoch(epoch)[-1]["test_error"]
 
 
 def speed(data: DataSet, repeats: int) -> list[dict[str, object]]:
-    """One row a side: images of the training part a second, over whole epochs."""
-    recipe = Recipe(epochs=repeats + 2, learning_rate=0.02)  # the last epoch judges on all, and is not reached
+    """One row per side: training images per second, over whole epochs."""
+    recipe = Recipe(epochs=repeats + 2, learning_rate=0.02)  # the last one evaluates all samples, and is not reached
     works = {name: UserLoop(data, recipe, workers).epoch for name, workers in zip(BASE, (0, 2), strict=True)}
     works |= {name: ours(data, recipe, options) for name, options in SIDES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in works}
