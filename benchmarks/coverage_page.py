@@ -1,4 +1,4 @@
-"""The page docs/coverage.md from the rows of a sweep: the denominator, what was captured, and why the rest was not."""
+"""The page docs/coverage.md from the rows of a sweep: how many models are captured, and why the others are not."""
 
 import datetime
 import re
@@ -39,7 +39,7 @@ def page(rows: list[Row]) -> str:
     last = list({(row["source"], row["name"]): row for row in rows}.values())
     built = [row for row in last if row["status"] != "unbuilt"]
     lines = [
-        "# Coverage: which networks of others can be captured",
+        "# Coverage: which networks of other libraries can be captured",
         "",
         f"Swept on {datetime.date.today()} with {', '.join(f'{k} {v}' for k, v in versions().items())}, by "
         "`python benchmarks/sweep.py --out sweep.jsonl` and `--table docs/coverage.md`. Every architecture name of "
@@ -47,8 +47,8 @@ def page(rows: list[Row]) -> str:
         "without values; built for real where that fails). transformers' models have their default configuration, "
         "cut to two layers. Seconds are those of one core.",
         "",
-        "*Built* is the denominator: what the library itself builds. *Captured* means that the graph was exported, "
-        "every skip looked for and every path counted. A *crash* is any exception that Skiplab does not name.",
+        "*Built* is the number of models that the library itself can build. *Captured* means that the graph was "
+        "exported, and `find` and `census` ran on it. A *crash* is an exception other than Skiplab's own errors.",
         "",
         "| library | names | built | captured | | crashes | seconds to capture: median, most | to find: median, most |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
