@@ -264,12 +264,12 @@ def test_pictures_take_the_size_of_the_models_example(net: Path, tmp_path: Path)
 # The sentences and the chart, of runs whose answer is plain.
 
 
-def trial(seed: int, *errors: float, why: str = "") -> Trial:
+def trial(seed: int, *errors: float, divergence: str = "") -> Trial:
     rows = [
         {"epoch": i, "train_loss": e, "train_error": e, "test_loss": e, "test_error": e / 2, "seconds": 1.0}
         for i, e in enumerate(errors, start=1)
     ]
-    return Trial(seed, pd.DataFrame(rows), why)
+    return Trial(seed, pd.DataFrame(rows), divergence)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,10 @@ def trial(seed: int, *errors: float, why: str = "") -> Trial:
             [trial(0, 0.1), trial(4, 0.9)],
             "net trains in 1 of 2 runs: by training error, seed 0 trains (10.0 %), seed 4 does not train (90.0 %)",
         ),
-        ([trial(0, why="too fast"), trial(1, 0.1)], "Seed 0 diverges: too fast. net trains: training error is 10.0 %"),
+        (
+            [trial(0, divergence="too fast"), trial(1, 0.1)],
+            "Seed 0 diverges: too fast. net trains: training error is 10.0 %",
+        ),
         ([trial(0, 0.1)], "Test error: 5.0 % (one run, which gives no interval); chance is 80.0 %."),
     ],
 )
@@ -299,5 +302,5 @@ def test_sentences_follow_from_the_errors(trials: list[Trial], said: str) -> Non
 
 
 def test_the_chart_is_drawn_of_runs_with_gaps() -> None:
-    for trials in ([trial(0, 0.5, 0.0), trial(1, 0.4)], [trial(0, why="at once")]):
+    for trials in ([trial(0, 0.5, 0.0), trial(1, 0.4)], [trial(0, divergence="at once")]):
         assert png(run_curves(summary.curves(trials), 0.9)).startswith(b"\x89PNG")

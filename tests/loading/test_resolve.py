@@ -13,7 +13,7 @@ import skiplab
 import zoo
 from skiplab.errors import DataError, ModelError, SkiplabError, UsageError
 from skiplab.loading import libraries, transformers_inputs
-from skiplab.loading.example_inputs import parse_shape, typed
+from skiplab.loading.example_inputs import example_tensor, parse_shape
 from skiplab.loading.resolve import resolve
 
 ZOO = str(Path(zoo.__file__))
@@ -254,7 +254,7 @@ def test_weights_that_do_not_fit_or_are_none(tmp_path: Path) -> None:
 def test_shapes_are_read_back(sizes: list[int], dtype: str) -> None:
     text = "x".join(map(str, sizes)) + (f":{dtype}" if dtype else "")
     assert parse_shape(text) == (tuple(sizes), getattr(torch, dtype or "float32"))
-    assert typed(text).shape == tuple(sizes)
+    assert example_tensor(text).shape == tuple(sizes)
 
 
 @pytest.mark.parametrize("text", ["", "1x", "axb", "1x-2", "0x3", "1x2:word", "1x2:nn", "1,2"])

@@ -186,7 +186,7 @@ def test_adamw_and_clipping_are_pytorchs() -> None:
 
 
 def test_augmented_training_is_the_plain_loop_on_the_same_draws() -> None:
-    from skiplab.training.augment import augmented, draw
+    from skiplab.training.augment import augment_batch, draw_augmentation
 
     data, recipe, net = pictures(), Recipe(epochs=1, batch_size=16, augment="crop-flip", padding=2), convolutions()
     net[5] = nn.Identity()
@@ -194,7 +194,7 @@ def test_augmented_training_is_the_plain_loop_on_the_same_draws() -> None:
     hand, generator = copy.deepcopy(net).train(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.SGD(hand.parameters(), momentum=0.9, weight_decay=1e-4)
     for step, chosen in enumerate(torch.randperm(50, generator=generator).split(16)):
-        x = augmented(data.train.x[chosen], draw(len(chosen), "crop-flip", 2, generator), 2)
+        x = augment_batch(data.train.x[chosen], draw_augmentation(len(chosen), "crop-flip", 2, generator), 2)
         optimizer.param_groups[0]["lr"] = learning_rate_at(recipe, step, 4)
         optimizer.zero_grad()
         F.cross_entropy(hand(x), data.train.y[chosen]).backward()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skiplab.data import IGNORED, DataSet, Split
 from skiplab.errors import DataError
 from skiplab.training.fit import Recipe, evaluate, fit
-from skiplab.training.objectives import chance, must_answer, task_of
+from skiplab.training.objectives import chance, check_output, task_of
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -203,7 +203,7 @@ def test_values_of_one_number_do_not_broadcast() -> None:
 def test_answers_that_fit() -> None:
     more: list[tuple[Any, DataSet]] = [(torch.zeros(1, 7, 4), dense()), (torch.zeros(1, 2), numbers())]
     for output, data in more:
-        must_answer(output, data.train, data)
+        check_output(output, data.train, data)
 
 
 def test_chance_is_the_share_of_all_but_the_commonest_class_of_what_is_asked() -> None:

@@ -19,7 +19,7 @@ from skiplab.measure.registry import NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skiplab.cli.session import Subject
+    from skiplab.cli.session import MeasuredProgram
     from skiplab.io.resume import ResumeStore
     from skiplab.measure.losses import Function
     from skiplab.measure.protocol import Measure
@@ -78,7 +78,7 @@ def measure(
     if report is not None:
         check_page(report)
     from skiplab.cli.output_folder import measurement_identity
-    from skiplab.cli.session import subject
+    from skiplab.cli.session import prepare
     from skiplab.io.resume import TABLES, ResumeStore
 
     options = {**lesion.arguments(), "networks": _split(networks)}
@@ -86,7 +86,7 @@ def measure(
     measures = _chosen(what, lesion.method, given)
     functions = evaluation.functions()
     data_request = data.request(evaluation.batch_size, model.seed)
-    measured = subject(model, data_request, device, skips)
+    measured = prepare(model, data_request, device, skips)
     measures = _fitting(measures, explicit=what is not None, subject_=measured)
     config = {
         "loss": evaluation.loss,
@@ -132,7 +132,7 @@ def _chosen(what: str | None, method: str, given: Mapping[str, Any]) -> "dict[st
     return measures
 
 
-def _fitting(measures: "Mapping[str, Measure]", *, explicit: bool, subject_: "Subject") -> "dict[str, Measure]":
+def _fitting(measures: "Mapping[str, Measure]", *, explicit: bool, subject_: "MeasuredProgram") -> "dict[str, Measure]":
     """The measures that the data and the graph allow; UsageError where a measure named in `--what` is not possible."""
     fitting = {}
     for name, measure in measures.items():
@@ -156,7 +156,7 @@ def _fitting(measures: "Mapping[str, Measure]", *, explicit: bool, subject_: "Su
 
 def _measured(
     names: Sequence[str],
-    subject: "Subject",
+    subject: "MeasuredProgram",
     functions: Functions,
     options: Mapping[str, Any],
     memory: float | None,
@@ -190,7 +190,7 @@ def _measured(
 
 def _run(
     group: Sequence[str],
-    subject: "Subject",
+    subject: "MeasuredProgram",
     functions: Functions,
     options: Mapping[str, Any],
     running: Mapping[str, Any],

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from skiplab.cli.model_options import ModelOptions
-from skiplab.cli.session import Subject
+from skiplab.cli.session import MeasuredProgram
 from skiplab.data.sources import DataRequest
 from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
 
 
 def measurement_identity(
-    model: ModelOptions, data_request: DataRequest, subject: Subject, options: Mapping[str, Any]
+    model: ModelOptions, data_request: DataRequest, subject: MeasuredProgram, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that the numbers depend on, as JSON, except which other measures are in the same folder."""
     first = pytree.tree_leaves(next(iter(subject.batches)))

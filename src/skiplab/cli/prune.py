@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from skiplab.cli.prune_finetune import FinetunePlan
-    from skiplab.cli.session import Subject
+    from skiplab.cli.session import MeasuredProgram
     from skiplab.data.sources import Batches, DataRequest
     from skiplab.graph.program import Program
     from skiplab.pruning import Pruned
@@ -129,7 +129,7 @@ class PruneSetup:
         has_training_part: whether `ranking` comes from a training part of its own.
     """
 
-    subject: "Subject"
+    subject: "MeasuredProgram"
     ranking: list[Any]
     evaluation: "Batches"
     functions: tuple[Any, Any]
@@ -140,11 +140,11 @@ def _setup(
     model: ModelOptions, data_request: "DataRequest", device: str, skips: str | None, functions: tuple[Any, Any]
 ) -> PruneSetup:
     """Loads and checks everything, before anything slow runs."""
-    from skiplab.cli.session import subject
+    from skiplab.cli.session import prepare
     from skiplab.data.sources import batches, split_batches, training_part
     from skiplab.measure.losses import try_on
 
-    given = subject(model, replace(data_request, samples=0), device, skips)
+    given = prepare(model, replace(data_request, samples=0), device, skips)
     if not len(given.skips):
         raise DataError("there is no skip connection whose branch can be removed: see skiplab find")
     try_on(given.program, given.batches, functions, given.targets)

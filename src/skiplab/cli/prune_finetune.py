@@ -6,7 +6,7 @@ from skiplab.data import DataSet, Split
 from skiplab.data.sources import DataRequest, dataset
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
-from skiplab.training.loop import must_fit
+from skiplab.training.loop import check_sample
 from skiplab.training.recipe import Recipe
 
 
@@ -42,5 +42,5 @@ def finetune_plan(
     shape = next(t.shape[1:] for t in program.flatten(*program.example) if hasattr(t, "shape"))
     data = dataset(replace(data_request, samples=0), tuple(shape))
     device = next(iter(program.tensors.values())).device
-    must_fit(program.module(), Split(data.train.x[:1], data.train.y[:1]).to(device), data)
+    check_sample(program.module(), Split(data.train.x[:1], data.train.y[:1]).to(device), data)
     return FinetunePlan(data, recipe)

@@ -48,7 +48,7 @@ def bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-class Timed:
+class TimedProgress:
     """Bars on a console with the time that is left, gone when done, and none where there is no terminal.
 
     Use as a context manager; `columns` stand between a bar and its times.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredProgram:
     """A program with the skips and batches of a command.
 
     Attributes:
@@ -34,7 +34,7 @@ class Subject:
     targets: Any
 
 
-def subject(model: ModelOptions, data_request: "DataRequest", device: str, pattern: str | None) -> Subject:
+def prepare(model: ModelOptions, data_request: "DataRequest", device: str, pattern: str | None) -> MeasuredProgram:
     """Captures the model and opens the data; raises for every error in the options before the long work."""
     if model.meta:
         raise UsageError("measures need the network's values: leave out --meta")
@@ -43,7 +43,7 @@ def subject(model: ModelOptions, data_request: "DataRequest", device: str, patte
     from skiplab.data.sources.examples import Examples
 
     source = open_source(data_request)
-    program = _captured(model, source, device)
+    program = _capture(model, source, device)
     skips = find(program).in_graph()
     if pattern is not None and not len(skips.at(pattern)):
         some = ", ".join(skip.id for skip in skips[:5]) or "none"
@@ -53,7 +53,9 @@ def subject(model: ModelOptions, data_request: "DataRequest", device: str, patte
     _report_samples(source, data_request)
     if not program.dynamic_batch:
         print_message(f"note: {program.name} takes batches of one size only; the rest of the data is left out")
-    return Subject(program, chosen, drawn, source, source.y if isinstance(source, Examples) else _first_target(drawn))
+    return MeasuredProgram(
+        program, chosen, drawn, source, source.y if isinstance(source, Examples) else _first_target(drawn)
+    )
 
 
 def _first_target(drawn: "Batches") -> Any:
@@ -63,7 +65,7 @@ def _first_target(drawn: "Batches") -> Any:
     return first[1]
 
 
-def _captured(model: ModelOptions, source: "Examples | Stream", device: str) -> "Program":
+def _capture(model: ModelOptions, source: "Examples | Stream", device: str) -> "Program":
     """Captured on an example of the data, unless --input gives shapes or the data adapt to the model."""
     import torch
     from torch import Tensor
@@ -82,7 +84,7 @@ def _captured(model: ModelOptions, source: "Examples | Stream", device: str) -> 
         raise ModelError(f"{model.spec} does not fit into memory, and measures need its values: use a smaller one")
     args, kwargs = resolved.args, resolved.kwargs
     if example is not None:
-        args, kwargs = example_inputs.returned(_typed(example, resolved.model))
+        args, kwargs = example_inputs.as_arguments(_as_weights(example, resolved.model))
     args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(place), (args, kwargs))
     try:
         with quiet():
@@ -94,11 +96,11 @@ def _captured(model: ModelOptions, source: "Examples | Stream", device: str) -> 
             f"{model.spec} does not take the data of {source.name}: {str(error).splitlines()[0]}; "
             + suggest_options(getattr(example, "shape", ())[1:])
         ) from error
-    _notes(model, program)
+    _print_notes(model, program)
     return program
 
 
-def _typed(example: Any, model: "nn.Module") -> Any:
+def _as_weights(example: Any, model: "nn.Module") -> Any:
     """The example with real numbers in the precision of the model's weights."""
     from torch import Tensor
 
@@ -118,7 +120,7 @@ def suggest_options(shape: Sequence[int], classes: int | None = None) -> str:
     return f"build it for them with {' '.join(options) or '--kwargs'}, or give other data"
 
 
-def _notes(model: ModelOptions, program: "Program") -> None:
+def _print_notes(model: ModelOptions, program: "Program") -> None:
     from skiplab.loading.libraries import LIBRARIES
 
     library = model.spec.partition(":")[0] in LIBRARIES

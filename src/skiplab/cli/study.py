@@ -62,7 +62,7 @@ def _add(name: str, question: str) -> None:
 
     @study_app.command(name, cls=StudyCommand, help=question)
     @with_options(destination="Output")
-    def ask(
+    def run_question(
         context: typer.Context,
         destination: Destination,
         quick: Annotated[bool, typer.Option("--quick", help="At most two minutes on two cores.")] = False,
@@ -82,17 +82,17 @@ def _add(name: str, question: str) -> None:
 
         study = load_study(name)
         chosen = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
-        chosen = _narrowed(chosen, grid or [], variants, seeds, epochs)
+        chosen = _with_overrides(chosen, grid or [], variants, seeds, epochs)
         study.cells(chosen)  # raises for invalid settings before anything is written
-        answer(
-            repeating(context),
+        run_and_report(
+            reproducing_command(context),
             name,
             lambda store, count, listener: run_study(study, chosen, store, count, listener, fresh=fresh),
             destination,
         )
 
 
-def repeating(context: typer.Context) -> str:
+def reproducing_command(context: typer.Context) -> str:
     """The command that reproduces the result: the given options without those of `Destination` and --fresh."""
     words = ["skiplab", "study", str(context.info_name)]
     for parameter in context.command.params:
@@ -108,7 +108,7 @@ def repeating(context: typer.Context) -> str:
     return shlex.join(words)
 
 
-def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
+def run_and_report(command: str, name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
     """Run a study with progress bars, write its page, and print its result; `command` reproduces it."""
     from skiplab.cli import render
     from skiplab.cli.study_progress import Bars
@@ -121,7 +121,7 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         writable_folder(to.out)
     store = writable_folder(to.runs or _runs_folder())
     try:
-        with _telling_of_a_stop(), Bars(render.stderr()) as bars:
+        with _announce_interrupt(), Bars(render.stderr()) as bars:
             result = run(store, to.workers or grid.available_workers(), bars)
     except (KeyboardInterrupt, SystemExit):
         print_message("stopped; run the same command to continue")
@@ -138,7 +138,7 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
 
 
 @contextmanager
-def _telling_of_a_stop() -> Iterator[None]:
+def _announce_interrupt() -> Iterator[None]:
     """Report the first Ctrl-C: running cells have some seconds to finish their step."""
     before = signal.getsignal(signal.SIGINT)
 
@@ -157,11 +157,11 @@ def _telling_of_a_stop() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _narrowed(
-    data_request: "Grid", grid: Sequence[str], variants: str | None, seeds: int | None, epochs: int | None
+def _with_overrides(
+    grid_: "Grid", grid: Sequence[str], variants: str | None, seeds: int | None, epochs: int | None
 ) -> "Grid":
     """The grid with the changes from the command line."""
-    axes = dict(data_request.axes)
+    axes = dict(grid_.axes)
     for text in grid:
         name, sign, values = text.partition("=")
         if not sign or name not in axes:
@@ -169,12 +169,12 @@ def _narrowed(
             raise UsageError(f"--grid {text}: write {choices}, with values between commas")
         axes[name] = tuple(_value(text, each, axes[name]) for each in values.split(","))
     if variants is not None:
-        data_request = replace(data_request, variants=tuple(each.strip() for each in variants.split(",")))
+        grid_ = replace(grid_, variants=tuple(each.strip() for each in variants.split(",")))
     if seeds is not None:
-        data_request = replace(data_request, seeds=seeds)
+        grid_ = replace(grid_, seeds=seeds)
     if epochs is not None:
-        data_request = replace(data_request, recipe=replace(data_request.recipe, epochs=epochs))
-    return replace(data_request, axes=axes)
+        grid_ = replace(grid_, recipe=replace(grid_.recipe, epochs=epochs))
+    return replace(grid_, axes=axes)
 
 
 def _value(text: str, value: str, known: tuple[Any, ...]) -> Any:

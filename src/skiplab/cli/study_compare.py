@@ -11,7 +11,7 @@ from skiplab.cli.app import print_message
 from skiplab.cli.common_options import DataOptions, Device, warnings_on_stderr
 from skiplab.cli.model_options import ModelOptions, parse_kwargs
 from skiplab.cli.option_groups import with_options
-from skiplab.cli.study import PREPARING, Destination, Fresh, answer, repeating, study_app
+from skiplab.cli.study import PREPARING, Destination, Fresh, reproducing_command, run_and_report, study_app
 from skiplab.errors import UsageError
 from skiplab.training.recipe import Recipe
 
@@ -51,8 +51,8 @@ def compare(
     variants = {
         name: partial(load_model, model, options[name]) if options[name] else model for name, model in named.items()
     }
-    answer(
-        repeating(context),
+    run_and_report(
+        reproducing_command(context),
         "compare",
         lambda store, count, listener: study.compare(
             variants,

@@ -7,11 +7,11 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import TaskID, TextColumn
 
-from skiplab.cli.render import Timed
+from skiplab.cli.render import TimedProgress
 from skiplab.study.grid import Cell
 
 
-class Bars(Timed):
+class Bars(TimedProgress):
     """One bar for the whole grid and one for each cell at work. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:

@@ -48,7 +48,7 @@ def train(
         config = config_of(model, plan, chosen[0], fresh=fresh)
         trials = _trials(plan, chosen)
     _print(model.spec, plan, trials, config, as_json=as_json, report=report)
-    if any(trial.why for trial in trials):
+    if any(trial.divergence for trial in trials):
         raise typer.Exit(1)
 
 
@@ -64,13 +64,13 @@ def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
     """One run per seed. When stopped, reports what is finished and how to resume."""
     from skiplab.cli.output_folder import resume_hint
     from skiplab.cli.train_progress import Bar
-    from skiplab.training.seeds import trained
+    from skiplab.training.seeds import train_seed
 
     trials: list[Trial] = []
     try:
         with Bar(plan.recipe.epochs, len(seeds)) as bar:
             for seed in seeds:
-                trials.append(trained(plan, seed, partial(bar.epoch, seed)))
+                trials.append(train_seed(plan, seed, partial(bar.epoch, seed)))
                 bar.finish(trials[-1])
     except (KeyboardInterrupt, SystemExit):
         done = "; ".join(map(str, trials)) or "no run yet"
@@ -95,7 +95,7 @@ def _print(
     else:
         data = plan.data
         print_lines([f"{model} on {data.name}: {len(data.train):,} training samples, {len(data.test):,} test samples"])
-        render.stdout().print(render.plain_table(summary.HEADINGS, summary.cells(runs)))
+        render.stdout().print(render.plain_table(summary.HEADINGS, summary.text_rows(runs)))
         print_lines([f"– {sentence}" for sentence in sentences])
     if report is not None:
         from skiplab.report import train_page

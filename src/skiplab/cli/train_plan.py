@@ -16,7 +16,7 @@ from skiplab.errors import DataError, ModelError, UsageError
 from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
 from skiplab.training.fit import fabric_on
-from skiplab.training.loop import must_fit
+from skiplab.training.loop import check_sample
 from skiplab.training.objectives import chance
 from skiplab.training.recipe import Recipe
 from skiplab.training.seeds import Plan, open_folder
@@ -75,7 +75,7 @@ def _layers(network: nn.Module) -> str:
 
 def _must_fit(model: ModelOptions, network: nn.Module, plan: Plan) -> None:
     try:
-        must_fit(network, plan.data.train, plan.data)
+        check_sample(network, plan.data.train, plan.data)
     except DataError as error:
         how = suggest_options(plan.data.train.x.shape[1:], plan.data.classes)
         what = str(error).removesuffix(f": build it with num_classes={plan.data.classes}")

@@ -8,7 +8,7 @@ from skiplab.cli import render
 from skiplab.training.seeds import Trial, percent
 
 
-class Bar(render.Timed):
+class Bar(render.TimedProgress):
     """Use as a context manager."""
 
     def __init__(self, epochs: int, runs: int) -> None:

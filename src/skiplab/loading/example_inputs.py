@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
-Declared = Callable[[], Inputs]  # asked only where the user gives no input
+InputFactory = Callable[[], Inputs]  # asked only where the user gives no input
 
 
 def parse_shape(text: str) -> tuple[tuple[int, ...], torch.dtype]:
@@ -25,7 +25,7 @@ def parse_shape(text: str) -> tuple[tuple[int, ...], torch.dtype]:
     return shape, dtype
 
 
-def typed(text: str) -> Tensor:
+def example_tensor(text: str) -> Tensor:
     """The input that a user asks for by shape and dtype, the same in every run."""
     shape, dtype = parse_shape(text)
     if dtype.is_floating_point or dtype.is_complex:
@@ -43,11 +43,11 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def of_model(name: str, model: nn.Module) -> Inputs:
+def declared_inputs(name: str, model: nn.Module) -> Inputs:
     """What the model's `example_inputs()` gives, or its `example_input_shape` says (without the batch's dimension)."""
     given = getattr(model, "example_inputs", None)
     if callable(given):
-        return returned(given())
+        return as_arguments(given())
     shape = getattr(model, "example_input_shape", None)
     if isinstance(shape, tuple):
         return (normal(1, *shape),), {}
@@ -57,7 +57,7 @@ def of_model(name: str, model: nn.Module) -> Inputs:
     )
 
 
-def returned(inputs: Any) -> Inputs:
+def as_arguments(inputs: Any) -> Inputs:
     """Example inputs as a callable returns them: a tensor, a tuple of arguments, or a mapping of keywords."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)

@@ -16,39 +16,43 @@ from torch import nn
 
 from skiplab.errors import ModelError, SkiplabError
 from skiplab.graph.rng import isolated_rng
-from skiplab.loading.example_inputs import Declared, Inputs, normal
-from skiplab.loading.transformers_inputs import of_signature, parts
+from skiplab.loading.example_inputs import InputFactory, Inputs, normal
+from skiplab.loading.transformers_inputs import inputs_from_signature, nested_configs
 
-Built = tuple[nn.Module, Declared]
+BuiltModel = tuple[nn.Module, InputFactory]
 
 
-def timm(name: str, options: dict[str, Any], meta: bool | None = False) -> Built:
+def timm(name: str, options: dict[str, Any], meta: bool | None = False) -> BuiltModel:
     """`timm.create_model`, on the input of the model's default configuration, unless the options have another one."""
     library = import_library("timm")
     if not library.is_model(name):
-        raise ModelError(f"timm has no model `{name}`{nearest(name, library.list_models())}")
-    model = call(f"timm:{name}", lambda **kw: library.create_model(name, pretrained=False, **kw), options, bool(meta))
+        raise ModelError(f"timm has no model `{name}`{did_you_mean(name, library.list_models())}")
+    model = call_builder(
+        f"timm:{name}", lambda **kw: library.create_model(name, pretrained=False, **kw), options, bool(meta)
+    )
     channels, *size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
     if img_size := options.get("img_size"):
         size = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
     return model, lambda: ((normal(1, options.get("in_chans", channels), *size),), {})
 
 
-def torchvision(name: str, options: dict[str, Any], meta: bool | None = False) -> Built:
+def torchvision(name: str, options: dict[str, Any], meta: bool | None = False) -> BuiltModel:
     """`torchvision.models.get_model` without weights, on an image, a film or a pair of images."""
     models = import_library("torchvision.models")
     if name not in models.list_models():
-        raise ModelError(f"torchvision has no model `{name}`{nearest(name, models.list_models())}")
+        raise ModelError(f"torchvision has no model `{name}`{did_you_mean(name, models.list_models())}")
     defaults: dict[str, Any] = {"weights": None}
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
         defaults["weights_backbone"] = None  # they would be downloaded
     if name in ("googlenet", "inception_v3"):
         defaults["init_weights"] = False  # their default takes a minute and warns
-    model = call(f"torchvision:{name}", lambda **kw: models.get_model(name, **kw), defaults | options, bool(meta))
-    return model, lambda: _pictures(models, name)
+    model = call_builder(
+        f"torchvision:{name}", lambda **kw: models.get_model(name, **kw), defaults | options, bool(meta)
+    )
+    return model, lambda: _image_inputs(models, name)
 
 
-def _pictures(models: Any, name: str) -> Inputs:
+def _image_inputs(models: Any, name: str) -> Inputs:
     """What a model of torchvision takes, by the package in which it is defined."""
     package = models.get_model_builder(name).__module__
     if ".video." in package:
@@ -61,15 +65,15 @@ def _pictures(models: Any, name: str) -> Inputs:
     return (normal(1, 3, 224, 224),), {}
 
 
-def transformers(name: str, options: dict[str, Any], meta: bool | None = False) -> Built:
+def transformers(name: str, options: dict[str, Any], meta: bool | None = False) -> BuiltModel:
     """A model of a configuration in a folder or file, or of a model type's default configuration.
 
     The configuration says everything, so whether the memory suffices is seen on meta first.
     """
-    return of_config(f"transformers:{name}", config_of(name, options), meta)
+    return from_config(f"transformers:{name}", load_config(name, options), meta)
 
 
-def config_of(name: str, options: dict[str, Any]) -> Any:
+def load_config(name: str, options: dict[str, Any]) -> Any:
     """The configuration in a folder or file, or a model type's own, changed by `options`."""
     library = import_library("transformers")
     try:
@@ -79,28 +83,28 @@ def config_of(name: str, options: dict[str, Any]) -> Any:
     except (ValueError, KeyError, OSError) as error:
         known = list(library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
         raise ModelError(
-            f"transformers:{name} is neither a path with a config.json nor a model type{nearest(name, known)}"
+            f"transformers:{name} is neither a path with a config.json nor a model type{did_you_mean(name, known)}"
         ) from error
 
 
-def of_config(name: str, config: Any, meta: bool | None = False) -> Built:
+def from_config(name: str, config: Any, meta: bool | None = False) -> BuiltModel:
     """The base model of a transformers configuration, on inputs that fit its `forward`."""
     library = import_library("transformers")
-    for part in parts(config):
+    for part in nested_configs(config):
         if hasattr(part, "use_cache"):
             part.use_cache = False  # a cache is an output of its own, and no part of the signal's way
-    family = call(name, lambda: _family(library, config), {})
+    auto_class = call_builder(name, lambda: _auto_class(library, config), {})
 
     def build() -> nn.Module:
-        return family.from_config(config)
+        return auto_class.from_config(config)
 
-    model = None if meta is False else _on_meta(name, build, must=bool(meta))
+    model = None if meta is False else _on_meta(name, build, required=bool(meta))
     if model is None or not (meta or weight_bytes(model) > free_memory() / 2):
-        model = call(name, build, {})
-    return model, lambda: of_signature(name, model, config)
+        model = call_builder(name, build, {})
+    return model, lambda: inputs_from_signature(name, model, config)
 
 
-def _family(library: Any, config: Any) -> Any:
+def _auto_class(library: Any, config: Any) -> Any:
     """The auto class that builds this configuration: the base model's, else the first of those with a head."""
     autos = [library.AutoModel, *vars(library.models.auto.modeling_auto).values()]
     known = [
@@ -114,13 +118,13 @@ def _family(library: Any, config: Any) -> Any:
     return known[0]
 
 
-def _on_meta(name: str, build: Any, must: bool) -> nn.Module | None:
-    """The model on meta; None where its code needs values, unless it must be there."""
+def _on_meta(name: str, build: Any, required: bool) -> nn.Module | None:
+    """The model on meta; None where its code needs values, unless it required be there."""
     with isolated_rng():  # what is built afterwards has the weights of its seed
         try:
-            return call(name, build, {}, meta=True).to("meta")  # `torch.Tensor(n)` heeds no default device
+            return call_builder(name, build, {}, meta=True).to("meta")  # `torch.Tensor(n)` heeds no default device
         except ModelError:
-            if must:
+            if required:
                 raise
             return None
 
@@ -146,7 +150,7 @@ def free_memory() -> float:
         return float("inf")
 
 
-def call(name: str, build: Any, options: dict[str, Any], meta: bool = False) -> Any:
+def call_builder(name: str, build: Any, options: dict[str, Any], meta: bool = False) -> Any:
     """Calls what builds a model, on meta if asked for; whatever it raises is a ModelError that names it."""
     if not callable(build):
         raise ModelError(f"{name} is a {type(build).__name__}: it should be a function, a class or a module")
@@ -164,7 +168,7 @@ def call(name: str, build: Any, options: dict[str, Any], meta: bool = False) -> 
         raise ModelError(f"{name} fails while it builds the model: {type(error).__name__}: {error}{advice}") from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " (did you mean …?)", where something is near."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
@@ -192,7 +196,7 @@ class ModelLibrary(NamedTuple):
         keywords: the library's names for `num_classes`, `in_channels` and `img_size`, where they differ.
     """
 
-    build: Callable[..., Built]
+    build: Callable[..., BuiltModel]
     keywords: Mapping[str, str]
 
 

@@ -23,10 +23,10 @@ from skiplab.loading.example_inputs import Inputs, generator, normal
 TOKENS = 16  # length of a text
 SAMPLES = 15360  # of sound: a second, which most hop lengths divide
 FRAMES = 400  # of a spectrogram, where nothing says otherwise
-MOST = 24  # combinations of shapes that are tried
+MAX_COMBINATIONS = 24  # combinations of shapes that are tried
 
 
-def parts(config: Any) -> list[Any]:
+def nested_configs(config: Any) -> list[Any]:
     """A configuration and those that it holds, the outer ones first."""
     found = [config]
     for each in found:  # grows while it is read
@@ -34,11 +34,11 @@ def parts(config: Any) -> list[Any]:
     return found
 
 
-class Numbers:
+class ConfigNumbers:
     """The numbers of a configuration and of those that it holds, asked for by the names that libraries give them."""
 
     def __init__(self, config: Any, required: list[str]) -> None:
-        self.configs = parts(config)
+        self.configs = nested_configs(config)
         self.padded = "spatial_shapes" in required  # images as rows of patches, of which each has as many
         self.patched = self.padded or any("grid" in name for name in required)
 
@@ -65,7 +65,7 @@ class Numbers:
         return channels, 224, 224
 
     def mels(self) -> list[int]:
-        """Numbers in one frame of sound: what comes into question."""
+        """ConfigNumbers in one frame of sound: what comes into question."""
         names = "num_mel_bins n_mels input_feat_per_channel feature_size input_feat_size feature_projection_input_dim"
         return list(dict.fromkeys([*self.all(*names.split()), 80, 128, *self.all("input_dim", "hidden_size")]))
 
@@ -75,7 +75,7 @@ class Numbers:
         return self.get("context_length", default=64) + lags
 
 
-def of_signature(name: str, model: nn.Module, config: Any) -> Inputs:
+def inputs_from_signature(name: str, model: nn.Module, config: Any) -> Inputs:
     """Keyword arguments on which the model runs.
 
     Raises:
@@ -88,13 +88,13 @@ def of_signature(name: str, model: nn.Module, config: Any) -> Inputs:
     advice = "write a function that returns (model, example inputs) and give file.py:function"
     if unknown:
         raise UsageError(f"{name}: nothing says what {type(model).__name__} takes as {', '.join(unknown)}; {advice}")
-    numbers = Numbers(config, required)
+    numbers = ConfigNumbers(config, required)
     best: dict[str, Tensor] | None = None
     furthest = -1.0
     for names in _choices(model, config, list(parameters), required):
         made = [ARGUMENTS[each](numbers) for each in names]
         indices = sorted(itertools.product(*(range(len(values)) for values in made)), key=sum)
-        for index in indices[:MOST]:
+        for index in indices[:MAX_COMBINATIONS]:
             chosen = {each: values[i] for each, values, i in zip(names, made, index, strict=True)}
             progress = _progress(model, chosen)
             if progress > furthest:
@@ -113,7 +113,7 @@ def _choices(model: Any, config: Any, takes: list[str], required: list[str]) -> 
     if getattr(config, "is_encoder_decoder", False):
         few += [name for name in takes if name in ("decoder_input_ids", "decoder_input_values") and name not in few]
     data = [name for name in takes if name in ARGUMENTS and (name in few or name in DATA)]
-    everything = [name for name in takes if name in ARGUMENTS and name not in LATE]
+    everything = [name for name in takes if name in ARGUMENTS and name not in OPTIONAL]
     around = [name for name in takes if name in few or name == "encoder_hidden_states"]
     seen: list[list[str]] = [[]]
     for choice in (few, data, everything, around):
@@ -151,7 +151,7 @@ def _progress(model: nn.Module, kwargs: dict[str, Tensor]) -> float:
     return math.inf
 
 
-def _ids(numbers: Numbers) -> list[Tensor]:
+def _ids(numbers: ConfigNumbers) -> list[Tensor]:
     """A text; the codes of a sound, one column a codebook, and one more for text."""
     words = min(numbers.all("vocab_size"), default=100)
     books = [n for n in numbers.all("num_codebooks", "num_channels") if n > 4]  # fewer are those of an image
@@ -164,7 +164,7 @@ def _long(fill: int, *shape: int) -> Tensor:
     return torch.full(shape, fill, dtype=torch.long)
 
 
-def _pixels(numbers: Numbers) -> list[Tensor]:
+def _pixels(numbers: ConfigNumbers) -> list[Tensor]:
     """An image; a film; an image cut into patches, each a row; a larger image."""
     channels, height, width = numbers.image()
     frames = numbers.get("num_frames", "frames_per_clip", default=2)
@@ -176,21 +176,21 @@ def _pixels(numbers: Numbers) -> list[Tensor]:
     return [*patches, *images] if numbers.patched else [*images, *patches, large]
 
 
-def _grid(numbers: Numbers) -> int:
+def _grid(numbers: ConfigNumbers) -> int:
     side = 2 * numbers.get("spatial_merge_size", "merge_size", default=2)
     return side * side
 
 
-def _grid_sizes(numbers: Numbers) -> list[Tensor]:
+def _grid_sizes(numbers: ConfigNumbers) -> list[Tensor]:
     side = 2 * numbers.get("spatial_merge_size", "merge_size", default=2)
     return [torch.tensor([[1, side, side]]), torch.tensor([[side, side]])]
 
 
-def _film(numbers: Numbers) -> list[Tensor]:
+def _video(numbers: ConfigNumbers) -> list[Tensor]:
     return [_pixels(numbers)[1]]
 
 
-def _spectrogram(numbers: Numbers) -> list[Tensor]:
+def _spectrogram(numbers: ConfigNumbers) -> list[Tensor]:
     """Frames last, as Whisper has them, or features last."""
     length = 2 * numbers.get("max_source_positions", default=FRAMES // 2)
     long, *rest = numbers.mels()
@@ -200,61 +200,61 @@ def _spectrogram(numbers: Numbers) -> list[Tensor]:
     return [normal(1, long, length), *both]
 
 
-def _sound(numbers: Numbers) -> list[Tensor]:
+def _sound(numbers: ConfigNumbers) -> list[Tensor]:
     """Samples, samples of each channel, or a spectrogram."""
     channels = numbers.get("audio_channels", "in_channels", default=1)
     frames = numbers.get("max_length", default=FRAMES)
     return [normal(1, SAMPLES), normal(1, channels, SAMPLES), *(normal(1, frames, mels) for mels in numbers.mels())]
 
 
-def _series(numbers: Numbers) -> list[Tensor]:
+def _series(numbers: ConfigNumbers) -> list[Tensor]:
     steps, channels = numbers.history(), numbers.get("num_input_channels", "input_size", default=1)
     return [normal(1, steps, channels), normal(1, steps)] if channels > 1 else [normal(1, steps), normal(1, steps, 1)]
 
 
-def _future(numbers: Numbers) -> list[Tensor]:
+def _future(numbers: ConfigNumbers) -> list[Tensor]:
     steps, channels = numbers.get("prediction_length", default=8), numbers.get("input_size", default=1)
     return [normal(1, steps)] if channels == 1 else [normal(1, steps, channels)]
 
 
-def _hidden(numbers: Numbers) -> list[Tensor]:
+def _hidden(numbers: ConfigNumbers) -> list[Tensor]:
     """Vectors in place of tokens, as rows or as columns; patches of an image as rows."""
     widths = list(numbers.all("hidden_size", "d_model", "embed_dim", "n_embd", "dim", "audio_channels"))
     rows = [normal(1, TOKENS, width) for width in widths]
     return [*_pixels(numbers)[: 2 * numbers.patched], *rows, *(row.mT.contiguous() for row in rows)]
 
 
-def _around(numbers: Numbers) -> list[Tensor]:
+def _encoder_states(numbers: ConfigNumbers) -> list[Tensor]:
     """What a decoder attends to."""
     return [normal(1, TOKENS, width) for width in numbers.all("encoder_hidden_size", "hidden_size", "d_model")]
 
 
-def _features(name: str) -> Callable[[Numbers], list[Tensor]]:
-    def steps(numbers: Numbers) -> list[Tensor]:
+def _features(name: str) -> Callable[[ConfigNumbers], list[Tensor]]:
+    def steps(numbers: ConfigNumbers) -> list[Tensor]:
         length = numbers.history() if name == "past" else numbers.get("prediction_length", default=8)
         return [normal(1, length, numbers.get("num_time_features", default=1))]
 
     return steps
 
 
-def _states(*names: str) -> Callable[[Numbers], list[Tensor]]:
+def _states(*names: str) -> Callable[[ConfigNumbers], list[Tensor]]:
     return lambda numbers: [normal(1, TOKENS, numbers.get(*names, default=1))]
 
 
-def _mask(_: Numbers) -> list[Tensor]:
+def _mask(_: ConfigNumbers) -> list[Tensor]:
     return [_long(1, 1, TOKENS)]
 
 
-def _pixel_mask(numbers: Numbers) -> list[Tensor]:
+def _pixel_mask(numbers: ConfigNumbers) -> list[Tensor]:
     _, height, width = numbers.image()
     return [_long(1, 1, height, width)]
 
 
 # What an argument's name asks for; each gives the shapes that come into question, the likeliest first.
-ARGUMENTS: dict[str, Callable[[Numbers], list[Tensor]]] = {
+ARGUMENTS: dict[str, Callable[[ConfigNumbers], list[Tensor]]] = {
     **dict.fromkeys("input_ids decoder_input_ids qformer_input_ids task_inputs text_inputs".split(), _ids),
     **dict.fromkeys("pixel_values prompt_pixel_values image_pixel_values high_res_pixel_values".split(), _pixels),
-    "pixel_values_videos": _film,
+    "pixel_values_videos": _video,
     **dict.fromkeys("input_features audio_mel audio_input_features".split(), _spectrogram),
     "input_values": _sound,
     "decoder_input_values": lambda numbers: [normal(1, TOKENS, mels) for mels in numbers.mels()],
@@ -276,7 +276,7 @@ ARGUMENTS: dict[str, Callable[[Numbers], list[Tensor]]] = {
     "bbox": lambda _: [_long(1, 1, TOKENS, 4)],
     **dict.fromkeys("hidden_states inputs_embeds noise_embeds context_hidden_states latents".split(), _hidden),
     **dict.fromkeys("query_embeds inputs".split(), _hidden),
-    "encoder_hidden_states": _around,
+    "encoder_hidden_states": _encoder_states,
     **dict.fromkeys("grid_thw image_grid_thw".split(), _grid_sizes),
     **dict.fromkeys("attention_mask token_type_ids decoder_attention_mask qformer_attention_mask".split(), _mask),
     **dict.fromkeys("input_features_mask audio_mel_mask".split(), lambda _: [torch.ones(1, FRAMES, dtype=torch.bool)]),
@@ -294,4 +294,6 @@ DATA = frozenset(
     "future_values future_time_features qformer_input_ids image_grid_thw visual_feats visual_pos attention_mask "
     "pixel_attention_mask spatial_shapes image_attention_mask".split()
 )
-LATE = frozenset("inputs_embeds hidden_states encoder_hidden_states decoder_attention_mask".split())  # unless required
+OPTIONAL = frozenset(
+    "inputs_embeds hidden_states encoder_hidden_states decoder_attention_mask".split()
+)  # unless required

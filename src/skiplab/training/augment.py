@@ -26,7 +26,7 @@ class Draws:
     mirrored: Tensor  # (N,) bool
 
 
-def must_be_pictures(data: DataSet, augment: Augment) -> None:
+def check_images(data: DataSet, augment: Augment) -> None:
     """`DataError` where a shifted or mirrored example could have another target, or is no picture."""
     x, y = data.train.x, data.train.y
     if augment != "none" and (x.ndim != 4 or y.ndim != 1 or data.classes is None):
@@ -37,7 +37,7 @@ def must_be_pictures(data: DataSet, augment: Augment) -> None:
         )
 
 
-def draw(count: int, augment: Augment, padding: int, generator: torch.Generator) -> Draws:
+def draw_augmentation(count: int, augment: Augment, padding: int, generator: torch.Generator) -> Draws:
     """Draws from `generator` (on the CPU), which they advance."""
     top, left = torch.randint(2 * padding + 1, (2, count), generator=generator)
     mirrored = torch.zeros(count, dtype=torch.bool)
@@ -46,7 +46,7 @@ def draw(count: int, augment: Augment, padding: int, generator: torch.Generator)
     return Draws(top, left, mirrored)
 
 
-def augmented(x: Tensor, draws: Draws, padding: int) -> Tensor:
+def augment_batch(x: Tensor, draws: Draws, padding: int) -> Tensor:
     """The pictures (N, C, H, W) as drawn, in the same memory format."""
     top, left, mirrored = (each.to(x.device) for each in (draws.top, draws.left, draws.mirrored))
     height, width = x.shape[2:]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from skiplab.io.atomic import append_text, write_text, writing_to
+from skiplab.io.json_values import json_record
 from skiplab.io.part_files import read_document, read_tensors, reading
 from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
 
@@ -92,7 +93,7 @@ class RunStore:
     def _commit(self, status: str, epoch: int, weights: str, rows: list[Row]) -> None:
         if self._folder is None:
             return
-        lines = "".join(json.dumps(_without_nan(row), allow_nan=False) + "\n" for row in rows)
+        lines = "".join(json.dumps(json_record(row), allow_nan=False) + "\n" for row in rows)
         self._log_bytes = append_text(self._folder / "log.jsonl", lines, after=self._log_bytes)
         record = {"status": status, "epoch": epoch, "weights": weights}
         self._store.save_json("run", record | {"log_bytes": self._log_bytes, "torch": torch.__version__})
@@ -119,9 +120,3 @@ class RunStore:
 def discard(folder: Path | str) -> None:
     """Removes a run from its folder, and nothing else that is there."""
     LAYOUT.forget(Path(folder))
-
-
-def _without_nan(row: Row) -> Row:
-    """JSON has neither NaN nor infinities; the log has null in their place."""
-    broken = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-    return row | dict.fromkeys(broken)

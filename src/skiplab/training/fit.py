@@ -21,7 +21,7 @@ from skiplab.errors import DivergedError, UsageError
 from skiplab.graph.rng import isolated_rng
 from skiplab.training.checkpoint import Row, RunStore
 from skiplab.training.loop import Loop, evaluate
-from skiplab.training.precision import Precision, resolved, told
+from skiplab.training.precision import Precision, precision_record, resolve_precision
 from skiplab.training.recipe import Recipe, learning_rate_at
 
 __all__ = ["Recipe", "Run", "evaluate", "fit", "learning_rate_at"]
@@ -78,7 +78,7 @@ def fit(
         _seed(fabric.device, recipe.seed)
         loop = Loop(fabric, model, data, recipe)
         run_store = RunStore(folder, {} if folder is None else _identity(loop, data))
-        show = _shown(fabric, loop, visit)
+        show = _visitor(fabric, loop, visit)
         done, rows = _resume(loop, run_store, show)
         for epoch in range(done + 1, recipe.epochs + 1):
             new = loop.epoch(epoch)
@@ -91,18 +91,18 @@ def fit(
             if on_epoch is not None:
                 with _own_randomness(fabric.device):  # its draws must not change the training
                     on_epoch(dict(new[-1]))
-    run = Run(loop.finished(), _table(rows, "epoch"), _table(rows, "step"), "finished")
+    run = Run(loop.trained_model(), _table(rows, "epoch"), _table(rows, "step"), "finished")
     run_store.finish(recipe.epochs, run.model.state_dict(), run.history)
     return run
 
 
 def _identity(loop: Loop, data: DataSet) -> dict[str, Any]:
     """What makes a run this run and no other."""
-    meaning = told(loop.recipe.precision, loop.fabric.device)
+    meaning = precision_record(loop.recipe.precision, loop.fabric.device)
     return {"recipe": loop.recipe.record(), "data": data.fingerprint(), "weights": loop.shapes(), **meaning}
 
 
-def _shown(fabric: Fabric, loop: Loop, visit: Callable[[int, nn.Module], None] | None) -> Callable[[int], None]:
+def _visitor(fabric: Fabric, loop: Loop, visit: Callable[[int, nn.Module], None] | None) -> Callable[[int], None]:
     """Shows the loop's model to who visits it, whose draws must not change the training."""
 
     def show(epoch: int) -> None:
@@ -138,9 +138,11 @@ def fabric_on(device: str, precision: Precision = "32-true") -> Fabric:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as that another accelerator stays unused
             fabric = Fabric(accelerator=kind, devices=devices, plugins=plugins)
-            if resolved(precision, fabric.device) == "32-true":
+            if resolve_precision(precision, fabric.device) == "32-true":
                 return fabric
-            plugins.append(MixedPrecision("bf16-mixed", fabric.device.type))  # by name, it would be told on stderr
+            plugins.append(
+                MixedPrecision("bf16-mixed", fabric.device.type)
+            )  # by name, it would be precision_record on stderr
             return Fabric(accelerator=kind, devices=devices, plugins=plugins)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UsageError(f"device={device!r} is not available here; {choices}") from error

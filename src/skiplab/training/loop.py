@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from skiplab.data import DataSet, Split, batches
 from skiplab.errors import DataError, UsageError
-from skiplab.training.augment import augmented, draw, must_be_pictures
+from skiplab.training.augment import augment_batch, check_images, draw_augmentation
 from skiplab.training.checkpoint import Row
-from skiplab.training.objectives import must_answer, task_of
+from skiplab.training.objectives import check_output, task_of
 from skiplab.training.optimizers import load_state, optimizer_of, state_of
-from skiplab.training.precision import channels_last, lay_channels_last, lay_contiguous
+from skiplab.training.precision import channels_last, to_channels_last, to_contiguous
 from skiplab.training.recipe import Recipe, learning_rate_at
 
 READ_EVERY = 32  # steps between two readings of the loss: each makes an accelerator wait
@@ -34,7 +34,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[flo
         with torch.no_grad():  # not inference_mode, whose tensors a model that caches could not train with
             for x, y in batches(split, batch_size):
                 loss, error = task.sums(model(x), y)
-                parts.append(torch.stack((loss, error.to(loss.dtype), task.counted(y).to(loss.dtype))))
+                parts.append(torch.stack((loss, error.to(loss.dtype), task.count(y).to(loss.dtype))))
     finally:
         for module, training in modes:
             module.training = training
@@ -44,7 +44,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[flo
     return _nan_unless_finite(losses / counts), _nan_unless_finite(errors / counts)
 
 
-def must_fit(model: nn.Module, split: Split, data: DataSet) -> None:
+def check_sample(model: nn.Module, split: Split, data: DataSet) -> None:
     """Tries one example in evaluation mode; `DataError` for a model that does not take it, or does not answer."""
     x = split.x[:1]
     try:
@@ -54,10 +54,10 @@ def must_fit(model: nn.Module, split: Split, data: DataSet) -> None:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         example = f"an example of {data.name}, shape {tuple(x.shape[1:])}, {x.dtype}"
         raise DataError(f"the model cannot take {example}: {why}") from error
-    must_answer(output, split, data)
+    check_output(output, split, data)
 
 
-def must_learn(model: nn.Module) -> None:
+def check_trainable(model: nn.Module) -> None:
     """`UsageError` for a model of which nothing can be trained."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError("the model has no weights to train: give it some, or set requires_grad on some that it has")
@@ -67,20 +67,20 @@ class Loop:
     """Everything that training changes: weights, momentum and random states."""
 
     def __init__(self, fabric: Fabric, model: nn.Module, data: DataSet, recipe: Recipe) -> None:
-        must_be_pictures(data, recipe.augment)
+        check_images(data, recipe.augment)
         self.fabric, self.recipe = fabric, recipe
         self.train_split, self.test_split = (self._placed(split) for split in (data.train, data.test))
-        self.judged_split = _drawn(self.train_split, recipe)
+        self.train_eval_split = _eval_subset(self.train_split, recipe)
         self.task = task_of(self.train_split)
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.batch_size)
         self.model = deepcopy(model)
         if recipe.precision == "fast":
-            lay_channels_last(self.model)
+            to_channels_last(self.model)
         self.module = fabric.setup_module(self.model)
-        must_learn(self.model)
+        check_trainable(self.model)
         self.weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for split in (self.train_split, self.test_split):
-            must_fit(self.module, split, data)
+            check_sample(self.module, split, data)
         self.optimizer = optimizer_of(recipe, self.weights)
         self.random = torch.Generator().manual_seed(recipe.seed)  # of the order, and of what is done to pictures
 
@@ -99,7 +99,7 @@ class Loop:
         for key in ("loss", "error"):
             total = sum(step[key] * count for step, count in zip(rows, counts, strict=True))
             row[f"running_{key}"] = total / sum(counts)
-        judged = self.train_split if epoch == self.recipe.epochs else self.judged_split
+        judged = self.train_split if epoch == self.recipe.epochs else self.train_eval_split
         row["train_loss"], row["train_error"] = evaluate(self.module, judged, self.recipe.batch_size)
         row["test_loss"], row["test_error"] = evaluate(self.module, self.test_split, self.recipe.batch_size)
         row["seconds"] = time.perf_counter() - start
@@ -119,7 +119,7 @@ class Loop:
         for x, y in batches(self.train_split, self.recipe.batch_size, self.random):
             step = (epoch - 1) * self.steps_per_epoch + len(rows)
             rate = learning_rate_at(self.recipe, step, self.steps_per_epoch)
-            unread.append(self._step(self._augmented(x), y, rate))
+            unread.append(self._step(self._augment(x), y, rate))
             rows.append({"kind": "step", "epoch": epoch, "step": step + 1, "learning_rate": rate})
             if len(unread) == READ_EVERY or len(rows) == self.steps_per_epoch:
                 for row, (*measured, count) in zip(rows[-len(unread) :], torch.stack(unread).tolist(), strict=True):
@@ -132,11 +132,11 @@ class Loop:
                     return rows[: first + 1], counts[: first + 1]
         return rows, counts
 
-    def _augmented(self, x: Tensor) -> Tensor:
+    def _augment(self, x: Tensor) -> Tensor:
         if self.recipe.augment == "none":
             return x
-        draws = draw(len(x), self.recipe.augment, self.recipe.padding, self.random)
-        return augmented(x, draws, self.recipe.padding)
+        draws = draw_augmentation(len(x), self.recipe.augment, self.recipe.padding, self.random)
+        return augment_batch(x, draws, self.recipe.padding)
 
     def _step(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
         """One step; loss, error, gradient norm and count stay on the device, where nobody waits for them."""
@@ -150,7 +150,7 @@ class Loop:
         if self.recipe.clip is not None:
             nn.utils.clip_grads_with_norm_(self.weights.values(), self.recipe.clip, norm)
         self.optimizer.step()
-        error, count = self.task.error(output, y), self.task.counted(y)
+        error, count = self.task.error(output, y), self.task.count(y)
         return torch.stack((loss.detach(), *(each.to(loss.dtype) for each in (error, norm, count))))
 
     def _output(self, x: Tensor) -> Tensor:
@@ -188,15 +188,15 @@ class Loop:
         if "random.device" in tensors and self.fabric.device.type != "cpu":
             torch.get_device_module(self.fabric.device).set_rng_state(tensors["random.device"])
 
-    def finished(self) -> nn.Module:
+    def trained_model(self) -> nn.Module:
         """The trained model itself, without what training hung on it."""
         self.optimizer.zero_grad()
         if self.recipe.precision == "fast":
-            lay_contiguous(self.model)
+            to_contiguous(self.model)
         return self.model.eval()
 
 
-def _drawn(split: Split, recipe: Recipe) -> Split:
+def _eval_subset(split: Split, recipe: Recipe) -> Split:
     """The examples that the training part is judged by after all epochs but the last."""
     if not 0 < recipe.eval_samples < len(split):
         return split

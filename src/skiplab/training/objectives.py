@@ -12,11 +12,11 @@ from torch import Tensor
 from skiplab.data import IGNORED, DataSet, Split
 from skiplab.errors import DataError
 
-VALUES = 1.0  # the error of chance for values, which that for classes never is
+REGRESSION_CHANCE = 1.0  # the error of chance for values, which that for classes never is
 
 
 @dataclass(frozen=True)
-class Classes:
+class Classification:
     """Class indices (N, ...) from scores (N, C, ...): cross-entropy in nats, and the share that is wrong.
 
     `complete`: whether every place of the part asks something; those that ask nothing count nowhere.
@@ -28,22 +28,22 @@ class Classes:
         """What a step lowers: the mean over what the batch asks; 0 where that is nothing."""
         if self.complete:
             return F.cross_entropy(output, y)
-        return F.cross_entropy(output, y, ignore_index=IGNORED, reduction="sum") / self.counted(y).clamp(min=1)
+        return F.cross_entropy(output, y, ignore_index=IGNORED, reduction="sum") / self.count(y).clamp(min=1)
 
     def error(self, output: Tensor, y: Tensor) -> Tensor:
         """The share of wrong answers; 0 where nothing is asked."""
-        return _wrong(output, y) / self.counted(y).clamp(min=1)
+        return _wrong(output, y) / self.count(y).clamp(min=1)
 
     def sums(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and error, each times what is counted."""
         return F.cross_entropy(output, y, ignore_index=IGNORED, reduction="sum"), _wrong(output, y)
 
-    def counted(self, y: Tensor) -> Tensor:
+    def count(self, y: Tensor) -> Tensor:
         return (y != IGNORED).sum()
 
 
 @dataclass(frozen=True)
-class Values:
+class Regression:
     """Values (N, ...) from outputs of their shape: the mean squared error, and that as a share of the variance.
 
     The error is the share of the targets' variance that is left unexplained (dimensionless; 1 − R², Draper and
@@ -66,29 +66,29 @@ class Values:
         squares = F.mse_loss(output, y, reduction="sum")
         return squares, squares / (self.variance or torch.nan)
 
-    def counted(self, y: Tensor) -> Tensor:
+    def count(self, y: Tensor) -> Tensor:
         return torch.tensor(y.numel(), device=y.device)
 
 
-Task = Classes | Values
+Task = Classification | Regression
 
 
 def task_of(split: Split) -> Task:
     """What the targets of a part ask for."""
     if not split.y.is_floating_point():
-        return Classes(complete=not bool((split.y == IGNORED).any()))
-    return Values(variance=float(split.y.float().var(dim=0, correction=0).mean()))
+        return Classification(complete=not bool((split.y == IGNORED).any()))
+    return Regression(variance=float(split.y.float().var(dim=0, correction=0).mean()))
 
 
 def chance(split: Split) -> float:
     """The error of always saying the commonest class, or, of values, the mean."""
     if split.y.is_floating_point():
-        return VALUES
+        return REGRESSION_CHANCE
     asked = split.y[split.y != IGNORED]
     return 1 - int(torch.bincount(asked).max()) / len(asked)
 
 
-def must_answer(output: object, split: Split, data: DataSet) -> None:
+def check_output(output: object, split: Split, data: DataSet) -> None:
     """`DataError` for what a model says to the first example, if it is no answer to what is asked."""
     example = f"an example of {data.name}, shape {tuple(split.x.shape[1:])},"
     if not isinstance(output, Tensor):

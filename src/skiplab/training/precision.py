@@ -8,7 +8,7 @@ from torch import Tensor, nn
 Precision = Literal["32-true", "bf16-mixed", "fast"]
 
 
-def resolved(precision: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
     """What `fast` is on this device: bfloat16 where it has units for it, else float32; the others are themselves.
 
     Without such units (avx512_bf16 or AMX on a CPU) bfloat16 is emulated, and slower than float32.
@@ -18,9 +18,9 @@ def resolved(precision: Precision, device: torch.device) -> Literal["32-true", "
     return "bf16-mixed" if has_bfloat16_units(device) else "32-true"
 
 
-def told(precision: Precision, device: torch.device) -> dict[str, str]:
+def precision_record(precision: Precision, device: torch.device) -> dict[str, str]:
     """What makes a run's numbers other ones, beside its recipe: how `fast` is understood here."""
-    return {"fast": f"{resolved(precision, device)} channels-last"} if precision == "fast" else {}
+    return {"fast": f"{resolve_precision(precision, device)} channels-last"} if precision == "fast" else {}
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -28,13 +28,13 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-def lay_channels_last(model: nn.Module) -> None:
+def to_channels_last(model: nn.Module) -> None:
     """Moves the kernels of two-dimensional convolutions in memory; their values stay."""
     for parameter in model.parameters():
         parameter.data = channels_last(parameter.data)
 
 
-def lay_contiguous(model: nn.Module) -> None:
+def to_contiguous(model: nn.Module) -> None:
     """Moves them back."""
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()

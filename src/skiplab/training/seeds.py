@@ -47,11 +47,11 @@ class Trial:
 
     seed: int
     history: pd.DataFrame
-    why: str = ""
+    divergence: str = ""
 
     def __str__(self) -> str:
         row = self.row()
-        if self.why:
+        if self.divergence:
             return f"seed {self.seed} diverged in epoch {row['epochs'] + 1}"
         train, test = percent(row["train_error"]), percent(row["test_error"])
         return f"seed {self.seed}: training error {train}, test error {test}"
@@ -59,13 +59,17 @@ class Trial:
     def row(self) -> dict[str, Any]:
         """The run as a row of a table. A run that diverged has NaN losses and errors, and the time of whole epochs."""
         done = len(self.history)
-        last = dict.fromkeys(LOGGED, math.nan) if self.why or not done else dict(self.history.iloc[-1][list(LOGGED)])
+        last = (
+            dict.fromkeys(LOGGED, math.nan)
+            if self.divergence or not done
+            else dict(self.history.iloc[-1][list(LOGGED)])
+        )
         seconds = float(self.history["seconds"].sum()) if done else 0.0
-        status = "diverged" if self.why else "finished"
+        status = "diverged" if self.divergence else "finished"
         return {"seed": self.seed, "status": status, "epochs": done, **last, "seconds": seconds}
 
 
-def trained(plan: Plan, seed: int, tell: Callable[[dict[str, Any]], None]) -> Trial:
+def train_seed(plan: Plan, seed: int, tell: Callable[[dict[str, Any]], None]) -> Trial:
     """Trains one seed, or resumes its run. A run that diverges is a result too. `tell` gets each new epoch's row."""
     model, folder = plan.build(seed), plan.folder(seed)
     if folder is not None:
