@@ -278,7 +278,7 @@ def test_streams(tmp_path: Path) -> None:
         read("single")
     with pytest.raises(DataError, match="has no `nothing`"):
         read("nothing")
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(DataError, match="there is no file"):
         open_source(DataRequest(f"{tmp_path}/no.py:two"))
 
 
@@ -307,7 +307,7 @@ def test_no_data_at_all(tmp_path: Path) -> None:
     (tmp_path / "loose.png").write_bytes(image_file(3))
     for spec, message in (
         ("nothing", "no such file or folder; give digits"),
-        ("no.npz", "no file no.npz"),
+        ("no.npz", "there is no file no.npz"),
         (str(tmp_path), "only images outside class folders"),
     ):
         with pytest.raises(DataError, match=message):

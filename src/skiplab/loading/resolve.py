@@ -138,7 +138,7 @@ def _build_own(name: str, options: dict[str, Any], meta: bool) -> BuiltModel:
     known = [each for each in models.__all__ if _returns_module(getattr(models, each))]
     if name not in known:
         hint = f"; for a file write {name}:CALLABLE" if name.endswith(".py") else did_you_mean(name, known)
-        raise ModelError(f"no model is called `{name}`{hint}; MODEL is {FORMS}")
+        raise ModelError(f"there is no model `{name}`{hint}; MODEL is {FORMS}")
     model = call_builder(name, getattr(models, name), options, meta)
     return model, lambda: example_inputs.declared_inputs(name, model)
 

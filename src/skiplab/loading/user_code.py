@@ -67,7 +67,7 @@ def _from_package(name: str) -> ModuleType:
     except ModelError as error:
         if isinstance(error.__cause__, ModuleNotFoundError) and name.startswith(error.__cause__.name or "?"):
             hint = f"for a file write {name}.py:CALLABLE" if Path(f"{name}.py").is_file() else f"MODEL is {FORMS}"
-            raise ModelError(f"no module is called `{error.__cause__.name}`; {hint}") from error.__cause__
+            raise ModelError(f"there is no module `{error.__cause__.name}`; {hint}") from error.__cause__
         raise
 
 
@@ -86,4 +86,4 @@ def _importable(folder: Path, what: str) -> Iterator[None]:
 def require_file(path: Path) -> None:
     """Raises ModelError if the file does not exist."""
     if not path.is_file():
-        raise ModelError(f"no file {path}: check the path (relative to {Path.cwd()})")
+        raise ModelError(f"there is no file {path}: check the path (relative to {Path.cwd()})")

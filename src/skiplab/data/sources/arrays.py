@@ -55,7 +55,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as file:  # a pickle could run code
             return {name: _tensor(file[name]) for name in file.files}
     except FileNotFoundError:
-        raise DataError(f"no file {path}: check the path (relative to {Path.cwd()})") from None
+        raise DataError(f"there is no file {path}: check the path (relative to {Path.cwd()})") from None
     except (OSError, EOFError, ValueError, TypeError, BadZipFile, SafetensorError) as error:
         raise DataError(f"{path} cannot be read: {error}; save numeric arrays named x and y") from error
 

@@ -33,7 +33,7 @@ def open_source(request: DataRequest) -> Examples | Stream:
         return parquet(request) if any(path.rglob("*.parquet")) else folder(request)
     if path.suffix in _FILES:
         if not path.is_file():
-            raise DataError(f"no file {path}: check the path (relative to {Path.cwd()})")
+            raise DataError(f"there is no file {path}: check the path (relative to {Path.cwd()})")
         return _FILES[path.suffix](request)
     if ":" in request.spec:
         return stream(request)
