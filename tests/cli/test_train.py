@@ -137,7 +137,7 @@ def test_a_run_that_diverges_is_a_result_and_the_others_go_on(net: Path, tmp_pat
         result = invoke(*arguments)
         assert result.exit_code == 1
         assert result.stdout.count(", diverged") == 2
-        assert "– Seed 1 diverges: the loss is not a finite number at epoch 1, step" in result.stdout
+        assert "– Seed 1 diverges: the loss is not finite at epoch 1, step" in result.stdout
         assert "trains" not in result.stdout
     result = found(*arguments, "--report", tmp_path / "page.html")
     assert [row["status"] for row in result["runs"]] == ["diverged"] * 2
@@ -220,7 +220,7 @@ def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> 
             DataError,
             r"needs pictures .*x \(20, 3\), y \(20, 2\)",
         ),
-        (("NET:Net", "--data", "NET:values"), DataError, r"cannot take an example of values, shape \(3,\)"),
+        (("NET:Net", "--data", "NET:values"), DataError, r"does not take the samples of values \(3, float32\)"),
         (("NET:Net", *QUICK, "--fresh"), UsageError, "--fresh starts over in the folder of --out"),
         (("net.pt2", *QUICK), UsageError, "is a graph for inference, which does not train"),
         (("NET:Net", *QUICK, "--device", "quantum"), UsageError, "choose auto, cpu, cuda"),
@@ -277,7 +277,7 @@ def trial(seed: int, *errors: float, divergence: str = "") -> Trial:
     [
         (
             [trial(0, 0.9, 0.004)],
-            "net trains: training error is 0.4 % (one run, which gives no interval); chance is 90",
+            "net trains: training error is 0.4 % (one run, so no interval); chance is 90",
         ),
         ([trial(0, 0.9, 0.899)], "net does not train: training error stays at 89.9 %"),
         ([trial(0, 0.3, 0.899)], "net does not train: training error ends at 89.9 %"),
@@ -294,7 +294,7 @@ def trial(seed: int, *errors: float, divergence: str = "") -> Trial:
             [trial(0, divergence="too fast"), trial(1, 0.1)],
             "Seed 0 diverges: too fast. net trains: training error is 10.0 %",
         ),
-        ([trial(0, 0.1)], "Test error: 5.0 % (one run, which gives no interval); chance is 80.0 %."),
+        ([trial(0, 0.1)], "Test error: 5.0 % (one run, so no interval); chance is 80.0 %."),
     ],
 )
 def test_sentences_follow_from_the_errors(trials: list[Trial], said: str) -> None:

@@ -20,7 +20,7 @@ def one_by_one(x: Tensor, draws: Draws, padding: int) -> Tensor:
     for n in range(count):
         for i in range(height):
             for j in range(width):
-                column = width - 1 - j if draws.mirrored[n] else j
+                column = width - 1 - j if draws.flipped[n] else j
                 row = i + int(draws.top[n]) - padding
                 column += int(draws.left[n]) - padding
                 if 0 <= row < height and 0 <= column < width:
@@ -56,7 +56,7 @@ def test_draws_are_even(augment: Any) -> None:
     counts = torch.bincount(3 * draws.top + draws.left, minlength=9)
     assert len(counts) == 9
     assert float(((counts - 1000) ** 2 / 1000).sum()) < 26.1  # 8 degrees of freedom
-    share = float(draws.mirrored.float().mean())
+    share = float(draws.flipped.float().mean())
     assert abs(share - (0.5 if augment == "crop-flip" else 0.0)) < 3.3 * 0.5 / 9000**0.5
 
 
@@ -83,5 +83,5 @@ def data(x: Tensor, y: Tensor, classes: int | None) -> DataSet:
 )
 def test_what_may_not_be_moved(things: DataSet, message: str) -> None:
     check_images(things, "none")
-    with pytest.raises(DataError, match=f"augment='crop' needs pictures.*things has .*{message}: choose"):
+    with pytest.raises(DataError, match=f"augment='crop' needs images.*things has .*{message}: choose"):
         check_images(things, "crop")

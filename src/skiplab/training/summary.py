@@ -1,4 +1,4 @@
-"""What trainings have shown, in words: computed from their errors, and from what chance would give."""
+"""Tables and sentences on training runs, from their errors and the error of chance."""
 
 import math
 from collections.abc import Iterator
@@ -12,29 +12,29 @@ from skiplab.training.seeds import CURVES, LOGGED, Trial, percent
 
 HEADINGS = ("seed", "epochs", "train loss", "train error", "test loss", "test error", "seconds")
 
-# Of the way from the error of chance to none: below the first a network "does not train", below the second "hardly".
+# Relative reduction of the chance error: below the first a network "does not train", below the second "hardly trains".
 _NOT, _HARDLY = 0.1, 0.5
 
 
 def table(trials: list[Trial]) -> pd.DataFrame:
-    """One row a seed; see `Trial.row`."""
+    """One row per seed; see `Trial.row`."""
     return pd.DataFrame([trial.row() for trial in trials])
 
 
 def curves(trials: list[Trial]) -> pd.DataFrame:
-    """One row a seed and epoch."""
+    """One row per seed and epoch."""
     rows = [{"seed": trial.seed, **row} for trial in trials for row in trial.history.to_dict("records")]
     return pd.DataFrame(rows, columns=["seed", *CURVES])
 
 
 def summary(runs: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Mean over the runs that did not diverge, with the ends of its 95 % interval (Student's t)."""
+    """Mean of each loss and error over the finished runs, with its 95 % interval (Student's t)."""
     found = {name: student(runs[name].to_numpy(float)) for name in LOGGED}
     return {name: {"mean": i.mean, "low": i.low, "high": i.high, "runs": i.count} for name, i in found.items()}
 
 
 def text_rows(runs: pd.DataFrame) -> list[list[str]]:
-    """The table for people; with two runs and more, their mean and half its interval below."""
+    """The cells of the table in the terminal; for several runs, the last row is the mean ± half its 95 % interval."""
     rows = [_row(str(run["seed"]), run) for run in runs.to_dict("records")]
     known = runs[runs["status"] == "finished"]
     if len(known) > 1:
@@ -44,7 +44,7 @@ def text_rows(runs: pd.DataFrame) -> list[list[str]]:
 
 
 def sentences(trials: list[Trial], model: str, train_chance: float, test_chance: float) -> Iterator[str]:
-    """What the runs say; `train_chance` and `test_chance` are the errors of chance on the training and on the test part."""
+    """Sentences on the runs; `train_chance` and `test_chance` are the chance errors on the two splits."""
     for trial in trials:
         if trial.divergence:
             yield f"Seed {trial.seed} diverges: {trial.divergence}."
@@ -55,20 +55,20 @@ def sentences(trials: list[Trial], model: str, train_chance: float, test_chance:
     test = student([float(trial.history["test_error"].iloc[-1]) for trial in finished])
     yield f"Test error: {_with_interval(test, test_chance)}; chance is {percent(test_chance)}."
     if train_chance == REGRESSION_CHANCE:
-        yield "Errors are shares of the targets' variance that are left unexplained; chance is always saying the mean."
+        yield "An error is the unexplained share of the targets' variance; chance is the error of the constant mean."
 
 
 def _trains(finished: list[Trial], model: str, train_chance: float) -> str:
     verdicts = [_verdict(trial, train_chance) for trial in finished]
     errors = [float(trial.history["train_error"].iloc[-1]) for trial in finished]
     if len(set(verdicts)) > 1:
-        precision_record = ", ".join(
+        by_seed = ", ".join(
             f"seed {trial.seed} {verdict} ({percent(error)})"
             for trial, verdict, error in zip(finished, verdicts, errors, strict=True)
         )
         count = verdicts.count("trains")
         runs = f"{count} of {len(finished)} runs"
-        return f"{model} trains in {runs}: by training error, {precision_record}; chance is {percent(train_chance)}."
+        return f"{model} trains in {runs}: by training error, {by_seed}; chance is {percent(train_chance)}."
     ends = "stays at" if verdicts[0] == "does not train" and not _ever_trains(finished, train_chance) else "ends at"
     verb = {"trains": "is", "hardly trains": "ends at"}.get(verdicts[0], ends)
     error = _with_interval(student(errors), train_chance)
@@ -76,19 +76,19 @@ def _trains(finished: list[Trial], model: str, train_chance: float) -> str:
 
 
 def _verdict(trial: Trial, train_chance: float) -> str:
-    way = 1 - float(trial.history["train_error"].iloc[-1]) / train_chance
-    return "does not train" if way < _NOT else "hardly trains" if way < _HARDLY else "trains"
+    reduction = 1 - float(trial.history["train_error"].iloc[-1]) / train_chance
+    return "does not train" if reduction < _NOT else "hardly trains" if reduction < _HARDLY else "trains"
 
 
 def _ever_trains(finished: list[Trial], train_chance: float) -> bool:
-    """Whether some epoch was better than what counts as not training."""
+    """Whether the training error of any epoch passes the threshold for training."""
     return any(float(trial.history["train_error"].min()) < (1 - _NOT) * train_chance for trial in finished)
 
 
 def _with_interval(value: Interval, chance: float) -> str:
     if not value.known:
-        return f"{percent(value.mean)} (one run, which gives no interval)"
-    most = math.inf if chance == REGRESSION_CHANCE else 1.0  # values may be worse than their mean
+        return f"{percent(value.mean)} (one run, so no interval)"
+    most = math.inf if chance == REGRESSION_CHANCE else 1.0  # regression may be worse than the mean
     low, high = (100 * min(max(end, 0.0), most) for end in (value.low, value.high))
     return f"{percent(value.mean)} on average (95 % interval {low:.1f} to {high:.1f} over {value.count} runs)"
 
