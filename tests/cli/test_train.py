@@ -114,7 +114,7 @@ def test_values_are_told_as_shares_of_their_variance(net: Path, tmp_path: Path) 
     assert result.exit_code == 0, result.stderr
     assert "line trains: training error is 0." in result.stdout
     assert "chance is 100.0 %" in result.stdout
-    assert "– Errors are shares of the targets' variance that are left unexplained" in result.stdout
+    assert "– An error is the unexplained share of the targets' variance" in result.stdout
 
 
 def test_a_table_and_what_it_says(net: Path, tmp_path: Path) -> None:
@@ -210,19 +210,27 @@ def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("resnet20", *QUICK), DataError, "shape .1, 8, 8.*--num-classes 10 --in-channels 1"),
-        (("NET:Net", *QUICK, "--kwargs", '{"classes": 5}'), DataError, r"into \(5,\), and 10 classes need \(10,\); bu"),
+        (
+            ("resnet20", *QUICK),
+            DataError,
+            r"resnet20 does not take the samples of digits \(1x8x8, float32\): .*; build it with --num-classes 10 --in-",
+        ),
+        (
+            ("NET:Net", *QUICK, "--kwargs", '{"classes": 5}'),
+            DataError,
+            r"shape \(5,\), and 10 classes need \(10,\);",
+        ),
         (("timm:resnet18", *QUICK), DataError, "--in-channels 1"),
-        (("NET:Net", *QUICK, "--seeds", "0,x"), UsageError, "--seeds 0,x: write numbers with commas"),
+        (("NET:Net", *QUICK, "--seeds", "0,x"), UsageError, "--seeds 0,x: write comma-separated numbers"),
         (("NET:Net", *QUICK, "--seeds", "-1"), UsageError, "seed=-1: give a number from 0"),
         (
             ("NET:line", "--data", "NET:values", "--augment", "crop"),
             DataError,
-            r"needs pictures .*x \(20, 3\), y \(20, 2\)",
+            r"needs images .*x \(20, 3\), y \(20, 2\)",
         ),
         (("NET:Net", "--data", "NET:values"), DataError, r"does not take the samples of values \(3, float32\)"),
-        (("NET:Net", *QUICK, "--fresh"), UsageError, "--fresh starts over in the folder of --out"),
-        (("net.pt2", *QUICK), UsageError, "is a graph for inference, which does not train"),
+        (("NET:Net", *QUICK, "--fresh"), UsageError, "--fresh removes runs in the folder of --out"),
+        (("net.pt2", *QUICK), UsageError, "is an inference graph, which cannot be trained"),
         (("NET:Net", *QUICK, "--device", "quantum"), UsageError, "choose auto, cpu, cuda"),
     ],
 )
@@ -258,7 +266,7 @@ def test_pictures_take_the_size_of_the_models_example(net: Path, tmp_path: Path)
     result = invoke(f"{net}:pool", "--data", tmp_path / "pictures", "--epochs", "1", "--json", "--device", "cpu")
     assert json.loads(result.stdout)["data"]["train"] == [8, 3, 8, 8]
     assert "note: " in result.stderr
-    assert "has no parts: 2 of 10 examples are held out to judge by" in result.stderr
+    assert "has no parts: 2 of 10 samples are held out for the test" in result.stderr
 
 
 # The sentences and the chart, of runs whose answer is plain.

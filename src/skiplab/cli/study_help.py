@@ -1,4 +1,4 @@
-"""The part of a study's `--help` about its grid: axes with their values, variants, seeds and epochs."""
+"""The grid in a study's `--help`: axes with their values, variants, seeds and epochs."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class StudyCommand(TyperCommand):
-    """A study's command. Only its own --help loads the study, since that imports torch."""
+    """The command of a study. The study is loaded only for its own --help, since that imports torch."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from skiplab.study.question import load_study
@@ -21,7 +21,7 @@ class StudyCommand(TyperCommand):
 
 
 def grid_options(study: "Study") -> Iterator[tuple[str, str]]:
-    """Each option of the grid with its values, and those of --quick and --full if they differ."""
+    """Each option of the grid with its default values, and those of --quick and --full if they differ."""
     for axis in study.grids["default"].axes:
         yield f"--grid {axis}=", _format_values(study, lambda grid, axis=axis: grid.axes[axis])
     yield "--variants", _format_values(study, lambda grid: grid.variants or study.variants)
