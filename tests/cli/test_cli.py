@@ -235,7 +235,7 @@ def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(
         monkeypatch.setenv("SKIPLAB_CACHE", str(store))
         again = CliRunner().invoke(cli.app, STUDY, catch_exceptions=False)
         assert again.exit_code == 0, again.output
-        assert f"{len(before)} of 3 runs are finished already" in again.stderr
+        assert f"{len(before)} of 3 runs are already finished" in again.stderr
         assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
         assert _without_seconds(again.stdout) == _without_seconds(whole)
 

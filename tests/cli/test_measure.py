@@ -195,7 +195,7 @@ def test_what_is_finished_is_not_measured_again(net: Path, tmp_path: Path) -> No
     marked = pd.read_parquet(out / "contribution.parquet").assign(ratio=0.5)
     marked.to_parquet(out / "contribution.parquet")
     second = run(*arguments, "--what", "contribution,lesion")
-    assert "loaded what is finished: contribution" in second.stderr
+    assert "loaded finished tables: contribution" in second.stderr
     assert "0.5 times as large" in second.stdout
     assert "0.5 times as large" not in first.stdout
     assert (out / "lesion.parquet").exists()

@@ -213,7 +213,7 @@ def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> 
         (
             ("resnet20", *QUICK),
             DataError,
-            r"resnet20 does not take the samples of digits \(1x8x8, float32\): .*; build it with --num-classes 10 --in-",
+            r"resnet20 does not take the samples of digits \(1x8x8, float32\): .*; build it with --num-classes 10",
         ),
         (
             ("NET:Net", *QUICK, "--kwargs", '{"classes": 5}'),

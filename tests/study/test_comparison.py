@@ -156,7 +156,7 @@ def test_options_of_networks_and_of_the_training_on_the_command_line(
     assert sizes == {name: sum(each.numel() for each in model.parameters()) for name, model in builds.items()}
     said = done.stderr.splitlines()
     assert re.search(r"finished \(1 of 2 runs, about \d:\d\d:\d\d left\)$", said[-4])
-    assert said[-3].endswith("finished (2 of 2 runs, putting their tables together)")
+    assert said[-3].endswith("finished (2 of 2 runs, collecting their tables)")
     assert said[-2:] == ["writing the page", "wrote page.html"]
     asked = {"optimizer": "adamw", "clip": 0.5, "momentum": 0.8, "precision": "fast", "eval_samples": 30}
     recipes = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob("runs/*/done.json")]

@@ -31,7 +31,7 @@ def canvases(
     """Canvases for segmentation: x (N, 1, size, size) float32, y (N, size, size) int64.
 
     A canvas has 1 to `digits` of scikit-learn's handwritten digits without overlap (fewer if there is no room), each
-    scaled by a factor from 1 to 2, and behind them `clutter` pieces: strokes, and rotated fragments of other digits.
+    scaled by a factor from 1 to 2, in front of `clutter` pieces: strokes, and rotated fragments of other digits.
     Gaussian noise is added (none with clutter=0). The target of a pixel is 1 + class where a digit has at least half of
     the darkest ink, else 0. Training and test canvases have different digits: the two splits of `digits(seed=seed)`.
 

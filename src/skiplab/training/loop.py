@@ -112,7 +112,7 @@ class Loop:
         return bool(norms.isfinite().all())
 
     def _steps(self, epoch: int) -> tuple[list[Row], list[float]]:
-        """The rows of the steps of an epoch, and the number of targets behind each mean."""
+        """The rows of the steps of an epoch, and the number of targets in each mean."""
         self.module.train()
         rows: list[Row] = []
         counts: list[float] = []
