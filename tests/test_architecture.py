@@ -125,7 +125,7 @@ BODY, PARAMETERS = 40, 6
 DECLARATIONS = {
     "cli.measure.measure": "a command's signature is its options",
     "cli.prune.prune": "a command's signature is its options",
-    "cli.study.ask": "a command's signature is its options",
+    "cli.study.run_question": "a command's signature is its options",
     "cli.study_compare.compare": "a command's signature is its options",
     "cli.train.train": "a command's signature is its options",
     "study.comparison.compare": "a public function with keyword options",

@@ -44,7 +44,7 @@ def test_find_prints_a_row_a_skip_and_the_census_in_three_lines() -> None:
 
 
 def test_find_in_80_columns_keeps_every_line_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skiplab.cli.render._PIPE_WIDTH", 80)
+    monkeypatch.setattr("skiplab.cli.console._PIPE_WIDTH", 80)
     lines = run("find", "resnet20").splitlines()
     assert max(map(len, lines)) <= 80
     assert sum(line.startswith("layer") and "skip.py:" in line for line in lines) == 9
@@ -169,7 +169,7 @@ def test_help_and_version_need_no_torch() -> None:
         (["lint", "missing.py:net"], 3, "there is no file missing.py"),
         (["find", f"{ZOO}:bare", "--input", "1x4", "--weights", "none.pt"], 4, "there is no file none.pt"),
         (["study", "depth", "--grid", "depth=9"], 2, "6n + 2"),
-        (["study", "depth", "--grid", "depth=8;9"], 2, "write whole numbers with commas"),
+        (["study", "depth", "--grid", "depth=8;9"], 2, "write comma-separated whole numbers"),
         (["study", "depth", "--grid", "width=8"], 2, "write depth=…"),
         (["study", "depth", "--variants", "plane"], 2, "no variant 'plane'"),
         (["study", "depth", "--quick", "--full"], 2, "exclude each other"),
@@ -178,7 +178,7 @@ def test_help_and_version_need_no_torch() -> None:
         (["study", "depth", "--out", "/dev/null/x"], 4, "cannot write"),
         (["find"], 2, "MODEL"),
         *(
-            ([*words.split(), "--report", "x.pdf"], 2, "--report x.pdf: a page is HTML or Markdown: name it x.html")
+            ([*words.split(), "--report", "x.pdf"], 2, "--report x.pdf: pages are HTML or Markdown: give x.html")
             for words in (
                 "study depth",
                 "study compare a b --data digits",
@@ -235,7 +235,7 @@ def test_a_study_interrupted_and_repeated_ends_as_one_left_alone(
         monkeypatch.setenv("SKIPLAB_CACHE", str(store))
         again = CliRunner().invoke(cli.app, STUDY, catch_exceptions=False)
         assert again.exit_code == 0, again.output
-        assert f"{len(before)} of 3 runs are finished already" in again.stderr
+        assert f"{len(before)} of 3 runs are already finished" in again.stderr
         assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
         assert _without_seconds(again.stdout) == _without_seconds(whole)
 

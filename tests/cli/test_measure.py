@@ -101,7 +101,7 @@ def found(*arguments: object) -> dict:
 
 
 def test_by_default_four_measures_with_sentences(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skiplab.cli.render._PIPE_WIDTH", 80)
+    monkeypatch.setattr("skiplab.cli.console._PIPE_WIDTH", 80)
     result = run(f"{net}:build", "--data", "digits")
     for name in ("contribution", "clipping", "gradient", "lesion"):
         assert f"{name} of {net}:build" in result.stdout.replace("\n", " ") or f"{name} of" in result.stdout
@@ -195,7 +195,7 @@ def test_what_is_finished_is_not_measured_again(net: Path, tmp_path: Path) -> No
     marked = pd.read_parquet(out / "contribution.parquet").assign(ratio=0.5)
     marked.to_parquet(out / "contribution.parquet")
     second = run(*arguments, "--what", "contribution,lesion")
-    assert "loaded what is finished: contribution" in second.stderr
+    assert "loaded finished tables: contribution" in second.stderr
     assert "0.5 times as large" in second.stdout
     assert "0.5 times as large" not in first.stdout
     assert (out / "lesion.parquet").exists()
@@ -265,8 +265,8 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
         (("--fast", "--reestimate"), UsageError, "leave one of them out"),
         (("--memory", "-1"), UsageError, "give GiB, above 0"),
         (("--networks", "twin"), UsageError, "network 'twin': choose of original, plain"),
-        (("--what", "magic"), UsageError, "--what magic: choose of contribution, clipping"),
-        (("--group", "none"), UsageError, "how many skips at once"),
+        (("--what", "magic"), UsageError, "--what magic: choose from contribution, clipping"),
+        (("--group", "none"), UsageError, "write a number of skips"),
         (("--kind", "bend"), UsageError, "kinds: 'bend' is none of branch, shortcut"),
         (("--column", "x"), UsageError, "write x=NAME,y=NAME"),
         (("--loss", "cross"), UsageError, "loss cross: choose cross-entropy, mse, bce, or file.py:callable"),
@@ -275,8 +275,8 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
         (("--meta",), UsageError, "leave out --meta"),
         (("--skips", "layer9"), UsageError, "--skips layer9 selects none of 3 skips"),
         (("--kwargs", '{"classes": 3}'), DataError, "labels go up to 9, and the model has 3 classes"),
-        (("--kwargs", '{"channels": 3}'), DataError, "does not take the data of digits: .*--in-channels 1"),
-        (("--kwargs", '{"channels": 3}', "--input", "1x3x8x8"), DataError, "examples of 1x8x8"),
+        (("--kwargs", '{"channels": 3}'), DataError, "does not take the samples of digits: .*--in-channels 1"),
+        (("--kwargs", '{"channels": 3}', "--input", "1x3x8x8"), DataError, "samples of 1x8x8"),
         (("--split", "half"), DataError, "has no part `half`; its parts are test, train"),
         (("--device", "quantum"), UsageError, "choose auto, cpu, cuda"),
     ],
@@ -313,7 +313,7 @@ def test_what_the_users_own_functions_do_wrong(net: Path) -> None:
             measured(*arguments)
     with pytest.raises(UsageError, match="the data have no targets"):
         invoke(f"{net}:build", "--data", f"{net}:untargeted", "--what", "lesion")
-    with pytest.raises(DataError, match="there is no skip connection to measure"):
+    with pytest.raises(DataError, match="there are no skips to measure"):
         invoke(f"{net}:plain", "--data", "digits")
 
 
@@ -408,7 +408,7 @@ def test_layers_of_a_network_without_skips(net: Path) -> None:
     tables = json.loads(invoke(f"{net}:plain", *arguments).stdout)["tables"]
     assert [row["id"] for row in tables["layers"]] == ["3"]
     assert {row["kind"] for row in tables["layers"]} == {"layer"}
-    with pytest.raises(DataError, match="there is no skip connection to measure: --what gradient,layers"):
+    with pytest.raises(DataError, match="no skips to measure: measure weight layers with --what gradient,layers"):
         invoke(f"{net}:plain", "--data", "digits", "--what", "contribution")
 
 

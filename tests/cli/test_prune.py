@@ -139,7 +139,7 @@ def test_data_of_one_part_are_cut_and_not_trained_on(net: str, tmp_path: Path) -
     np.savez(tmp_path / "five.npz", x=data.test.x.numpy(), y=data.test.y.numpy() + 5)
     options = (net, "--data", f"{tmp_path / 'one.npz'}", "--by", "last", "--keep", "0.9", "--batch-size", "40")
     done = invoke(*options, "--json")
-    assert "three quarters of each batch rank blocks, one quarter evaluates networks" in done.stderr
+    assert "three quarters of each batch rank blocks and one quarter evaluates networks" in done.stderr
     assert json.loads(done.stdout)["frontier"][1]["removed"] == "layer3.1"
     with pytest.raises(UsageError, match="needs a training part separate"):
         invoke(*options, "--finetune", "1")

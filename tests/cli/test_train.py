@@ -114,7 +114,7 @@ def test_values_are_told_as_shares_of_their_variance(net: Path, tmp_path: Path) 
     assert result.exit_code == 0, result.stderr
     assert "line trains: training error is 0." in result.stdout
     assert "chance is 100.0 %" in result.stdout
-    assert "– Errors are shares of the targets' variance that are left unexplained" in result.stdout
+    assert "– An error is the unexplained share of the targets' variance" in result.stdout
 
 
 def test_a_table_and_what_it_says(net: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_run_that_diverges_is_a_result_and_the_others_go_on(net: Path, tmp_pat
         result = invoke(*arguments)
         assert result.exit_code == 1
         assert result.stdout.count(", diverged") == 2
-        assert "– Seed 1 diverges: the loss is not a finite number at epoch 1, step" in result.stdout
+        assert "– Seed 1 diverges: the loss is not finite at epoch 1, step" in result.stdout
         assert "trains" not in result.stdout
     result = found(*arguments, "--report", tmp_path / "page.html")
     assert [row["status"] for row in result["runs"]] == ["diverged"] * 2
@@ -210,19 +210,27 @@ def test_ctrl_c_says_what_is_finished_and_goes_on(net: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("resnet20", *QUICK), DataError, "shape .1, 8, 8.*--num-classes 10 --in-channels 1"),
-        (("NET:Net", *QUICK, "--kwargs", '{"classes": 5}'), DataError, r"into \(5,\), and 10 classes need \(10,\); bu"),
+        (
+            ("resnet20", *QUICK),
+            DataError,
+            r"resnet20 does not take the samples of digits \(1x8x8, float32\): .*; build it with --num-classes 10",
+        ),
+        (
+            ("NET:Net", *QUICK, "--kwargs", '{"classes": 5}'),
+            DataError,
+            r"shape \(5,\), and 10 classes need \(10,\);",
+        ),
         (("timm:resnet18", *QUICK), DataError, "--in-channels 1"),
-        (("NET:Net", *QUICK, "--seeds", "0,x"), UsageError, "--seeds 0,x: write numbers with commas"),
+        (("NET:Net", *QUICK, "--seeds", "0,x"), UsageError, "--seeds 0,x: write comma-separated numbers"),
         (("NET:Net", *QUICK, "--seeds", "-1"), UsageError, "seed=-1: give a number from 0"),
         (
             ("NET:line", "--data", "NET:values", "--augment", "crop"),
             DataError,
-            r"needs pictures .*x \(20, 3\), y \(20, 2\)",
+            r"needs images .*x \(20, 3\), y \(20, 2\)",
         ),
-        (("NET:Net", "--data", "NET:values"), DataError, r"cannot take an example of values, shape \(3,\)"),
-        (("NET:Net", *QUICK, "--fresh"), UsageError, "--fresh starts over in the folder of --out"),
-        (("net.pt2", *QUICK), UsageError, "is a graph for inference, which does not train"),
+        (("NET:Net", "--data", "NET:values"), DataError, r"does not take the samples of values \(3, float32\)"),
+        (("NET:Net", *QUICK, "--fresh"), UsageError, "--fresh removes runs in the folder of --out"),
+        (("net.pt2", *QUICK), UsageError, "is an inference graph, which cannot be trained"),
         (("NET:Net", *QUICK, "--device", "quantum"), UsageError, "choose auto, cpu, cuda"),
     ],
 )
@@ -258,18 +266,18 @@ def test_pictures_take_the_size_of_the_models_example(net: Path, tmp_path: Path)
     result = invoke(f"{net}:pool", "--data", tmp_path / "pictures", "--epochs", "1", "--json", "--device", "cpu")
     assert json.loads(result.stdout)["data"]["train"] == [8, 3, 8, 8]
     assert "note: " in result.stderr
-    assert "has no parts: 2 of 10 examples are held out to judge by" in result.stderr
+    assert "has no parts: 2 of 10 samples are held out for the test" in result.stderr
 
 
 # The sentences and the chart, of runs whose answer is plain.
 
 
-def trial(seed: int, *errors: float, why: str = "") -> Trial:
+def trial(seed: int, *errors: float, divergence: str = "") -> Trial:
     rows = [
         {"epoch": i, "train_loss": e, "train_error": e, "test_loss": e, "test_error": e / 2, "seconds": 1.0}
         for i, e in enumerate(errors, start=1)
     ]
-    return Trial(seed, pd.DataFrame(rows), why)
+    return Trial(seed, pd.DataFrame(rows), divergence)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +285,7 @@ def trial(seed: int, *errors: float, why: str = "") -> Trial:
     [
         (
             [trial(0, 0.9, 0.004)],
-            "net trains: training error is 0.4 % (one run, which gives no interval); chance is 90",
+            "net trains: training error is 0.4 % (one run, so no interval); chance is 90",
         ),
         ([trial(0, 0.9, 0.899)], "net does not train: training error stays at 89.9 %"),
         ([trial(0, 0.3, 0.899)], "net does not train: training error ends at 89.9 %"),
@@ -290,8 +298,11 @@ def trial(seed: int, *errors: float, why: str = "") -> Trial:
             [trial(0, 0.1), trial(4, 0.9)],
             "net trains in 1 of 2 runs: by training error, seed 0 trains (10.0 %), seed 4 does not train (90.0 %)",
         ),
-        ([trial(0, why="too fast"), trial(1, 0.1)], "Seed 0 diverges: too fast. net trains: training error is 10.0 %"),
-        ([trial(0, 0.1)], "Test error: 5.0 % (one run, which gives no interval); chance is 80.0 %."),
+        (
+            [trial(0, divergence="too fast"), trial(1, 0.1)],
+            "Seed 0 diverges: too fast. net trains: training error is 10.0 %",
+        ),
+        ([trial(0, 0.1)], "Test error: 5.0 % (one run, so no interval); chance is 80.0 %."),
     ],
 )
 def test_sentences_follow_from_the_errors(trials: list[Trial], said: str) -> None:
@@ -299,5 +310,5 @@ def test_sentences_follow_from_the_errors(trials: list[Trial], said: str) -> Non
 
 
 def test_the_chart_is_drawn_of_runs_with_gaps() -> None:
-    for trials in ([trial(0, 0.5, 0.0), trial(1, 0.4)], [trial(0, why="at once")]):
+    for trials in ([trial(0, 0.5, 0.0), trial(1, 0.4)], [trial(0, divergence="at once")]):
         assert png(run_curves(summary.curves(trials), 0.9)).startswith(b"\x89PNG")

@@ -26,7 +26,7 @@ def test_digits_are_all_there_once_and_with_their_own_labels() -> None:
     assert ours == theirs
 
 
-def test_digits_are_standardised_by_the_training_part() -> None:
+def test_digits_are_standardized_by_the_training_part() -> None:
     train = digits().train.x
     assert train.mean().item() == pytest.approx(0, abs=1e-5)
     assert train.std().item() == pytest.approx(1, abs=1e-5)
@@ -48,7 +48,7 @@ def test_the_split_follows_the_seed() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 0.001, 0.999, float("nan")])
 def test_fractions_that_leave_a_part_without_its_classes(fraction: float) -> None:
-    with pytest.raises(DataError, match=r"test_fraction=.*between 0\.006 and 0\.994"):
+    with pytest.raises(DataError, match=r"test_fraction=.*from 0\.006 to 0\.994"):
         digits(fraction)
 
 
@@ -81,7 +81,7 @@ def test_a_batch_size_of_none_is_refused_at_the_call() -> None:
     [
         (torch.zeros(3, 2), torch.zeros(2).long(), r"x \(3, 2\), y \(2,\)"),
         (torch.zeros(3, 2), torch.tensor(3), r"y \(\)"),
-        (torch.zeros(0, 2), torch.zeros(0).long(), "without examples"),
+        (torch.zeros(0, 2), torch.zeros(0).long(), "no samples"),
         (torch.zeros(3, 2), torch.zeros(3).int(), r"int32: use y\.long\(\)"),
     ],
 )
@@ -91,7 +91,7 @@ def test_splits_that_are_none(x: torch.Tensor, y: torch.Tensor, message: str) ->
 
 
 def test_labels_beyond_the_classes() -> None:
-    with pytest.raises(DataError, match="letters: the test labels are 0 … 4; for classes=4"):
+    with pytest.raises(DataError, match="letters: the test labels are 0 … 4; with classes=4"):
         DataSet("letters", counting(4), counting(5), classes=4)
 
 

@@ -17,12 +17,12 @@ def test_adding_targets_are_the_sum_of_the_marked_values(length: int, count: int
     data = adding(length, count, 3, seed)
     for split, size in ((data.train, count), (data.test, 3)):
         assert (split.x.shape, split.y.shape, split.y.dtype) == ((size, length, 2), (size, 1), torch.float32)
-        for steps, (asked,) in zip(split.x.tolist(), split.y.tolist(), strict=True):
+        for steps, (target,) in zip(split.x.tolist(), split.y.tolist(), strict=True):
             marked = [t for t, (_, mark) in enumerate(steps) if mark == 1]
             assert all(mark in (0, 1) and 0 <= value < 1 for value, mark in steps)
             assert len(marked) == 2
             assert marked[0] < length // 2 <= marked[1]
-            assert asked == pytest.approx(sum(steps[t][0] for t in marked), abs=1e-6)
+            assert target == pytest.approx(sum(steps[t][0] for t in marked), abs=1e-6)
 
 
 def test_addings_baseline_is_a_sixth() -> None:
@@ -44,11 +44,11 @@ def test_copying_asks_for_the_first_symbols_at_the_last_steps(lag: int, symbols:
     for split, size in ((data.train, 6), (data.test, 4)):
         assert split.x.shape == (size, 2 * symbols + lag, alphabet + 2)
         assert torch.equal(split.x.sum(-1), torch.ones(size, 2 * symbols + lag))
-        for steps, asked in zip(split.x.argmax(-1).tolist(), split.y.tolist(), strict=True):
+        for steps, target in zip(split.x.argmax(-1).tolist(), split.y.tolist(), strict=True):
             first = steps[:symbols]
             assert max(first) < alphabet
             assert steps[symbols:] == [alphabet] * (lag - 1) + [alphabet + 1] + [alphabet] * symbols
-            assert asked == [IGNORED] * (symbols + lag) + first
+            assert target == [IGNORED] * (symbols + lag) + first
 
 
 def test_copyings_symbols_are_equally_frequent() -> None:

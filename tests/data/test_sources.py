@@ -26,7 +26,7 @@ from skiplab.graph.program import Program
 
 
 class Pool(nn.Module):
-    """Takes pictures of any number of channels, of 6x6."""
+    """Takes images of any number of channels, of 6x6."""
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ def pool(channels: int = 3, size: int = 6) -> Program:
     return skiplab.capture(Pool(channels), (torch.randn(2, channels, size, size),))
 
 
-def gathered(program: Program, asked: DataRequest) -> tuple[Tensor, Tensor | None]:
-    pairs = list(batches(program, open_source(asked), asked))
+def read_all(program: Program, request: DataRequest) -> tuple[Tensor, Tensor | None]:
+    pairs = list(batches(program, open_source(request), request))
     x = torch.cat([inputs for inputs, _ in pairs])
     return x, None if pairs[0][1] is None else torch.cat([target for _, target in pairs])
 
 
-def picture(value: int | tuple[int, int, int], size: tuple[int, int] = (12, 6)) -> bytes:
+def image_file(value: int | tuple[int, int, int], size: tuple[int, int] = (12, 6)) -> bytes:
     file = io.BytesIO()
     Image.new("L" if isinstance(value, int) else "RGB", size, value).save(file, "PNG")
     return file.getvalue()
@@ -56,11 +56,11 @@ def picture(value: int | tuple[int, int, int], size: tuple[int, int] = (12, 6)) 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Grey pictures whose brightness is their number times ten: 0 to 5 are cats, 6 to 11 dogs."""
+    """Gray images whose brightness is their number times ten: 0 to 5 are cats, 6 to 11 dogs."""
     for number in range(12):
         own = tmp_path / ("cat" if number < 6 else "dog")
         own.mkdir(exist_ok=True)
-        (own / f"{number}.png").write_bytes(picture(10 * number))
+        (own / f"{number}.png").write_bytes(image_file(10 * number))
     return tmp_path
 
 
@@ -75,18 +75,18 @@ def test_digits_are_those_of_the_package() -> None:
 
 @given(count=st.integers(1, 40), samples=st.integers(0, 50), seed=st.integers(0, 3))
 def test_a_draw_repeats_nothing_and_depends_on_the_seed_alone(count: int, samples: int, seed: int) -> None:
-    asked = DataRequest("x", samples=samples, seed=seed)
-    chosen = asked.draw(count)
+    request = DataRequest("x", samples=samples, seed=seed)
+    chosen = request.draw(count)
     assert len(set(chosen)) == len(chosen) == min(samples or count, count)
     assert set(chosen) <= set(range(count))
-    assert chosen == asked.draw(count)
+    assert chosen == request.draw(count)
 
 
 def test_every_pass_over_batches_gives_the_same(folder: Path) -> None:
     for spec in ("digits", str(folder), f"{Path(__file__)}:two"):
-        asked = DataRequest(spec, batch_size=5, samples=12, normalize=None if spec == "digits" else "none")
+        request = DataRequest(spec, batch_size=5, samples=12, normalize=None if spec == "digits" else "none")
         program = flat() if spec.endswith("two") else pool(1, 8)
-        drawn = batches(program, open_source(asked), asked)
+        drawn = batches(program, open_source(request), request)
         first, second = list(drawn), list(drawn)
         assert len(first) > 1
         assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(first, second, strict=True))
@@ -119,7 +119,7 @@ def flat() -> Program:
 
 
 def test_pictures_keep_their_labels_and_their_brightness(folder: Path) -> None:
-    x, y = gathered(pool(3), DataRequest(str(folder), samples=0, batch_size=5, normalize="none"))
+    x, y = read_all(pool(3), DataRequest(str(folder), samples=0, batch_size=5, normalize="none"))
     assert x.shape == (12, 3, 6, 6)
     assert y is not None
     assert y.dtype == torch.int64
@@ -134,25 +134,25 @@ def test_wide_pictures_are_cropped_around_the_centre(tmp_path: Path) -> None:
     image[:, 3:9] = 200
     (tmp_path / "a").mkdir()
     Image.fromarray(image).save(tmp_path / "a" / "1.png")
-    x, _ = gathered(pool(1), DataRequest(str(tmp_path), normalize="none"))
+    x, _ = read_all(pool(1), DataRequest(str(tmp_path), normalize="none"))
     assert x.eq(torch.tensor(200 / 255)).all()
 
 
 def test_colours_become_grey_and_back(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "1.png").write_bytes(picture((255, 0, 0)))
-    x, _ = gathered(pool(3), DataRequest(str(tmp_path), normalize="none"))
+    (tmp_path / "a" / "1.png").write_bytes(image_file((255, 0, 0)))
+    x, _ = read_all(pool(3), DataRequest(str(tmp_path), normalize="none"))
     assert x[0, :, 0, 0].tolist() == [1, 0, 0]
-    x, _ = gathered(pool(1), DataRequest(str(tmp_path), normalize="none"))
+    x, _ = read_all(pool(1), DataRequest(str(tmp_path), normalize="none"))
     assert float(x.mean()) == pytest.approx(0.299, abs=1 / 255)  # ITU-R 601's share of red
 
 
 def test_normalisation(folder: Path) -> None:
-    raw, _ = gathered(pool(3), DataRequest(str(folder), normalize="none"))
-    imagenet, _ = gathered(pool(3), DataRequest(str(folder)))
+    raw, _ = read_all(pool(3), DataRequest(str(folder), normalize="none"))
+    imagenet, _ = read_all(pool(3), DataRequest(str(folder)))
     means, deviations = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(imagenet, (raw - means[:, None, None]) / deviations[:, None, None])
-    own, _ = gathered(pool(1), DataRequest(str(folder)))  # one channel: by the data's own
+    own, _ = read_all(pool(1), DataRequest(str(folder)))  # one channel: by the data's own
     assert float(own.mean()) == pytest.approx(0, abs=1e-5)
     assert float(own.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
@@ -160,7 +160,7 @@ def test_normalisation(folder: Path) -> None:
 def test_parts_of_a_folder(folder: Path) -> None:
     for part in ("train", "val"):
         (folder / part / "cat").mkdir(parents=True)
-        (folder / part / "cat" / "1.png").write_bytes(picture(250))
+        (folder / part / "cat" / "1.png").write_bytes(image_file(250))
     source = open_source(DataRequest(str(folder)))
     assert isinstance(source, Examples)
     assert (source.part, len(source)) == ("val", 1)
@@ -170,24 +170,24 @@ def test_parts_of_a_folder(folder: Path) -> None:
 
 
 def rows(count: int) -> pa.Table:
-    images = [{"bytes": picture(10 * number), "path": None} for number in range(count)]
+    images = [{"bytes": image_file(10 * number), "path": None} for number in range(count)]
     return pa.table({"image": images, "label": list(range(count)), "row": list(range(count)), "note": ["a"] * count})
 
 
 def test_parquet_file_and_folder_of_parts(tmp_path: Path) -> None:
     pq.write_table(rows(6), tmp_path / "test-00000-of-00001.parquet")
     pq.write_table(rows(3), tmp_path / "train-00000-of-00001.parquet")
-    for asked in (
+    for request in (
         DataRequest(str(tmp_path), normalize="none"),
         DataRequest(str(tmp_path / "test-00000-of-00001.parquet")),
     ):
-        source = open_source(asked)
+        source = open_source(request)
         assert isinstance(source, Examples)
         assert source.total == 6
-    x, y = gathered(pool(1), DataRequest(str(tmp_path), normalize="none", batch_size=4))
+    x, y = read_all(pool(1), DataRequest(str(tmp_path), normalize="none", batch_size=4))
     assert y is not None
     assert torch.equal((x[:, 0, 0, 0] * 255 / 10).round().long(), y)
-    _, y = gathered(pool(1), DataRequest(str(tmp_path), split="train"))
+    _, y = read_all(pool(1), DataRequest(str(tmp_path), split="train"))
     assert y is not None
     assert sorted(y.tolist()) == [0, 1, 2]
 
@@ -196,7 +196,7 @@ def test_labels_that_are_words_count_over_the_whole_column(tmp_path: Path) -> No
     table = rows(4).drop_columns(["label", "row", "note"]).append_column("animal", pa.array(["d", "b", "a", "c"]))
     pq.write_table(table, tmp_path / "x.parquet")
     order = DataRequest("x", samples=1).draw(4)
-    _, y = gathered(pool(1), DataRequest(str(tmp_path / "x.parquet"), samples=1, normalize="none"))
+    _, y = read_all(pool(1), DataRequest(str(tmp_path / "x.parquet"), samples=1, normalize="none"))
     assert y is not None
     assert y.tolist() == [[3, 1, 0, 2][order[0]]]
 
@@ -205,13 +205,13 @@ def test_a_column_that_could_be_several_is_asked_for(tmp_path: Path) -> None:
     table = rows(3).rename_columns(["image", "kind", "row", "note"])
     pq.write_table(table, tmp_path / "x.parquet")
     path = str(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="could be kind or row or note: say which with --column y=NAME"):
+    with pytest.raises(DataError, match=r"no unique column of labels .candidates: kind, row, note.: give"):
         open_source(DataRequest(path))
     assert open_source(DataRequest(path, columns={"y": "kind"})).y is not None  # type: ignore[union-attr]
     with pytest.raises(DataError, match="has no column `sort`; it has image, kind, row, note"):
         open_source(DataRequest(path, columns={"y": "sort"}))
     pq.write_table(rows(3).select(["label"]), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"pictures .* is none of label"):
+    with pytest.raises(DataError, match=r"images .*none among label"):
         open_source(DataRequest(path))
 
 
@@ -220,8 +220,8 @@ def test_the_hub_reads_what_parquet_reads(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "own").mkdir()
     pq.write_table(rows(6), tmp_path / "own" / "test.parquet")
-    plain, labels = gathered(pool(1), DataRequest(str(tmp_path / "own"), normalize="none", samples=4))
-    x, y = gathered(pool(1), DataRequest(f"hub:{tmp_path / 'own'}", normalize="none", samples=4))
+    plain, labels = read_all(pool(1), DataRequest(str(tmp_path / "own"), normalize="none", samples=4))
+    x, y = read_all(pool(1), DataRequest(f"hub:{tmp_path / 'own'}", normalize="none", samples=4))
     assert torch.equal(x, plain)
     assert y is not None
     assert labels is not None
@@ -247,25 +247,25 @@ def test_arrays(tmp_path: Path, suffix: str) -> None:
         return DataRequest(str(path), samples=0)
 
     order = DataRequest("x", samples=0).draw(7)
-    for asked in (write("named", x=x, y=y), write("two", pixels=x, wanted=y), write("parts", x_test=x, y_test=y)):
-        inputs, target = gathered(flat(), asked)
+    for request in (write("named", x=x, y=y), write("two", pixels=x, wanted=y), write("parts", x_test=x, y_test=y)):
+        inputs, target = read_all(flat(), request)
         assert inputs.dtype == torch.float32  # as the program takes it, whatever numpy made
         torch.testing.assert_close(inputs, torch.from_numpy(x[order]).float())
         assert target is not None
         assert target.tolist() == y[order].tolist()
-    assert gathered(flat(), write("alone", x=x))[1] is None
+    assert read_all(flat(), write("alone", x=x))[1] is None
     with pytest.raises(DataError, match=r"--column x=NAME,y=NAME"):
         open_source(write("three", a=x, b=y, c=y))
     chosen = DataRequest(write("three", a=x, b=y, c=y).spec, columns={"x": "a", "y": "c"})
-    assert gathered(flat(), chosen)[1] is not None
-    with pytest.raises(DataError, match="one entry of y for each of x"):
+    assert read_all(flat(), chosen)[1] is not None
+    with pytest.raises(DataError, match="give one entry of y per sample"):
         open_source(write("uneven", x=x, y=y[:3]))
 
 
 def test_streams(tmp_path: Path) -> None:
     def read(name: str, samples: int = 0) -> list:
-        asked = DataRequest(f"{Path(__file__)}:{name}", samples=samples)
-        return list(batches(flat(), open_source(asked), asked))
+        request = DataRequest(f"{Path(__file__)}:{name}", samples=samples)
+        return list(batches(flat(), open_source(request), request))
 
     assert [len(x) for x, _ in read("two")] == [5, 7]
     assert [(len(x), len(y)) for x, y in read("two", samples=8)] == [(5, 5), (3, 3)]
@@ -274,9 +274,9 @@ def test_streams(tmp_path: Path) -> None:
     assert set(read("mapped", samples=2)[0][0]) == {"x"}
     with pytest.raises(DataError, match="broken fails: RuntimeError: the disk is gone"):
         read("broken")
-    with pytest.raises(DataError, match="batch 1 is a Tensor and no pair"):
+    with pytest.raises(DataError, match="batch 1 is a Tensor: yield pairs"):
         read("single")
-    with pytest.raises(DataError, match="there is no `nothing` there"):
+    with pytest.raises(DataError, match="has no `nothing`"):
         read("nothing")
     with pytest.raises(DataError, match="there is no file"):
         open_source(DataRequest(f"{tmp_path}/no.py:two"))
@@ -284,31 +284,31 @@ def test_streams(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_one_clear_error(folder: Path, tmp_path: Path) -> None:
     cases = [
-        (pool(3, 8), DataRequest("digits"), "examples of 1x8x8, and Pool was captured with 3x8x8"),
+        (pool(3, 8), DataRequest("digits"), "Pool was captured with 3x8x8, and digits has samples of 1x8x8"),
         (flat(), DataRequest(str(folder)), "the model takes 4"),
-        (pool(2), DataRequest(str(folder)), "pictures have 1 or 3 channels"),
-        (pool(1), DataRequest(str(folder), normalize="imagenet"), "is for 3 channels"),
+        (pool(2), DataRequest(str(folder)), "images are 1xHxW or 3xHxW"),
+        (pool(1), DataRequest(str(folder), normalize="imagenet"), "needs 3 channels"),
     ]
-    for program, asked, message in cases:
+    for program, request, message in cases:
         with pytest.raises(DataError, match=message):
-            gathered(program, asked)
+            read_all(program, request)
     np.savez(tmp_path / "bytes.npz", x=np.zeros((3, 4), np.uint8))
-    with pytest.raises(DataError, match=r"holds torch.uint8 and Linear takes torch.float32"):
-        gathered(flat(), DataRequest(str(tmp_path / "bytes.npz")))
+    with pytest.raises(DataError, match=r"Linear takes torch.float32, and .* has torch.uint8"):
+        read_all(flat(), DataRequest(str(tmp_path / "bytes.npz")))
 
 
-def test_a_picture_that_cannot_be_read_is_named(folder: Path) -> None:
+def test_an_image_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "cat" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"cat/bad.png cannot be read: .*leave it out"):
-        gathered(pool(3), DataRequest(str(folder)))
+    with pytest.raises(DataError, match=r"cat/bad.png cannot be read: .*remove or replace it"):
+        read_all(pool(3), DataRequest(str(folder)))
 
 
 def test_no_data_at_all(tmp_path: Path) -> None:
-    (tmp_path / "loose.png").write_bytes(picture(3))
+    (tmp_path / "loose.png").write_bytes(image_file(3))
     for spec, message in (
-        ("nothing", "no such file or folder; data are digits"),
+        ("nothing", "no such file or folder; give digits"),
         ("no.npz", "there is no file no.npz"),
-        (str(tmp_path), "its pictures lie in no class's folder"),
+        (str(tmp_path), "only images outside class folders"),
     ):
         with pytest.raises(DataError, match=message):
             open_source(DataRequest(spec))
@@ -343,14 +343,14 @@ def test_a_program_of_one_batch_size_gets_no_other(folder: Path) -> None:
 
     program = skiplab.capture(Fixed(), (torch.randn(2, 3, 6, 6),))
     assert not program.dynamic_batch
-    asked = DataRequest(str(folder), samples=5)
-    assert [len(x) for x, _ in batches(program, open_source(asked), asked)] == [2, 2]
+    request = DataRequest(str(folder), samples=5)
+    assert [len(x) for x, _ in batches(program, open_source(request), request)] == [2, 2]
 
 
 def test_tables_have_no_hidden_order(tmp_path: Path) -> None:
     """A table sorted by label is drawn at random, so that a few samples have several labels."""
-    frame = pd.DataFrame({"image": [picture(0)] * 40, "label": [i // 10 for i in range(40)]})
+    frame = pd.DataFrame({"image": [image_file(0)] * 40, "label": [i // 10 for i in range(40)]})
     frame.to_parquet(tmp_path / "x.parquet")
-    _, y = gathered(pool(1), DataRequest(str(tmp_path / "x.parquet"), samples=12, normalize="none"))
+    _, y = read_all(pool(1), DataRequest(str(tmp_path / "x.parquet"), samples=12, normalize="none"))
     assert y is not None
     assert len(set(y.tolist())) == 4

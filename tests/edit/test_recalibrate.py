@@ -74,7 +74,7 @@ def test_nothing_to_do_and_nothing_to_do_it_with() -> None:
     with pytest.raises(UsageError, match="has no batch norm statistics to re-estimate: use it unchanged"):
         recalibrate(captured("pre_norm").program, [])
     program = skiplab.capture(conv(), (torch.randn(2, 4, 8, 8),))
-    with pytest.raises(DataError, match="there is no batch to measure on"):
+    with pytest.raises(DataError, match="no batches: "):
         recalibrate(program, [])
     with pytest.raises(DataError, match="batch 1 has an input of shape"):
         recalibrate(program, [(torch.randn(2, 4, 9, 9), None)])

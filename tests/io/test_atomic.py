@@ -105,11 +105,11 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", sorted(atomic.MENDS))
+@pytest.mark.parametrize("number", sorted(atomic.FIXES))
 def test_every_known_refusal_names_path_and_mend(number: int, tmp_path: Path) -> None:
     with pytest.raises(OutputError) as raised, atomic.writing_to(tmp_path):
         raise OSError(number, os.strerror(number))
-    assert f"cannot write {tmp_path}: {os.strerror(number)}; {atomic.MENDS[number]}" == str(raised.value)
+    assert f"cannot write {tmp_path}: {os.strerror(number)}; {atomic.FIXES[number]}" == str(raised.value)
     assert isinstance(raised.value.__cause__, OSError)
 
 

@@ -13,7 +13,7 @@ import skiplab
 import zoo
 from skiplab.errors import DataError, ModelError, SkiplabError, UsageError
 from skiplab.loading import libraries, transformers_inputs
-from skiplab.loading.example_inputs import parse_shape, typed
+from skiplab.loading.example_inputs import example_tensor, parse_shape
 from skiplab.loading.resolve import resolve
 
 ZOO = str(Path(zoo.__file__))
@@ -91,14 +91,14 @@ def test_an_instance_of_the_user_stays_real() -> None:
 def test_what_needs_values_says_so_on_meta(tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text("import torch\ndef net():\n    return torch.nn.Linear(2, int(torch.ones(1).item()))\n")
-    with pytest.raises(ModelError, match="try without --meta"):
+    with pytest.raises(ModelError, match="leave out --meta"):
         resolve(f"{file}:net", ["1x2"], meta=True)
 
 
 def test_meta_and_values_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--weights and --meta exclude each other"):
         resolve("zoo:bare", ["1x4"], weights=tmp_path / "w.pt", meta=True)
-    with pytest.raises(UsageError, match="brings its own weights"):
+    with pytest.raises(UsageError, match="contains its weights"):
         resolve("net.pt2", trust=True, meta=True)
 
 
@@ -154,7 +154,7 @@ def test_inputs_of_transformers_fit_their_forward(family: str, names: set[str]) 
 
 def test_inputs_that_no_name_explains() -> None:
     pytest.importorskip("transformers")
-    with pytest.raises(UsageError, match=r"takes as inference_session.*give file\.py:function"):
+    with pytest.raises(UsageError, match=r"no example value is known for inference_session.*give file\.py:function"):
         resolve("transformers:sam2_video", meta=True)
 
 
@@ -172,10 +172,10 @@ def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
     ("spec", "error", "words"),
     [
         ("nothing.py:net", ModelError, "there is no file nothing.py"),
-        (f"{ZOO}:bear", ModelError, r"there is no `bear` there \(did you mean bare"),
+        (f"{ZOO}:bear", ModelError, r"has no `bear` \(did you mean bare"),
         (f"{ZOO}:raises_while_building", ModelError, "RuntimeError: no such weights"),
-        (f"{ZOO}:returns_nothing", ModelError, "returns NoneType: it should return a model"),
-        (f"{ZOO}:number", ModelError, "is a int: it should be a function"),
+        (f"{ZOO}:returns_nothing", ModelError, "returns NoneType: return a model"),
+        (f"{ZOO}:number", ModelError, "is a int: give a function"),
         (f"{ZOO}:bare", UsageError, "give --input"),
         ("no_such_package.net:build", ModelError, "there is no module `no_such_package`"),
         ("resnet5", ModelError, "did you mean resnet"),
@@ -254,7 +254,7 @@ def test_weights_that_do_not_fit_or_are_none(tmp_path: Path) -> None:
 def test_shapes_are_read_back(sizes: list[int], dtype: str) -> None:
     text = "x".join(map(str, sizes)) + (f":{dtype}" if dtype else "")
     assert parse_shape(text) == (tuple(sizes), getattr(torch, dtype or "float32"))
-    assert typed(text).shape == tuple(sizes)
+    assert example_tensor(text).shape == tuple(sizes)
 
 
 @pytest.mark.parametrize("text", ["", "1x", "axb", "1x-2", "0x3", "1x2:word", "1x2:nn", "1,2"])

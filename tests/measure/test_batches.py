@@ -115,7 +115,7 @@ def test_an_input_that_all_samples_share_is_not_cut() -> None:
 
 
 def test_sequences_first_are_told_by_their_targets(program: Program) -> None:
-    with pytest.raises(DataError, match="batch 1 has 12 targets for 4 samples along the first dimension"):
+    with pytest.raises(DataError, match="batch 1 has 12 targets for 4 samples: the first dimension of the target"):
         list(validate_batches(program, [(torch.randn(4, 8), torch.zeros(12))]))
 
 
@@ -144,11 +144,11 @@ def test_only_what_has_one_entry_a_sample_is_cut() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (torch.randn(2, 8), "batch 1 is no pair"),
-        ((torch.randn(2, 7), None), r"batch 1 has an input of shape \(2, 7\) where Net was captured with \('any', 8\)"),
-        ((torch.randint(5, (2, 8)), None), "batch 1 has an input of torch.int64 where Net was captured with"),
+        (torch.randn(2, 8), "batch 1 is not a pair"),
+        ((torch.randn(2, 7), None), r"batch 1 has an input of shape \(2, 7\); Net was captured with \('any', 8\)"),
+        ((torch.randint(5, (2, 8)), None), "batch 1 has an input of torch.int64; Net was captured with"),
         (((torch.randn(2, 8), torch.randn(2, 8)), None), r"batch 1: Net takes \(tensor\) as captured"),
-        (({"y": torch.randn(2, 8)}, None), "batch 1 has a dict where Net takes a tensor"),
+        (({"y": torch.randn(2, 8)}, None), "batch 1 has an input of type dict; Net takes a tensor"),
     ],
 )
 def test_what_the_program_cannot_take(program: Program, batch: object, message: str) -> None:

@@ -221,7 +221,9 @@ def test_losses_of_other_forms(tower: tuple) -> None:
         gradient(program, skips, batches, lambda o, t: F.cross_entropy(o.detach(), t))
     per_sample = gradient(program, skips, batches, lambda o, t: F.cross_entropy(o, t, reduction="none"))
     pd.testing.assert_frame_equal(per_sample, gradient(program, skips, batches, F.cross_entropy))
-    with pytest.raises(UsageError, match="the data is read for 2 networks, and `batches` can be read once"):
+    with pytest.raises(
+        UsageError, match="the data is read for 2 networks, and `batches` is an iterator, which can be read only once"
+    ):
         gradient(program, skips, iter(batches), F.cross_entropy, networks=("original", "plain"))
 
 

@@ -310,7 +310,7 @@ def test_options_that_make_no_sense(tower: Captured, options: Any, message: str)
 
 @pytest.mark.parametrize("options", [{"kinds": ["mean"]}, {"kinds": ["noise"]}])
 def test_batches_that_can_be_read_once(tower: Captured, options: Any) -> None:
-    with pytest.raises(UsageError, match=r"the data is read 2 times .* can be read once: give a list"):
+    with pytest.raises(UsageError, match=r"the data is read 2 times .* can be read only once: give a list"):
         lesion(tower[1], tower[2], iter(samples(4)), F.cross_entropy, **options)
 
 
@@ -353,11 +353,11 @@ def test_a_lesioned_network_may_overflow(tower: Captured) -> None:
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([], "there is no batch to measure on: the iterable of batches is empty or used up"),
-        (iter([torch.zeros(4, 6)]), r"batch 1 is no pair \(inputs, target\)"),
+        ([], "no batches: the iterable is empty or an exhausted iterator"),
+        (iter([torch.zeros(4, 6)]), r"batch 1 is not a pair \(inputs, target\)"),
         (
             [(torch.zeros(4, 6).double(), None), (torch.zeros(4, 7), None)],
-            r"batch 2 has an input of shape \(4, 7\) where Tower was captured with \('any', 6\)",
+            r"batch 2 has an input of shape \(4, 7\); Tower was captured with \('any', 6\)",
         ),
         (
             [((torch.zeros(4, 6), torch.zeros(4, 6)), None)],
@@ -390,5 +390,5 @@ def test_fixed_batch_size_is_held_to(monkeypatch: pytest.MonkeyPatch) -> None:
     program = skiplab.capture(Fixed(), (torch.randn(4, 6, dtype=torch.double),))
     measure: Callable[[int], Any] = lambda n: lesion(program, skiplab.find(program), samples(n), F.cross_entropy)  # noqa: E731
     assert len(measure(4)) == 4
-    with pytest.raises(DataError, match=r"shape \(5, 6\) where Fixed was captured with \(4, 6\)"):
+    with pytest.raises(DataError, match=r"shape \(5, 6\); Fixed was captured with \(4, 6\)"):
         measure(5)

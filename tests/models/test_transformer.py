@@ -241,7 +241,7 @@ def test_the_decoder_knows_the_memory() -> None:
 @pytest.mark.parametrize("vocabulary", [None, 5])
 def test_networks_say_what_they_take(build: Any, vocabulary: int | None) -> None:
     net = build(1, vocabulary=vocabulary)
-    args, kwargs = example_inputs.of_model("ours", net)
+    args, kwargs = example_inputs.declared_inputs("ours", net)
     assert net(*args, **kwargs).shape == ((1, 10) if build is transformer_encoder else (1, 10, 8))
     assert args[0].shape[1:] == net.example_input_shape
     assert args[0].is_floating_point() == (vocabulary is None)

@@ -260,7 +260,7 @@ def test_wrong_requests(small: tuple[Program, Skips]) -> None:
             pruned(small, **options)
     with pytest.raises(StaleSkip):
         skiplab.prune(remove_branch(program, skips[:1]), skips, samples(1), samples(1), F.cross_entropy)
-    with pytest.raises(UsageError, match="can be read once"):
+    with pytest.raises(UsageError, match="can be read only once"):
         skiplab.prune(program, skips, one_by_one(), samples(1), F.cross_entropy)
     with pytest.raises(UsageError, match="no skip connection"):
         skiplab.prune(program, Skips([]), samples(1), samples(1), F.cross_entropy)

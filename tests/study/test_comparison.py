@@ -80,7 +80,7 @@ class Two(nn.Linear):
     ("bad", "kind", "why"),
     [
         (lambda: Two(6, 2), DataError, "into a dict, .* wrap it in a module that returns the one that answers"),
-        (lambda: nn.Linear(6, 2).requires_grad_(False), UsageError, "no weights to train"),
+        (lambda: nn.Linear(6, 2).requires_grad_(False), UsageError, "no trainable parameters"),
     ],
 )
 def test_a_network_that_cannot_learn_from_the_data_is_named(bad: Any, kind: type[Exception], why: str) -> None:
@@ -104,7 +104,7 @@ def test_a_result_says_what_was_compared(tmp_path: Path) -> None:
     assert found.sentences[0].startswith("Unexplained variance of the test part: ")
 
 
-@pytest.mark.parametrize(("inputs", "outputs", "why"), [(6, 1, "2 classes need"), (5, 2, "cannot take an example")])
+@pytest.mark.parametrize(("inputs", "outputs", "why"), [(6, 1, "2 classes need"), (5, 2, "does not take the samples")])
 def test_a_network_that_does_not_fit_the_data_is_named_before_any_is_trained(
     inputs: int, outputs: int, why: str, tmp_path: Path
 ) -> None:
@@ -156,7 +156,7 @@ def test_options_of_networks_and_of_the_training_on_the_command_line(
     assert sizes == {name: sum(each.numel() for each in model.parameters()) for name, model in builds.items()}
     said = done.stderr.splitlines()
     assert re.search(r"finished \(1 of 2 runs, about \d:\d\d:\d\d left\)$", said[-4])
-    assert said[-3].endswith("finished (2 of 2 runs, putting their tables together)")
+    assert said[-3].endswith("finished (2 of 2 runs, collecting their tables)")
     assert said[-2:] == ["writing the page", "wrote page.html"]
     asked = {"optimizer": "adamw", "clip": 0.5, "momentum": 0.8, "precision": "fast", "eval_samples": 30}
     recipes = [json.loads(path.read_text())["recipe"] for path in tmp_path.glob("runs/*/done.json")]

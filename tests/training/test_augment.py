@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skiplab.data import DataSet, Split
 from skiplab.errors import DataError
-from skiplab.training.augment import Draws, augmented, draw, must_be_pictures
+from skiplab.training.augment import Draws, augment_batch, check_images, draw_augmentation
 
 
 def one_by_one(x: Tensor, draws: Draws, padding: int) -> Tensor:
@@ -20,7 +20,7 @@ def one_by_one(x: Tensor, draws: Draws, padding: int) -> Tensor:
     for n in range(count):
         for i in range(height):
             for j in range(width):
-                column = width - 1 - j if draws.mirrored[n] else j
+                column = width - 1 - j if draws.flipped[n] else j
                 row = i + int(draws.top[n]) - padding
                 column += int(draws.left[n]) - padding
                 if 0 <= row < height and 0 <= column < width:
@@ -45,18 +45,18 @@ def test_a_batch_is_what_its_pictures_are(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, channels, height, width, generator=generator)
-    draws = draw(count, augment, padding, generator)
-    assert torch.equal(augmented(x, draws, padding), one_by_one(x, draws, padding))
+    draws = draw_augmentation(count, augment, padding, generator)
+    assert torch.equal(augment_batch(x, draws, padding), one_by_one(x, draws, padding))
 
 
 @pytest.mark.parametrize("augment", ["crop", "crop-flip"])
 def test_draws_are_even(augment: Any) -> None:
     """Each of the (2p + 1)² windows alike, by a χ² below its 99.9 % point (Wilson and Hilferty's approximation)."""
-    draws = draw(9000, augment, 1, torch.Generator().manual_seed(0))
+    draws = draw_augmentation(9000, augment, 1, torch.Generator().manual_seed(0))
     counts = torch.bincount(3 * draws.top + draws.left, minlength=9)
     assert len(counts) == 9
     assert float(((counts - 1000) ** 2 / 1000).sum()) < 26.1  # 8 degrees of freedom
-    share = float(draws.mirrored.float().mean())
+    share = float(draws.flipped.float().mean())
     assert abs(share - (0.5 if augment == "crop-flip" else 0.0)) < 3.3 * 0.5 / 9000**0.5
 
 
@@ -64,7 +64,7 @@ def test_every_picture_is_drawn_for_itself_and_the_memory_format_stays() -> None
     x = torch.arange(64.0).reshape(1, 1, 8, 8).expand(200, 3, 8, 8)
     for layout in (torch.contiguous_format, torch.channels_last):
         given = x.contiguous(memory_format=layout)
-        found = augmented(given, draw(200, "crop-flip", 2, torch.Generator().manual_seed(1)), 2)
+        found = augment_batch(given, draw_augmentation(200, "crop-flip", 2, torch.Generator().manual_seed(1)), 2)
         assert len(found[:, 0].unique(dim=0)) > 40  # of 50
         assert found.is_contiguous(memory_format=layout)
 
@@ -82,6 +82,6 @@ def data(x: Tensor, y: Tensor, classes: int | None) -> DataSet:
     ],
 )
 def test_what_may_not_be_moved(things: DataSet, message: str) -> None:
-    must_be_pictures(things, "none")
-    with pytest.raises(DataError, match=f"augment='crop' needs pictures.*things has .*{message}: choose"):
-        must_be_pictures(things, "crop")
+    check_images(things, "none")
+    with pytest.raises(DataError, match=f"augment='crop' needs images.*things has .*{message}: choose"):
+        check_images(things, "crop")

@@ -150,12 +150,12 @@ def test_bfloat16_trains_with_weights_in_float32() -> None:
     assert not run.history["train_loss"].hasnans
 
 
-def pictures() -> DataSet:
-    """Small pictures of three classes; 50 to learn from, as `points`."""
+def images() -> DataSet:
+    """Small images of three classes; 50 to learn from, as `points`."""
     generator = torch.Generator().manual_seed(1)
     y = torch.arange(70) % 3
     x = torch.randn(70, 2, 6, 6, generator=generator) + y[:, None, None, None]
-    return DataSet("pictures", Split(x[:50], y[:50]), Split(x[50:], y[50:]), classes=3)
+    return DataSet("images", Split(x[:50], y[:50]), Split(x[50:], y[50:]), classes=3)
 
 
 def convolutions() -> nn.Sequential:
@@ -186,15 +186,15 @@ def test_adamw_and_clipping_are_pytorchs() -> None:
 
 
 def test_augmented_training_is_the_plain_loop_on_the_same_draws() -> None:
-    from skiplab.training.augment import augmented, draw
+    from skiplab.training.augment import augment_batch, draw_augmentation
 
-    data, recipe, net = pictures(), Recipe(epochs=1, batch_size=16, augment="crop-flip", padding=2), convolutions()
+    data, recipe, net = images(), Recipe(epochs=1, batch_size=16, augment="crop-flip", padding=2), convolutions()
     net[5] = nn.Identity()
     run = fit(net, data, recipe, device="cpu")
     hand, generator = copy.deepcopy(net).train(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.SGD(hand.parameters(), momentum=0.9, weight_decay=1e-4)
     for step, chosen in enumerate(torch.randperm(50, generator=generator).split(16)):
-        x = augmented(data.train.x[chosen], draw(len(chosen), "crop-flip", 2, generator), 2)
+        x = augment_batch(data.train.x[chosen], draw_augmentation(len(chosen), "crop-flip", 2, generator), 2)
         optimizer.param_groups[0]["lr"] = learning_rate_at(recipe, step, 4)
         optimizer.zero_grad()
         F.cross_entropy(hand(x), data.train.y[chosen]).backward()
@@ -208,7 +208,7 @@ def test_fast_is_bfloat16_where_there_are_units_and_leaves_no_trace_on_the_model
 ) -> None:
     from skiplab.training import precision
 
-    net, data = convolutions(), pictures()
+    net, data = convolutions(), images()
     runs = {name: fit(net, data, replace(RECIPE, precision=name), device="cpu") for name in ("32-true", "bf16-mixed")}
     for units, same in ((True, "bf16-mixed"), (False, "32-true")):
         monkeypatch.setattr(precision, "has_bfloat16_units", lambda device, units=units: units)
@@ -371,11 +371,11 @@ def test_other_recipes_go_on_as_if_they_had_never_stopped(name: str, tmp_path: P
 
     recipe = replace(RECIPE, **OTHER[name])
     with pytest.raises(KeyboardInterrupt):
-        fit(convolutions(), pictures(), recipe, tmp_path / "a", on_epoch=stopping, device="cpu")
-    resumed = fit(convolutions(), pictures(), recipe, tmp_path / "a", device="cpu")
-    assert same_run(resumed, fit(convolutions(), pictures(), recipe, tmp_path / "b", device="cpu"))
+        fit(convolutions(), images(), recipe, tmp_path / "a", on_epoch=stopping, device="cpu")
+    resumed = fit(convolutions(), images(), recipe, tmp_path / "a", device="cpu")
+    assert same_run(resumed, fit(convolutions(), images(), recipe, tmp_path / "b", device="cpu"))
     assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
-    assert not same_tensors(resumed.model, fit(convolutions(), pictures(), RECIPE, device="cpu").model)
+    assert not same_tensors(resumed.model, fit(convolutions(), images(), RECIPE, device="cpu").model)
 
 
 def test_a_run_kept_before_recipes_had_more_fields_is_the_same_run(tmp_path: Path) -> None:
@@ -624,10 +624,10 @@ def test_the_broken_step_is_named_wherever_the_losses_are_read(tmp_path: Path, s
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (nn.Linear(5, 3), r"cannot take an example of points, shape \(6,\),.*mat1 and mat2"),
-        (nn.Linear(6, 2), r"into \(2,\), and 3 classes need \(3,\): build it with num_classes=3"),
-        (nn.Unflatten(1, (2, 3)), r"into \(2, 3\)"),
-        (nn.RNN(6, 3), r"into a tuple, .* wrap it"),
+        (nn.Linear(5, 3), r"does not take the samples of points \(6, float32\): mat1 and mat2"),
+        (nn.Linear(6, 2), r"shape \(2,\), and 3 classes need \(3,\): build it with num_classes=3"),
+        (nn.Unflatten(1, (2, 3)), r"shape \(2, 3\)"),
+        (nn.RNN(6, 3), r"returns a tuple .* wrap it"),
         (nn.Bilinear(6, 6, 3), "missing 1 required positional argument"),
     ],
 )
@@ -637,15 +637,17 @@ def test_models_that_do_not_fit_the_data(net: nn.Module, message: str) -> None:
         fit(net, points(), RECIPE)
 
 
-def test_a_batch_of_one_over_which_nothing_can_be_normalised() -> None:
+def test_a_batch_of_one_over_which_nothing_can_be_normalized() -> None:
     data = points()
     net = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
-    with pytest.raises(DataError, match=r"a batch of one example.*choose another batch_size than"):
+    with pytest.raises(
+        DataError, match=r"the last batch of an epoch, which has one sample.*choose a batch_size other than"
+    ):
         fit(net, data, replace(RECIPE, batch_size=len(data.train) - 1), device="cpu")
 
 
 def test_a_model_without_weights() -> None:
-    with pytest.raises(UsageError, match="no weights to train"):
+    with pytest.raises(UsageError, match="no trainable parameters"):
         fit(nn.Identity(), points(), RECIPE)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skiplab.data import IGNORED, DataSet, Split
 from skiplab.errors import DataError
 from skiplab.training.fit import Recipe, evaluate, fit
-from skiplab.training.objectives import chance, must_answer, task_of
+from skiplab.training.objectives import chance, check_output, task_of
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
@@ -170,15 +170,15 @@ def test_a_step_that_asks_nothing_is_no_divergence() -> None:
         (
             nn.Conv1d(2, 1, 1),
             dense(),
-            r"\(2, 4\), into \(1, 4\), and 2 classes for each place need \(2, 4\): .*=2",
+            r"shape \(1, 4\), and 2 classes need \(2, 4\): .*=2",
         ),
-        (nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), dense(), r"into \(2,\), and 2 classes for each place need"),
-        (nn.Linear(4, 1), numbers(), r"shape \(4,\), into \(1,\), and its target has the shape \(2,\)"),
-        (nn.Unflatten(1, (2, 2)), numbers(), r"into \(2, 2\), and its target has the shape \(2,\)"),
-        (nn.Linear(5, 2), numbers(), r"cannot take an example of numbers, shape \(4,\), torch.float32: mat1"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), dense(), r"shape \(2,\), and 2 classes need \(2, 4\)"),
+        (nn.Linear(4, 1), numbers(), r"shape \(1,\), and its target \(2,\)"),
+        (nn.Unflatten(1, (2, 2)), numbers(), r"shape \(2, 2\), and its target \(2,\)"),
+        (nn.Linear(5, 2), numbers(), r"does not take the samples of numbers \(4, float32\): mat1"),
     ],
 )
-def test_outputs_that_are_no_answers(net: nn.Module, data: DataSet, message: str) -> None:
+def test_outputs_of_a_wrong_shape(net: nn.Module, data: DataSet, message: str) -> None:
     net.register_parameter("weight_of_any_kind", nn.Parameter(torch.zeros(1)))
     with pytest.raises(DataError, match=message):
         fit(net, data, RECIPE, device="cpu")
@@ -187,8 +187,8 @@ def test_outputs_that_are_no_answers(net: nn.Module, data: DataSet, message: str
 def test_the_test_part_has_to_fit_as_well() -> None:
     x, y = drawn(0, 5, 4), drawn(1, 5, 1)
     for test, message in (
-        (Split(x, y[:, 0]), r"into \(1,\), and its target has the shape \(\)"),
-        (Split(x[:, :3], y), r"cannot take an example of parts, shape \(3,\), torch.float32: mat1"),
+        (Split(x, y[:, 0]), r"shape \(1,\), and its target \(\)"),
+        (Split(x[:, :3], y), r"does not take the samples of parts \(3, float32\): mat1"),
     ):
         with pytest.raises(DataError, match=message):
             fit(nn.Linear(4, 1), DataSet("parts", Split(x, y), test, classes=None), RECIPE, device="cpu")
@@ -196,20 +196,20 @@ def test_the_test_part_has_to_fit_as_well() -> None:
 
 def test_values_of_one_number_do_not_broadcast() -> None:
     data = DataSet("one", *(Split(drawn(i, 5, 4), drawn(i, 5)) for i in (0, 1)), classes=None)
-    with pytest.raises(DataError, match=r"into \(1,\), and its target has the shape \(\)"):
+    with pytest.raises(DataError, match=r"shape \(1,\), and its target \(\)"):
         fit(nn.Linear(4, 1), data, RECIPE, device="cpu")
 
 
-def test_answers_that_fit() -> None:
+def test_outputs_of_a_right_shape() -> None:
     more: list[tuple[Any, DataSet]] = [(torch.zeros(1, 7, 4), dense()), (torch.zeros(1, 2), numbers())]
     for output, data in more:
-        must_answer(output, data.train, data)
+        check_output(output, data.train, data)
 
 
-def test_chance_is_the_share_of_all_but_the_commonest_class_of_what_is_asked() -> None:
-    def asked(*labels: int) -> Split:
+def test_chance_is_the_share_of_all_but_the_most_common_class() -> None:
+    def split_of(*labels: int) -> Split:
         return Split(torch.zeros(len(labels)), torch.tensor(labels))
 
-    assert chance(asked(0, 2, 2, 2, 5)) == pytest.approx(0.4)
-    assert chance(asked(0, IGNORED, 2, 2, IGNORED)) == pytest.approx(1 / 3)
+    assert chance(split_of(0, 2, 2, 2, 5)) == pytest.approx(0.4)
+    assert chance(split_of(0, IGNORED, 2, 2, IGNORED)) == pytest.approx(1 / 3)
     assert chance(numbers().test) == 1.0

@@ -1,8 +1,8 @@
 """The command line application: commands, output streams and exit codes.
 
 stdout is data, stderr is progress and messages. Exit codes: 0 ok, 1 a check found something, 2 usage, 3 model or
-export error, 4 data or output error, 130 Ctrl-C, 143 SIGTERM. Nothing heavy is imported before a command runs:
-help is instant.
+export error, 4 data or output error, 130 Ctrl-C, 143 SIGTERM. torch is imported only when a command
+runs, so help is instant.
 """
 
 import json
@@ -29,12 +29,12 @@ app = typer.Typer(
 )
 
 
-def page_name(path: Path | None) -> Path | None:
-    """The path of `--report`; UsageError for an ending that is neither HTML nor Markdown."""
+def check_suffix(path: Path | None) -> Path | None:
+    """Checks the path of `--report`; raises UsageError if its suffix is neither that of HTML nor of Markdown."""
     if path is not None and not path.is_dir() and path.suffix not in (".html", ".htm", ".md"):
         raise UsageError(
-            f"--report {path}: a page is HTML or Markdown: name it {path.stem}.html or {path.stem}.md (for PDF, print "
-            "the HTML from a browser)"
+            f"--report {path}: pages are HTML or Markdown: give {path.stem}.html or {path.stem}.md (for PDF, print the "
+            "HTML page from a browser)"
         )
     return path
 
@@ -44,14 +44,14 @@ Page = Annotated[
     Path | None,
     typer.Option(
         "--report",
-        callback=page_name,
-        help="Path of a page to write: self-contained HTML, or Markdown with the ending .md.",
+        callback=check_suffix,
+        help="Path of a page to write: self-contained HTML, or Markdown if it ends in .md.",
     ),
 ]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -59,26 +59,29 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
-    """Options before the command. `--debug` may be anywhere and is read by `main`."""
+    """Options before the command. `main` reads `--debug`, which may be anywhere."""
 
 
 def check_page(path: Path) -> None:
-    """Raises before the work for a path of `--report` that cannot be written."""
+    """Raises OutputError if the path of `--report` cannot be written; called before the work starts."""
     from skiplab.io.atomic import writable_folder
 
     if path.is_dir():
-        raise OutputError(f"--report {path} is a folder: name a file in it, such as {path / 'page.html'}")
+        raise OutputError(f"--report {path} is a folder: give a file in it, such as {path / 'page.html'}")
     writable_folder(path.parent)
 
 
 def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> None:
-    """Writes the page, as HTML or (ending .md) as Markdown with a folder of charts next to it.
+    """Writes a page and its charts.
 
-    charts: a folder that gets each chart as PNG and SVG.
+    Args:
+        page: the page.
+        to: path of the page, HTML or Markdown (.md, with a folder of charts next to it); None writes no page.
+        charts: folder for each chart as PNG and SVG; None writes no charts.
     """
     from skiplab.io.atomic import writable_folder, write_bytes, write_text
     from skiplab.report import markdown, png, svg
@@ -99,25 +102,28 @@ def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> Non
 
 
 def print_json(value: dict[str, Any]) -> None:
+    """Prints a result as JSON on stdout."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
 
 
 def print_lines(lines: list[str]) -> None:
-    from skiplab.cli import render
+    """Prints lines of results on stdout."""
+    from skiplab.cli import console
 
-    console = render.stdout()
+    out = console.stdout()
     for line in lines:
-        console.print(line, markup=False)
+        out.print(line, markup=False)
 
 
 def print_message(text: str) -> None:
+    """Prints a message on stderr."""
     typer.echo(text, err=True)
 
 
 def main() -> NoReturn:
-    """Runs the command line; every error that Skiplab raises on purpose is one line on stderr."""
+    """Runs the command line. An error of Skiplab is one line on stderr, without a traceback."""
     debug = "--debug" in sys.argv
-    arguments = [each for each in sys.argv[1:] if each != "--debug"]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app(args=arguments)
@@ -132,6 +138,8 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        print_message(f"error: {type(error).__name__}: {error}; this is a bug of Skiplab: --debug shows where")
+        print_message(
+            f"error: {type(error).__name__}: {error}; this is a bug in Skiplab: run with --debug for a traceback"
+        )
         sys.exit(1)
     sys.exit(0)

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 import warnings
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ Device = Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda, cu
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which data, and which part of them."""
+    """The data to run on."""
 
     data: DataName
     samples: Annotated[int, typer.Option(min=0, help="Samples to use, drawn at random; 0 for all.")] = 0
@@ -44,13 +44,13 @@ class DataOptions:
     data_seed: Annotated[int, typer.Option(help="Seed of the random draw, and of the held-out samples.")] = 0
 
     def request(self, batch_size: int = 64, seed: int | None = None) -> "DataRequest":
-        """The request for `skiplab.data.sources`; UsageError for a `--column` that is not x=NAME,y=NAME.
+        """The request for `skiplab.data.sources`; raises UsageError if `--column` is not x=NAME,y=NAME.
 
-        seed: in place of `data_seed`, in commands without this option.
+        seed: replaces `data_seed` in commands without that option.
         """
         from skiplab.data.sources import DataRequest
 
-        pairs = [each.partition("=") for each in self.column.split(",")] if self.column else []
+        pairs = [pair.partition("=") for pair in self.column.split(",")] if self.column else []
         if any(not (key and sign and name) for key, sign, name in pairs):
             raise UsageError(f"--column {self.column}: write x=NAME,y=NAME")
         return DataRequest(
@@ -66,7 +66,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How outputs are evaluated."""
+    """Evaluation of outputs."""
 
     loss: Annotated[str, typer.Option(help="Loss: cross-entropy, mse, bce or file.py:callable.")] = "cross-entropy"
     metric: Annotated[
@@ -76,7 +76,7 @@ class EvaluationOptions:
     batch_size: BatchSize = 64
 
     def functions(self) -> "tuple[Function, Function | None]":
-        """The loss and the metric; UsageError for unknown ones."""
+        """The loss and the metric; raises UsageError for unknown names."""
         from skiplab.measure.losses import resolve_loss, resolve_metric
 
         return resolve_loss(self.loss), resolve_metric(self.metric, self.loss)
@@ -84,7 +84,7 @@ class EvaluationOptions:
 
 @contextmanager
 def warnings_on_stderr() -> Iterator[None]:
-    """Prints the package's own warnings, one line each; users can't fix those of other libraries."""
+    """Prints warnings of Skiplab on stderr, one line each, and hides those of other libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", module=r"skiplab\.")
@@ -93,7 +93,12 @@ def warnings_on_stderr() -> Iterator[None]:
 
 
 def parse_formats(formats: str | None, out: Path | None, *, default: str, training: bool) -> list[str]:
-    """The names in `--formats`. Unknown names and a folder without write access raise here, before the work."""
+    """The names in `--formats`.
+
+    Raises, before the work starts:
+        UsageError: a name is unknown, or `--formats` is given without `--out`.
+        OutputError: the folder `out` cannot be written.
+    """
     if out is None:
         if formats is not None:
             raise UsageError("--formats needs a folder to write to: give --out FOLDER")
@@ -101,7 +106,7 @@ def parse_formats(formats: str | None, out: Path | None, *, default: str, traini
     from skiplab.io.atomic import writable_folder
     from skiplab.serialization import check_formats
 
-    names = [each.strip() for each in (formats or default).split(",")]
+    names = [name.strip() for name in (formats or default).split(",")]
     check_formats(names, training=training)
     writable_folder(out)
     return names

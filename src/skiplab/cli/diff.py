@@ -23,7 +23,7 @@ def diff(
 ) -> None:
     """Compare the skip connections of two networks; exit with 1 if they differ."""
     from skiplab.analysis.differ import diff
-    from skiplab.cli import render
+    from skiplab.cli import lines
 
     difference = diff(skips_of(model), skips_of(with_model(model, against, other_kwargs)))
     if as_json:
@@ -31,6 +31,6 @@ def diff(
 
         print_json(diff_json(model.spec, against, difference))
     else:
-        print_lines(render.difference_lines(difference))
+        print_lines(lines.difference_lines(difference))
     if difference:
         raise typer.Exit(1)

@@ -14,9 +14,9 @@ def description(documented: Any) -> str:
 
 
 def argument_helps(documented: Any) -> dict[str, str]:
-    """The text of each argument of a function, or attribute of a class; "a, b: text" holds for both.
+    """The text of each entry under "Args" or "Attributes"; "a, b: text" counts for both names.
 
-    The first letter is a capital, so that each text reads alone.
+    The first letter is a capital.
     """
     sections = (text for text in _sections(documented) if text.startswith(("Args:", "Attributes:")))
     entries = [entry for section in sections for entry in _ENTRY.findall(section)]

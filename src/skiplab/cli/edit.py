@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 
 class EditGroup(TyperGroup):
-    """The edits as commands. Only the command that runs is built, since its signature takes an import of torch."""
+    """The edits as commands. Only the command that runs is built, since its signature requires torch."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Names of all edits."""
         return [command_name(name) for name in edit_summaries()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002
@@ -36,6 +37,7 @@ class EditGroup(TyperGroup):
         return None if summary is None else TyperCommand(cmd_name, help=_escape(summary))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, Any, list[str]]:
+        """Builds the command of the edit that runs; raises UsageError for an unknown one."""
         names = self.list_commands(ctx)
         if args[0] not in names:
             raise UsageError(f"there is no edit `{args[0]}`: choose one of {', '.join(names)}")
@@ -48,7 +50,7 @@ app.add_typer(edit_app, name="edit", help="Change a network's skip connections a
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where the edited network goes, and what is printed."""
+    """Outputs."""
 
     out: Annotated[Path | None, typer.Option(help="Folder to write to (default: write nothing).")] = None
     formats: Annotated[str | None, typer.Option(help="Comma-separated: python, pt2, onnx (default: python).")] = None
@@ -56,7 +58,7 @@ class OutputOptions:
 
 
 def edit_command(name: str) -> Any:
-    """The command of one edit: options of the model, of what is edited, of the edit itself, and of the output."""
+    """The command of one edit, with options of the model, the target, the edit and the output."""
     from skiplab.cli.docstrings import description
     from skiplab.cli.edit_options import edit_options
     from skiplab.cli.edit_targets import target_options
@@ -72,8 +74,8 @@ def edit_command(name: str) -> Any:
         device: str,
         **arguments: Any,
     ) -> None:
-        given = {each: value for each, value in (vars(target) | arguments).items() if _is_given(context, each)}
-        _run(model, Edit(name, function, arguments, given), target, output, device)
+        options = {each: value for each, value in (vars(target) | arguments).items() if _is_set(context, each)}
+        _run(model, Edit(name, function, arguments, options), target, output, device)
 
     annotations = {
         "model": ModelOptions,
@@ -94,13 +96,13 @@ def edit_command(name: str) -> Any:
     return typer.main.get_command(single)
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
+def _is_set(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def _escape(text: str) -> str:
-    """Brackets of a docstring are no markup."""
+    """Escapes brackets, which are markup in rich."""
     from rich.markup import escape
 
     return escape(text)
@@ -118,29 +120,29 @@ def function_name(command: str) -> str:
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit with its options.
+    """An edit with its arguments.
 
     Attributes:
-        name: of the function in `skiplab.edit`.
-        function: takes the program, what is edited, and `arguments`.
-        arguments: keyword arguments, defaults among them.
-        given: the options that are on the command line, for the JSON.
+        name: name of the function in `skiplab.edit`.
+        function: takes the program, its target, and `arguments`.
+        arguments: keyword arguments, including defaults.
+        options: the options on the command line, for the JSON.
     """
 
     name: str
     function: Callable[..., "Program"]
     arguments: Mapping[str, Any]
-    given: Mapping[str, Any]
+    options: Mapping[str, Any]
 
 
-def _run(model: ModelOptions, edit: Edit, options: "TargetOptions", output: OutputOptions, device: str) -> None:
+def _run(model: ModelOptions, edit: Edit, targets: "TargetOptions", output: OutputOptions, device: str) -> None:
     if model.meta:
-        raise UsageError("an edit needs the network's values: leave out --meta")
+        raise UsageError("edits need values: leave out --meta")
     formats = parse_formats(output.formats, output.out, default="python", training=model.train)
     program = _captured_with_values(model, device)
     from skiplab.edit import summarize
 
-    target = options.select(program, model)
+    target = targets.select(program, model)
     seed = {"seed": model.seed} if "seed" in inspect.signature(edit.function).parameters else {}
     edited = edit.function(program, *target.arguments, **edit.arguments, **seed)
     summary, command = summarize(program, edited), command_name(edit.name)
@@ -151,8 +153,8 @@ def _run(model: ModelOptions, edit: Edit, options: "TargetOptions", output: Outp
     if output.as_json:
         from skiplab.serialization.json_schema import edit_json
 
-        given = {name: value for name, value in edit.given.items() if name != "skips"}
-        config = {"model": model.spec, "edit": command, "options": given, "edited": target.skip_ids}
+        options = {name: value for name, value in edit.options.items() if name != "skips"}
+        config = {"model": model.spec, "edit": command, "options": options, "edited": target.skip_ids}
         print_json(edit_json(config, asdict(summary), files))
     elif files is not None:
         print_lines(_file_lines(files, output.out))
@@ -163,15 +165,15 @@ def _run(model: ModelOptions, edit: Edit, options: "TargetOptions", output: Outp
 def _captured_with_values(model: ModelOptions, device: str) -> "Program":
     program = capture_model(model, device)
     if not program.has_values:
-        raise ModelError(f"{model.spec} does not fit in memory, and an edit needs its values: use a smaller one")
+        raise ModelError(f"{model.spec} does not fit in memory, and edits need values: use a smaller model")
     return program
 
 
 def _print_summary(summary: "EditSummary") -> None:
-    from skiplab.cli import render
+    from skiplab.cli import console, terminal_tables
 
     rows = [[str(row.Index), f"{row.before:,}", f"{row.after:,}"] for row in summary.table().itertuples()]
-    render.stdout().print(render.plain_table(["", "before", "after"], rows))
+    console.stdout().print(terminal_tables.plain_table(["", "before", "after"], rows))
     print_lines([*summary.answer(), *(f"note: {note}" for note in summary.notes)])
 
 
@@ -184,7 +186,7 @@ def _saved(edited: "Program", out: Path | None, formats: list[str]) -> "pd.DataF
 
 
 def _file_lines(files: "pd.DataFrame", out: Path | None) -> list[str]:
-    """Each file with its size, and the largest difference of its outputs, read back, from the network's."""
+    """Each file with its size, and the largest difference of outputs after reading it back."""
     from skiplab.stats.wording import memory
 
     width = max(map(len, files["file"]))

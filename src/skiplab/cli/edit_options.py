@@ -11,16 +11,16 @@ from skiplab.cli.edit_targets import TARGETS
 from skiplab.cli.option_groups import in_panel
 from skiplab.errors import UsageError
 
-_FROM_ELSEWHERE = ("program", *TARGETS, "seed")  # the seed is that of the model
+_NOT_OPTIONS = ("program", *TARGETS, "seed")  # the seed is an option of the model
 
 
 def edit_options(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The options of one edit alone: a `Literal` is a choice, a bool a flag, a sequence of numbers "0,2,1"."""
+    """The options of one edit: `Literal` becomes a choice, bool a flag, a sequence of numbers "0,2,1"."""
     helps = argument_helps(function)
     return [
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=in_panel(_option(each, helps.get(name)), "Edit"))
         for name, each in inspect.signature(function).parameters.items()
-        if name not in _FROM_ELSEWHERE
+        if name not in _NOT_OPTIONS
     ]
 
 
@@ -38,6 +38,6 @@ def _numbers_of(option: str) -> Callable[[str], list[int]]:
         try:
             return [int(each) for each in text.split(",")]
         except ValueError:
-            raise UsageError(f"{option} {text}: write whole numbers with commas, such as 0,2,1") from None
+            raise UsageError(f"{option} {text}: write comma-separated whole numbers, such as 0,2,1") from None
 
     return numbers

@@ -1,4 +1,4 @@
-"""What an edit changes: skips, places for new ones, batch norm statistics on batches, or the whole network."""
+"""Targets of edits: skips, insertion points of new ones, batches for batch norm statistics, or the whole network."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -17,16 +17,16 @@ from skiplab.stats.wording import plural
 if TYPE_CHECKING:
     from skiplab.graph.program import Program
 
-_SHOWN = 6  # places
+_MAX_PLACES = 6  # printed insertion points
 
 
 @dataclass(frozen=True)
 class EditTarget:
-    """What an edit changes of one program.
+    """The target of an edit in one program.
 
     Attributes:
-        heading: the words in "EDIT {heading} MODEL".
-        arguments: of the edit's function, after the program.
+        heading: middle part of the heading "EDIT … MODEL".
+        arguments: arguments of the edit's function, after the program.
         skip_ids: the ids of the edited skips.
         lines: to print below the heading.
     """
@@ -38,11 +38,11 @@ class EditTarget:
 
 
 class TargetOptions(ABC):
-    """Options that choose what an edit changes."""
+    """Options that select the target of an edit."""
 
     @abstractmethod
     def select(self, program: "Program", model: ModelOptions) -> EditTarget:
-        """What the edit changes; UsageError where the program has nothing of that kind."""
+        """The target in a program; raises UsageError if there is none."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,22 @@ class SkipOptions(TargetOptions):
         selected = skips if self.skips is None else skips.at(self.skips)
         if not len(selected):
             some = ", ".join(skip.id for skip in skips[:5]) or "none"
-            which = "selects none" if self.skips is not None else "there is none"
-            raise UsageError(f"--skips {self.skips or '*'}: {which} of {len(skips)} skips ({some}): see skiplab find")
+            raise UsageError(
+                f"--skips {self.skips or '*'} selects none of {len(skips)} skips ({some}): see skiplab find"
+            )
         fused = [skip for skip in selected if skip.location == "fused"]
         if fused:
             rest = ", ".join(skip.id for skip in skips.in_graph()[:5])
-            fix = f"choose others with --skips ({rest})" if rest else "write the cell in plain operators"
+            fix = f"choose others with --skips ({rest})" if rest else "write the cell with elementary operators"
             raise UsageError(
-                f"skip `{fused[0].id}` is a cell state inside the operator `{fused[0].merge}`, where nothing can be "
-                f"changed: {fix}"
+                f"skip `{fused[0].id}` is inside the operator `{fused[0].merge}`, which cannot be edited: {fix}"
             )
         return EditTarget(f"at {len(selected)} of {len(skips)} skips of", (selected,), [skip.id for skip in selected])
 
 
 @dataclass(frozen=True)
 class PlaceOptions(TargetOptions):
-    """Places for new shortcuts: one around every few layers, or one from a value to another."""
+    """Insertion points: one shortcut around every few layers, or one between two values."""
 
     every: Annotated[int | None, typer.Option(help="Weight layers that one shortcut goes around (default: 2).")] = None
     placement: Annotated[Placement | None, typer.Option(help="Post-activation or pre-activation (default: post).")] = (
@@ -93,24 +93,24 @@ class PlaceOptions(TargetOptions):
     end_at: Annotated[str | None, typer.Option("--to", help="Op or module to whose output it is added.")] = None
 
     def __post_init__(self) -> None:
-        one, several = (self.start_at, self.end_at), (self.every, self.placement)
-        if any(one) and (not all(one) or any(each is not None for each in several)):
-            raise UsageError("--from and --to go together, and replace --every and --placement: give one of the pairs")
+        single, regular = (self.start_at, self.end_at), (self.every, self.placement)
+        if any(single) and (not all(single) or any(option is not None for option in regular)):
+            raise UsageError("--from and --to are given together, and not with --every or --placement")
 
     def select(self, program: "Program", model: ModelOptions) -> EditTarget:  # noqa: ARG002
         if self.start_at is not None and self.end_at is not None:
             found = [place(program, self.start_at, self.end_at)]
         else:
             found = places(program, 2 if self.every is None else self.every, self.placement or "post")
-        lines = [f"  {_place_text(program, each)}" for each in found[:_SHOWN]]
-        if len(found) > _SHOWN:
+        lines = [f"  {_place_text(program, each)}" for each in found[:_MAX_PLACES]]
+        if len(found) > _MAX_PLACES:
             lines.append(f"  … ({len(found)} in all)")
         return EditTarget(f"of {plural(len(found), 'shortcut')} into", (found,), lines=tuple(lines))
 
 
 @dataclass(frozen=True)
 class BatchOptions(TargetOptions):
-    """Batches of a data set: of its training part, where there is one."""
+    """Batches of a data set, from its training part if there is one."""
 
     data: DataName
 
@@ -121,9 +121,9 @@ class BatchOptions(TargetOptions):
         data_request = DataRequest(self.data, seed=model.seed)
         test = open_source(data_request)
         source = training_part(data_request, test) or test
-        drawn = list(batches(program, source, data_request))
-        count = sum(batch.size for batch in validate_batches(program, drawn))
-        return EditTarget(f"on {plural(count, 'sample')} of {source.name}:", (drawn,))
+        loaded = list(batches(program, source, data_request))
+        count = sum(batch.size for batch in validate_batches(program, loaded))
+        return EditTarget(f"on {plural(count, 'sample')} of {source.name}:", (loaded,))
 
 
 TARGETS: dict[str, Callable[..., TargetOptions]] = {
@@ -134,7 +134,7 @@ TARGETS: dict[str, Callable[..., TargetOptions]] = {
 
 
 def target_options(function: Callable[..., Any]) -> Callable[..., TargetOptions]:
-    """By the name of the parameter of an edit that holds what it changes."""
+    """The target options of an edit, by the name of its parameter."""
     names = inspect.signature(function).parameters
     return next((options for name, options in TARGETS.items() if name in names), NetworkOptions)
 
@@ -145,7 +145,7 @@ def _place_text(program: "Program", at: Place) -> str:
 
 
 def _value_text(program: "Program", name: str) -> str:
-    """The module's path with the op, and the shape: "layer1.0.bn2 (batch_norm) 16x32x32"."""
+    """Module path, op and shape of a value: "layer1.0.bn2 (batch_norm) 16x32x32"."""
     op = program.by_name[name]
     shape = format_shape(op.shape[1:], "")
     return f"{op.module} ({op.target}) {shape}" if op.module else f"{name} {shape}"

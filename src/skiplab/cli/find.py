@@ -42,7 +42,7 @@ def find(
 
     program = capture_model(model)
     skips, counts = find(program), census(program)
-    proof = _proved(program, skips) if prove else None
+    proof = _prove_skips(program, skips) if prove else None
     if as_json:
         from skiplab.serialization.json_schema import find_json
 
@@ -81,41 +81,41 @@ def census(
 
         print_json(census_json(model.spec, counts))
     else:
-        from skiplab.cli import render
+        from skiplab.cli import console, lines, terminal_tables
 
-        print_lines(render.census_lines(counts))
-        render.stdout().print(render.witness_table(counts))
+        print_lines(lines.census_lines(counts))
+        console.stdout().print(terminal_tables.witness_table(counts))
     if report is not None:
         _write_page(model.spec, program, find(program), counts, report)
 
 
-def _proved(program: "Program", skips: "Skips") -> "Proof":
-    from skiplab.cli import render
+def _prove_skips(program: "Program", skips: "Skips") -> "Proof":
+    from skiplab.cli import console
     from skiplab.verification import prove
 
-    with render.bar("proving") as progress:
+    with console.progress_bar("proving") as progress:
         return prove(program, skips, progress=progress)
 
 
 def _print_skips(skips: "Skips", counts: "Census", proof: "Proof | None", show_all: bool) -> None:
-    from skiplab.cli import render
+    from skiplab.cli import console, lines, terminal_tables
 
-    console = render.stdout()
+    out = console.stdout()
     if len(skips):
-        console.print(render.skips_table(skips, console.width))
+        out.print(terminal_tables.skips_table(skips, out.width))
     if show_all and skips.non_skips:
-        console.print()
-        console.print(render.non_skips_table(skips))
-        console.print()
-    print_lines([render.skips_line(skips)])
+        out.print()
+        out.print(terminal_tables.non_skips_table(skips))
+        out.print()
+    print_lines([lines.skips_line(skips)])
     if proof is not None:
-        print_lines(render.proof_lines(proof))
-    print_lines(render.census_lines(counts))
+        print_lines(lines.proof_lines(proof))
+    print_lines(lines.census_lines(counts))
 
 
 def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census", path: Path) -> None:
     from skiplab.analysis import chart_data
-    from skiplab.cli import render
+    from skiplab.cli import lines
     from skiplab.report import model_page
     from skiplab.serialization.json_schema import find_json
 
@@ -126,6 +126,6 @@ def _write_page(model: str, program: "Program", skips: "Skips", counts: "Census"
         "histogram": chart_data.histogram(counts),
         "witness": chart_data.witness(counts),
     }
-    sentences = [render.skips_line(skips), *render.census_lines(counts)]
+    sentences = [lines.skips_line(skips), *lines.census_lines(counts)]
     facts = find_json(model, program, skips, counts)["capture"]
     write_page(model_page(model, sentences, tables, facts), path, None)

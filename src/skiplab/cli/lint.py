@@ -42,9 +42,9 @@ def lint(
 
         print_json(findings_json(model.spec, findings))
     else:
-        from skiplab.cli import render
+        from skiplab.cli import lines
 
-        print_lines(render.findings_lines(findings))
+        print_lines(lines.findings_lines(findings))
     if findings:
         raise typer.Exit(1)
 
@@ -55,8 +55,8 @@ def _findings(model: ModelOptions, identity_path: bool) -> "Findings":
 
     findings = lint(capture_model(replace(model, train=False)), identity_path=identity_path)
     try:
-        trained = capture_model(replace(model, train=True))
+        training_program = capture_model(replace(model, train=True))
     except ModelError as error:
-        print_message(f"note: the training graph was not checked: {error}")
+        print_message(f"note: the training graph is not checked: {error}")
         return findings
-    return findings + lint(trained, identity_path=identity_path)
+    return findings + lint(training_program, identity_path=identity_path)

@@ -1,4 +1,4 @@
-"""`skiplab measure`: what a network's skip connections do, on data."""
+"""`skiplab measure`: measure the skip connections of a network on data."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from skiplab.measure.registry import NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from skiplab.cli.session import Subject
+    from skiplab.cli.session import MeasuredProgram
     from skiplab.io.resume import ResumeStore
     from skiplab.measure.losses import Function
     from skiplab.measure.protocol import Measure
@@ -31,17 +31,19 @@ _DEFAULTS = {"kinds": ("branch",), "groups": 1, "reorder": 0, "reestimate": Fals
 
 @dataclass(frozen=True)
 class LesionOptions:
-    """Options of lesions alone."""
+    """Options of the measure `lesion`."""
 
-    kind: Annotated[str, typer.Option(help=f"What happens to a skip, comma-separated: {', '.join(KINDS)}.")] = "branch"
-    group: Annotated[str, typer.Option(help="How many skips at once: 1, 2, …, or pairs.")] = "1"
-    reorder: Annotated[int, typer.Option(min=0, help="Also swap up to this many pairs of like blocks.")] = 0
+    kind: Annotated[str, typer.Option(help=f"Comma-separated kinds of lesion: {', '.join(KINDS)}.")] = "branch"
+    group: Annotated[str, typer.Option(help="Number of skips at once: 1, 2, …, or pairs.")] = "1"
+    reorder: Annotated[int, typer.Option(min=0, help="Number of pairs of equal blocks to swap as well.")] = 0
     reestimate: Annotated[bool, typer.Option("--reestimate", help="Also with re-estimated batch norm statistics.")] = (
         False
     )
     method: Annotated[Method, typer.Option(help="Exact, or estimated from gradients.")] = "exact"
-    fast: Annotated[bool, typer.Option("--fast", help="In a faster form, equal up to rounding.")] = False
-    memory: Annotated[float | None, typer.Option(help="GiB that activations may take.")] = None
+    fast: Annotated[bool, typer.Option("--fast", help="Run an equivalent faster form; results differ by rounding.")] = (
+        False
+    )
+    memory: Annotated[float | None, typer.Option(help="Memory for activations, in GiB.")] = None
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of `skiplab.measure.lesion`."""
@@ -78,16 +80,16 @@ def measure(
     if report is not None:
         check_page(report)
     from skiplab.cli.output_folder import measurement_identity
-    from skiplab.cli.session import subject
+    from skiplab.cli.session import prepare
     from skiplab.io.resume import TABLES, ResumeStore
 
     options = {**lesion.arguments(), "networks": _split(networks)}
-    given = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
-    measures = _chosen(what, lesion.method, given)
+    changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+    measures = _select_measures(what, lesion.method, changed)
     functions = evaluation.functions()
     data_request = data.request(evaluation.batch_size, model.seed)
-    measured = subject(model, data_request, device, skips)
-    measures = _fitting(measures, explicit=what is not None, subject_=measured)
+    measured = prepare(model, data_request, device, skips)
+    measures = _applicable(measures, explicit=what is not None, measured=measured)
     config = {
         "loss": evaluation.loss,
         "metric": evaluation.metric,
@@ -98,91 +100,93 @@ def measure(
     config = measurement_identity(model, data_request, measured, config)
     store = ResumeStore(out, config, TABLES)
     with warnings_on_stderr():
-        tables = _measured(list(measures), measured, functions, given, lesion.memory, store)
+        tables = _measure(list(measures), measured, functions, changed, lesion.memory, store)
     parts = {measure: tables[name] for name, measure in measures.items()}
     _print(model.spec, config, parts, as_json)
     _write(model.spec, config, parts, report, out)
 
 
 def _split(text: str | None) -> tuple[str, ...]:
-    """The values of an option that has several, each once."""
-    return tuple(dict.fromkeys(each.strip() for each in text.split(","))) if text else ()
+    """The distinct values of a comma-separated option."""
+    return tuple(dict.fromkeys(value.strip() for value in text.split(","))) if text else ()
 
 
 def _groups(group: str) -> Any:
     if group != "pairs" and not (group.isdecimal() and int(group) > 0):
-        raise UsageError(f"--group {group}: write how many skips at once, such as 2, or pairs")
+        raise UsageError(f"--group {group}: write a number of skips, such as 2, or pairs")
     return group if group == "pairs" else int(group)
 
 
-def _chosen(what: str | None, method: str, given: Mapping[str, Any]) -> "dict[str, Measure]":
-    """The measures of `--what` by name, as `--method` has them, with their options checked."""
+def _select_measures(what: str | None, method: str, options: Mapping[str, Any]) -> "dict[str, Measure]":
+    """The measures of `--what` by name, replaced by those of `--method`; raises UsageError for wrong options."""
     from skiplab.measure.registry import load, load_all
 
-    names = [name for name, each in load_all().items() if each.default] if what is None else _split(what)
+    names = [name for name, measure in load_all().items() if measure.default] if what is None else _split(what)
     if wrong := [name for name in names if name not in NAMES]:
-        raise UsageError(f"--what {wrong[0]}: choose of {', '.join(NAMES)}")
+        raise UsageError(f"--what {wrong[0]}: choose from {', '.join(NAMES)}")
     measures = {}
     for measure in map(load, names):
-        answering = load(measure.methods.get(method, measure.name))
-        if unused := measure.own_options(given).keys() - answering.options:
+        selected = load(measure.methods.get(method, measure.name))
+        if unused := measure.own_options(options).keys() - selected.options:
             raise UsageError(f"--method {method} takes no {' or '.join(sorted(unused))}: leave it out")
-        answering.check(given)
-        measures[answering.name] = answering
+        selected.check(options)
+        measures[selected.name] = selected
     return measures
 
 
-def _fitting(measures: "Mapping[str, Measure]", *, explicit: bool, subject_: "Subject") -> "dict[str, Measure]":
-    """The measures that the data and the graph allow; UsageError where a measure named in `--what` is not possible."""
-    fitting = {}
+def _applicable(
+    measures: "Mapping[str, Measure]", *, explicit: bool, measured: "MeasuredProgram"
+) -> "dict[str, Measure]":
+    """The measures that the data and the graph allow; raises UsageError if `--what` names another one."""
+    applicable = {}
     for name, measure in measures.items():
-        if measure.needs_targets and subject_.targets is None:
-            why = "the data have no targets"
-        elif measure.needs_inference_graph and subject_.program.training:
-            why = "the training graph was captured"
+        if measure.needs_targets and measured.targets is None:
+            reason = "the data have no targets"
+        elif measure.needs_inference_graph and measured.program.training:
+            reason = "the training graph was captured"
         else:
-            fitting[name] = measure
+            applicable[name] = measure
             continue
         if explicit:
-            raise UsageError(f"--what {name}: {why}: leave it out, or give others")
-        print_message(f"note: {name} is left out, since {why}")
-    if not len(subject_.skips) and any(measure.needs_skips for measure in fitting.values()):
+            raise UsageError(f"--what {name} is not possible, since {reason}: choose another measure")
+        print_message(f"note: {name} is left out, since {reason}")
+    if not len(measured.skips) and any(measure.needs_skips for measure in applicable.values()):
         from skiplab.measure.registry import load_all
 
         others = ",".join(name for name, measure in load_all().items() if not measure.needs_skips)
-        raise DataError(f"there is no skip connection to measure: --what {others} measure the weight layers")
-    return fitting
+        raise DataError(f"there are no skips to measure: measure weight layers with --what {others}")
+    return applicable
 
 
-def _measured(
+def _measure(
     names: Sequence[str],
-    subject: "Subject",
+    measured: "MeasuredProgram",
     functions: Functions,
     options: Mapping[str, Any],
     memory: float | None,
     store: "ResumeStore",
 ) -> Tables:
-    """Every table, in the order of the names; those that are finished are loaded."""
+    """The tables by name; finished ones are loaded from `store`, new ones saved in it."""
     from skiplab.cli.output_folder import resume_hint
     from skiplab.measure.losses import try_on
     from skiplab.measure.one_pass import group_by_pass
     from skiplab.measure.registry import load
 
     if any(load(name).needs_targets for name in names):
-        try_on(subject.program, subject.batches, functions, subject.targets)
+        try_on(measured.program, measured.batches, functions, measured.targets)
     tables: Tables = {name: table for name in names if (table := store.load_table(name)) is not None}
     if tables:
-        print_message(f"loaded what is finished: {', '.join(tables)}")
+        print_message(f"loaded finished tables: {', '.join(tables)}")
     try:
         for group in group_by_pass([name for name in names if name not in tables], options):
             started = time.monotonic()
-            found = _run(group, subject, functions, options, {"memory": memory, "folder": store.parts_folder(group[0])})
-            for name, table in found.items():
+            new = _run(group, measured, functions, options, {"memory": memory, "folder": store.parts_folder(group[0])})
+            for name, table in new.items():
                 store.save_table(name, table)
-            tables |= found
+            tables |= new
             print_message(f"measured {', '.join(group)} in {time.monotonic() - started:.1f} s")
     except (KeyboardInterrupt, SystemExit):
-        done = ", ".join(tables) or "nothing yet"
+        done = ", ".join(tables) or "none"
         print_message(f"stopped; finished: {done}; {resume_hint(store.folder)}")
         raise
     return {name: tables[name] for name in names}
@@ -190,34 +194,34 @@ def _measured(
 
 def _run(
     group: Sequence[str],
-    subject: "Subject",
+    measured: "MeasuredProgram",
     functions: Functions,
     options: Mapping[str, Any],
-    running: Mapping[str, Any],
+    resources: Mapping[str, Any],
 ) -> "Mapping[str, pd.DataFrame]":
-    """The tables of measures that run at once, with a progress bar on stderr."""
-    from skiplab.cli import render
+    """The tables of measures that share a pass, with a progress bar on stderr."""
+    from skiplab.cli import console
     from skiplab.data.sources import WithProgress
     from skiplab.measure.one_pass import run_group
     from skiplab.measure.protocol import MeasureInputs
     from skiplab.measure.registry import load
 
-    with render.bar(", ".join(group)) as progress:
-        batches = subject.batches if load(group[0]).reports_progress else WithProgress(subject.batches, progress)
+    with console.progress_bar(", ".join(group)) as progress:
+        batches = measured.batches if load(group[0]).reports_progress else WithProgress(measured.batches, progress)
         inputs = MeasureInputs(
-            program=subject.program,
-            skips=subject.skips,
+            program=measured.program,
+            skips=measured.skips,
             batches=batches,
             loss=functions[0],
             metric=functions[1],
             options=options,
-            running={**running, "progress": progress},
+            running={**resources, "progress": progress},
         )
         return run_group(group, inputs)
 
 
 def _print(model: str, config: dict[str, Any], parts: "Mapping[Measure, pd.DataFrame]", as_json: bool) -> None:
-    from skiplab.cli import render
+    from skiplab.cli import console, terminal_tables
 
     sentences = {measure.name: list(measure.sentences(table)) for measure, table in parts.items()}
     if as_json:
@@ -227,7 +231,7 @@ def _print(model: str, config: dict[str, Any], parts: "Mapping[Measure, pd.DataF
         return
     for measure, table in parts.items():
         print_lines([f"{measure.name} of {model}"])
-        render.stdout().print(render.measured_table(measure.rows(table), measure.shown))
+        console.stdout().print(terminal_tables.measured_table(measure.rows(table), measure.shown))
         print_lines([*(f"– {sentence}" for sentence in sentences[measure.name]), ""])
 
 
@@ -238,7 +242,7 @@ def _write(
     report: Path | None,
     out: Path | None,
 ) -> None:
-    """The page, and next to the tables every chart."""
+    """Writes the page, and all charts to the folder of tables."""
     if report is None and out is None:
         return
     from skiplab.report.pages.measure import MeasureSection, measure_page
@@ -248,6 +252,6 @@ def _write(
         MeasureSection(name=m.name, heading=m.title, reading=m.reading, chart=m.chart, table=table)
         for m, table in parts.items()
     ]
-    write_page(measure_page(f"What the skip connections of {model} do", sentences, sections, config), report, out)
+    write_page(measure_page(f"The skip connections of {model}, measured", sentences, sections, config), report, out)
     if out is not None:
         print_message(f"wrote tables, charts and config to {out}")

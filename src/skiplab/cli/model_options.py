@@ -1,4 +1,4 @@
-"""The options that every command on a model shares, and the program that they name."""
+"""The options of all commands on a model, and the program of that model."""
 
 import json
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from skiplab.graph.program import Program
     from skiplab.loading.resolve import Resolved
 
-_TOLERANCE = 1e-3  # largest difference of outputs; kernels in another order round differently
+_TOLERANCE = 1e-3  # largest difference of outputs without a warning; it allows for rounding
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and the inputs to run it on."""
+    """The model, and its example inputs."""
 
     spec: Annotated[
         str,
@@ -51,25 +51,26 @@ class ModelOptions:
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0
 
     def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of what builds the model: --kwargs, --kwarg, and the options with names of their own."""
+        """Keyword arguments of the callable that builds the model, from --kwargs, --kwarg, --num-classes and the "
+        "like."""
         from skiplab.loading.model_keywords import keyword_name, takes_img_size
 
         img_size = self.img_size if self.img_size and takes_img_size(self.spec) else None
         named = {"num_classes": self.num_classes, "in_channels": self.in_channels, "img_size": img_size}
-        given = {keyword_name(self.spec, name): value for name, value in named.items() if value is not None}
-        return parse_kwargs(self.kwargs) | dict(map(parse_kwarg, self.kwarg or ())) | given
+        renamed = {keyword_name(self.spec, name): value for name, value in named.items() if value is not None}
+        return parse_kwargs(self.kwargs) | dict(map(parse_kwarg, self.kwarg or ())) | renamed
 
     def resolved(self, shapes: Sequence[str] = ()) -> "Resolved":
-        """The model with its inputs: those of `shapes`, else those of --input, else its own in the size --img-size."""
+        """The model with inputs of `shapes`, else of --input, else its default inputs, resized to --img-size."""
         from skiplab.loading.resolve import resolve
 
         shapes = shapes or self.inputs or ()
-        found = resolve(self.spec, shapes, self.keywords(), self.weights, self.trust, meta=self.meta)
-        return found.with_img_size(self.img_size) if self.img_size and not shapes else found
+        model = resolve(self.spec, shapes, self.keywords(), self.weights, self.trust, meta=self.meta)
+        return model.with_img_size(self.img_size) if self.img_size and not shapes else model
 
 
 def parse_kwargs(text: str) -> dict[str, Any]:
-    """The JSON object of `--kwargs`."""
+    """Parses `--kwargs`, a JSON object; raises UsageError for other text."""
     try:
         options = json.loads(text)
     except json.JSONDecodeError as error:
@@ -80,7 +81,7 @@ def parse_kwargs(text: str) -> dict[str, Any]:
 
 
 def parse_kwarg(text: str) -> tuple[str, Any]:
-    """One `--kwarg name=value`; the value is JSON where it can be read as that, and text otherwise."""
+    """Parses `--kwarg name=value`; a value that is no valid JSON is a string. Raises UsageError without a name."""
     name, sign, value = text.partition("=")
     if not (sign and name.isidentifier()):
         raise UsageError(f"--kwarg {text}: write name=value, such as depth=20")
@@ -91,7 +92,7 @@ def parse_kwarg(text: str) -> tuple[str, Any]:
 
 
 def capture_model(options: ModelOptions, device: str = "cpu") -> "Program":
-    """Captures the model on a device, with a warning on stderr where the program may not be the same network."""
+    """Captures the model on a device, and prints the warnings of `warn_about`."""
     import torch
 
     from skiplab.graph.capture import capture
@@ -100,15 +101,15 @@ def capture_model(options: ModelOptions, device: str = "cpu") -> "Program":
     torch.manual_seed(options.seed)
     resolved = options.resolved()
     if resolved.meta and not options.meta:
-        print_message("note: the model does not fit into memory, so it was built without values (as with --meta)")
+        print_message("note: the model does not fit in memory and was built without values (as with --meta)")
     model, args, kwargs = resolved.model, resolved.args, resolved.kwargs
     if device != "cpu" and not resolved.meta:
         from skiplab.graph.torch_compat import pytree
         from skiplab.training.fit import fabric_on
 
-        place = fabric_on(device).device
-        model = model.to(place)
-        args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(place), (args, kwargs))
+        target = fabric_on(device).device
+        model = model.to(target)
+        args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(target), (args, kwargs))
     with quiet():
         program = capture(model, args, kwargs, train=options.train)
     warn_about(program, values=not resolved.meta)
@@ -116,22 +117,24 @@ def capture_model(options: ModelOptions, device: str = "cpu") -> "Program":
 
 
 def warn_about(program: "Program", *, values: bool = True) -> None:
-    """Warnings on stderr about a program: writes that were not followed, and another output than the model's.
+    """Prints a warning for in-place writes that were not captured, and for outputs that differ from the model's.
 
-    values: whether the model has values, without which outputs cannot be compared.
+    values: whether the model has values; without them outputs are not compared.
     """
     if program.unfollowed:
         names = ", ".join(program.unfollowed[:3])
-        print_message(f"note: in-place writes that could not be followed; skips through them may be missing: {names}")
+        print_message(
+            f"note: skips through these in-place writes may be missing, since they were not captured: {names}"
+        )
     if values and not program.difference <= _TOLERANCE:
         print_message(
-            f"note: the captured graph's output differs from the model's by {program.difference:.2g} "
-            "(nan: they could not be compared), so it may not be the same network"
+            f"note: the outputs of the captured graph and of the model differ by {program.difference:.2g} (nan: not "
+            "comparable), so results may not hold for the model"
         )
 
 
 def skips_of(options: ModelOptions) -> "Skips":
-    """The skips of a model, or those in a file written by `find --json`."""
+    """The skips of a model, or of a file written by `skiplab find --json`."""
     if options.spec.endswith(".json"):
         from skiplab.serialization.json_schema import read_skips
 
@@ -142,5 +145,5 @@ def skips_of(options: ModelOptions) -> "Skips":
 
 
 def with_model(options: ModelOptions, spec: str, kwargs: str | None) -> ModelOptions:
-    """The same options for another model; without `kwargs` of its own it gets the same keyword arguments."""
+    """The options for another model, with its own `kwargs`, or the same ones if None."""
     return replace(options, spec=spec, kwargs=options.kwargs if kwargs is None else kwargs)

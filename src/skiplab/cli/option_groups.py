@@ -1,4 +1,4 @@
-"""Options in groups: a command takes a dataclass, and the command line has an option for each of its fields."""
+"""Groups of options: a command takes a dataclass, and the command line has one option per field."""
 
 import copy
 import functools
@@ -14,7 +14,7 @@ from skiplab.cli.docstrings import argument_helps
 
 Command = Callable[..., None]
 
-# Option names other than those of the fields.
+# Option names that differ from the name of the field.
 FLAGS: Mapping[str, tuple[str, ...]] = {
     "batch_size": ("--batch-size", "-b"),
     "learning_rate": ("--lr",),
@@ -26,16 +26,16 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 def with_options(
     *, leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None, **panels: str
 ) -> Callable[[Command], Command]:
-    """Replaces each parameter of a command that is a dataclass by one option for each field of the dataclass.
+    """A decorator that replaces each parameter annotated with a dataclass by one option per field.
 
     An option's type and default are those of the field. Its help comes from the field's annotation
     (`Annotated[int, typer.Option(…)]`), or else from the section "Attributes" of the dataclass's docstring.
 
     Args:
-        leave_out: fields that keep their default and get no option.
-        defaults: defaults that replace those of the fields, by name.
-        panels: the panel of the command's help that shows the options of a parameter, by the parameter's name;
-            "Model" for `model` by default.
+        leave_out: fields without an option; they keep their default.
+        defaults: default values that replace those of the fields, by name.
+        panels: titles of the help panel of each parameter, by the name of the parameter; the default is its
+            capitalized name.
     """
 
     def decorate(command: Command) -> Command:
@@ -51,12 +51,12 @@ def with_options(
         }
 
         @functools.wraps(command)
-        def run(**given: Any) -> None:
-            made = {
-                name: group(**{each.name: given.pop(each.name) for each in options[name]})
+        def run(**values: Any) -> None:
+            instances = {
+                name: group(**{option.name: values.pop(option.name) for option in options[name]})
                 for name, group in groups.items()
             }
-            command(**made, **given)
+            command(**instances, **values)
 
         parameters = [
             option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -93,10 +93,10 @@ def _annotated(hint: Any, name: str, text: str | None) -> Any:
 
 
 def in_panel(annotation: Any, panel: str) -> Any:
-    """An option's annotation, shown in a panel of the help; an argument stays in its own."""
+    """The annotation of an option with a help panel; arguments and options that have one are unchanged."""
     kind, info = get_args(annotation)
     if not isinstance(info, OptionInfo) or info.rich_help_panel:
         return annotation
-    shown = copy.copy(info)
-    shown.rich_help_panel = panel
-    return Annotated[kind, shown]
+    info = copy.copy(info)
+    info.rich_help_panel = panel
+    return Annotated[kind, info]

@@ -1,4 +1,4 @@
-"""The folder of `--out`: what its results depend on, and how a stopped command resumes from it."""
+"""The folder of `--out`: the identity of its results, and the message on how to resume."""
 
 import json
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from skiplab.cli.model_options import ModelOptions
-from skiplab.cli.session import Subject
+from skiplab.cli.session import MeasuredProgram
 from skiplab.data.sources import DataRequest
 from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
 
 
 def measurement_identity(
-    model: ModelOptions, data_request: DataRequest, subject: Subject, options: Mapping[str, Any]
+    model: ModelOptions, data_request: DataRequest, measured: MeasuredProgram, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything that the numbers depend on, as JSON, except which other measures are in the same folder."""
-    first = pytree.tree_leaves(next(iter(subject.batches)))
-    program = subject.program
+    """Everything that the results depend on, as JSON; results of equal identity can share a folder."""
+    first = pytree.tree_leaves(next(iter(measured.batches)))
+    program = measured.program
     identity = {
         "model": {
             "name": model.spec,
@@ -38,11 +38,11 @@ def measurement_identity(
         "options": dict(options),
         "versions": {name: version(name) for name in ("skiplab", "torch")},
     }
-    return json.loads(json.dumps(identity))  # as it will be read back: lists in place of tuples
+    return json.loads(json.dumps(identity))  # turns tuples into lists, as in the file
 
 
 def resume_hint(out: Path | None) -> str:
-    """How to continue after a stopped command."""
+    """How to continue after an interruption."""
     if out is None:
-        return "results are kept only with --out FOLDER"
+        return "results are saved only with --out FOLDER"
     return f"to resume from {out}, run the same command again"

@@ -1,4 +1,4 @@
-"""`skiplab prune`: remove the blocks that a network misses least."""
+"""`skiplab prune`: remove the blocks of a network with the least effect."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from skiplab.cli.prune_finetune import FinetunePlan
-    from skiplab.cli.session import Subject
+    from skiplab.cli.session import MeasuredProgram
     from skiplab.data.sources import Batches, DataRequest
     from skiplab.graph.program import Program
     from skiplab.pruning import Pruned
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """How much to remove: at most one of them, or all blocks."""
+    """The stopping criterion; without one, all blocks are removed."""
 
     keep: Annotated[float | None, typer.Option(help="Largest share of blocks to keep, such as 0.7.")] = None
     max_loss: Annotated[float | None, typer.Option(help="Largest rise of the error, such as 0.02.")] = None
@@ -43,8 +43,10 @@ class RankingOptions:
 
     by: Annotated[Criterion, typer.Option(help="Criterion that ranks the blocks.")] = "lesion"
     one_shot: Annotated[bool, typer.Option("--one-shot", help="Rank once instead of after each removal.")] = False
-    unit: Annotated[UnitKind, typer.Option(help="Remove one block at a time, or all of a module.")] = "block"
-    candidates: Annotated[int, typer.Option(help="Blocks whose lesion is exact; others are estimated.")] = 6
+    unit: Annotated[UnitKind, typer.Option(help="Remove single blocks, or all blocks of a module.")] = "block"
+    candidates: Annotated[
+        int, typer.Option(help="Number of blocks whose lesion is exact; the others are estimated.")
+    ] = 6
     skips: Annotated[
         str | None, typer.Option(help="Skips to choose from, by id or path: 'layer2.*' (default: all).")
     ] = None
@@ -52,7 +54,7 @@ class RankingOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where results go."""
+    """Outputs."""
 
     out: Annotated[
         Path | None, typer.Option(help="Folder for network and frontier; the same command resumes from it.")
@@ -81,12 +83,12 @@ def prune(
     ] = 0.01,
     device: Device = "auto",
 ) -> None:
-    """Remove the blocks that a network misses least, and report what each removal costs and saves."""
+    """Remove the blocks with the least effect, and report the cost and the savings of each removal."""
     out, report, seed = output.out, output.report, model.seed
     if report is not None:
         check_page(report)
     options = _prune_options(target, ranking, seed)
-    wanted = parse_formats(output.formats, out, default="python,pt2", training=model.train)
+    formats = parse_formats(output.formats, out, default="python,pt2", training=model.train)
     from skiplab.cli.output_folder import measurement_identity
     from skiplab.pruning.frontier_store import FrontierStore
 
@@ -97,10 +99,10 @@ def prune(
         recipe = Recipe(epochs=finetune, learning_rate=lr, seed=seed) if finetune else None
         plan = None if recipe is None else _plan(setup, data_request, recipe, loss)
         settings = {**options, "skips": ranking.skips, "loss": loss, "metric": metric}
-        config = measurement_identity(model, data_request, setup.subject, settings)
+        config = measurement_identity(model, data_request, setup.measured, settings)
         pruned = _prune(setup, options, FrontierStore(out, config), out)
         program, row = (pruned.program, None) if plan is None else _finetune(pruned, plan)
-        files = _saved(program, out, wanted)
+        files = _saved(program, out, formats)
     quantity = "loss" if setup.functions[1] is None else "error" if metric in (None, "error") else "metric"
     summary = pruned.summary(quantity, row, finetune)
     _print(model.spec, summary, config, files, output.as_json)
@@ -108,7 +110,7 @@ def prune(
 
 
 def _prune_options(target: TargetOptions, ranking: RankingOptions, seed: int) -> dict[str, Any]:
-    """The keyword options of `skiplab.prune`, checked."""
+    """Keyword arguments of `skiplab.prune`; raises UsageError for invalid ones."""
     targets = {"keep": target.keep, "max_change": target.max_loss, "latency": target.latency}
     options: dict[str, Any] = {name: value for name, value in targets.items() if value is not None}
     options |= {"by": ranking.by, "greedy": not ranking.one_shot, "unit": ranking.unit}
@@ -119,17 +121,17 @@ def _prune_options(target: TargetOptions, ranking: RankingOptions, seed: int) ->
 
 @dataclass(frozen=True)
 class PruneSetup:
-    """A network and the batches that it is pruned with.
+    """A network and the batches to prune it with.
 
     Attributes:
-        subject: the network with its skips.
+        measured: the network with its skips.
         ranking: batches that rank blocks.
         evaluation: batches that evaluate networks.
         functions: the loss, and the metric or None.
-        has_training_part: whether `ranking` comes from a training part of its own.
+        has_training_part: whether `ranking` is from a separate training part.
     """
 
-    subject: "Subject"
+    measured: "MeasuredProgram"
     ranking: list[Any]
     evaluation: "Batches"
     functions: tuple[Any, Any]
@@ -139,34 +141,34 @@ class PruneSetup:
 def _setup(
     model: ModelOptions, data_request: "DataRequest", device: str, skips: str | None, functions: tuple[Any, Any]
 ) -> PruneSetup:
-    """Loads and checks everything, before anything slow runs."""
-    from skiplab.cli.session import subject
+    """Loads the network and the data; raises for invalid ones before the work starts."""
+    from skiplab.cli.session import prepare
     from skiplab.data.sources import batches, split_batches, training_part
     from skiplab.measure.losses import try_on
 
-    given = subject(model, replace(data_request, samples=0), device, skips)
-    if not len(given.skips):
-        raise DataError("there is no skip connection whose branch can be removed: see skiplab find")
-    try_on(given.program, given.batches, functions, given.targets)
-    source = training_part(data_request, given.source)
+    measured = prepare(model, replace(data_request, samples=0), device, skips)
+    if not len(measured.skips):
+        raise DataError("there are no skips with a branch to remove: see skiplab find")
+    try_on(measured.program, measured.batches, functions, measured.targets)
+    source = training_part(data_request, measured.source)
     if source is not None:
-        ranking = list(batches(given.program, source, data_request))
-        return PruneSetup(given, ranking, given.batches, functions, has_training_part=True)
+        ranking = list(batches(measured.program, source, data_request))
+        return PruneSetup(measured, ranking, measured.batches, functions, has_training_part=True)
     print_message(
-        "note: the data have one part: three quarters of each batch rank blocks, one quarter evaluates networks"
+        "note: the data have one part, so three quarters of each batch rank blocks and one quarter evaluates networks"
     )
-    ranking, held_out = split_batches(given.program, given.batches)
-    return PruneSetup(given, list(ranking), held_out, functions, has_training_part=False)
+    ranking, held_out = split_batches(measured.program, measured.batches)
+    return PruneSetup(measured, list(ranking), held_out, functions, has_training_part=False)
 
 
 def _plan(setup: PruneSetup, data_request: "DataRequest", recipe: Recipe, loss: str) -> "FinetunePlan":
     from skiplab.cli.prune_finetune import finetune_plan
 
-    return finetune_plan(setup.subject.program, data_request, recipe, loss, has_training_part=setup.has_training_part)
+    return finetune_plan(setup.measured.program, data_request, recipe, loss, has_training_part=setup.has_training_part)
 
 
 def _prune(setup: PruneSetup, options: dict[str, Any], store: "FrontierStore", out: Path | None) -> "Pruned":
-    from skiplab.cli import render
+    from skiplab.cli import console
     from skiplab.cli.output_folder import resume_hint
     from skiplab.pruning import prune
     from skiplab.stats.wording import plural
@@ -174,10 +176,10 @@ def _prune(setup: PruneSetup, options: dict[str, Any], store: "FrontierStore", o
     if store.before:
         print_message(f"resuming after {plural(len(store.before), 'network')}")
     try:
-        with render.bar("blocks removed") as progress:
+        with console.progress_bar("blocks removed") as progress:
             pruned = prune(
-                setup.subject.program,
-                setup.subject.skips,
+                setup.measured.program,
+                setup.measured.skips,
                 setup.ranking,
                 setup.evaluation,
                 *setup.functions,
@@ -195,14 +197,14 @@ def _prune(setup: PruneSetup, options: dict[str, Any], store: "FrontierStore", o
 
 
 def _finetune(pruned: "Pruned", plan: "FinetunePlan") -> "tuple[Program, dict[str, Any]]":
-    """The chosen network after training, and its row."""
-    from skiplab.cli import render
+    """The pruned network after training, and its row of the frontier."""
+    from skiplab.cli import console
     from skiplab.pruning import finetuned
 
     epochs = plan.recipe.epochs
-    with render.bar("training") as progress:
-        trained = finetuned(pruned.program, plan.data, plan.recipe, lambda row: progress(row["epoch"], epochs))
-    return trained, pruned.evaluator.row(trained)
+    with console.progress_bar("training") as progress:
+        program = finetuned(pruned.program, plan.data, plan.recipe, lambda row: progress(row["epoch"], epochs))
+    return program, pruned.evaluator.row(program)
 
 
 def _saved(program: "Program", out: Path | None, formats: list[str]) -> "pd.DataFrame | None":
@@ -216,7 +218,7 @@ def _saved(program: "Program", out: Path | None, formats: list[str]) -> "pd.Data
 def _print(
     model: str, summary: "PruningSummary", config: dict[str, Any], files: "pd.DataFrame | None", as_json: bool
 ) -> None:
-    from skiplab.cli import render
+    from skiplab.cli import console, terminal_tables
     from skiplab.pruning.summary import COLUMNS
 
     if as_json:
@@ -225,16 +227,16 @@ def _print(
         print_json(prune_json(config, summary.frontier, summary.chosen, summary.finetuned, summary.answer(), files))
         return
     print_lines([f"pruning {model}"])
-    render.stdout().print(render.measured_table(summary.table(), COLUMNS))
+    console.stdout().print(terminal_tables.measured_table(summary.table(), COLUMNS))
     print_lines([f"– {sentence}" for sentence in summary.answer()])
     for file in [] if files is None else files.to_dict("records"):
-        print_message(f"wrote {file['file']}; its outputs, read back, differ by {file['difference']:.2g}")
+        print_message(f"wrote {file['file']}; after reading it back, outputs differ by {file['difference']:.2g}")
 
 
 def _write(
     model: str, summary: "PruningSummary", config: dict[str, Any], report: Path | None, out: Path | None
 ) -> None:
-    """The page, and the chart in the folder of the network."""
+    """Writes the page, and the chart to the folder of the network."""
     if report is None and out is None:
         return
     from skiplab.report import prune_page

@@ -1,4 +1,4 @@
-"""The training of `skiplab prune --finetune`, checked before anything slow runs."""
+"""The plan of `skiplab prune --finetune`, checked before pruning."""
 
 from dataclasses import dataclass, replace
 
@@ -6,7 +6,7 @@ from skiplab.data import DataSet, Split
 from skiplab.data.sources import DataRequest, dataset
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
-from skiplab.training.loop import must_fit
+from skiplab.training.loop import check_sample
 from skiplab.training.recipe import Recipe
 
 
@@ -23,11 +23,11 @@ def finetune_plan(
 ) -> FinetunePlan:
     """The plan for a program.
 
-    has_training_part: whether the data have a training part separate from the part that evaluates networks.
+    has_training_part: whether the data have a training part, separate from the one that evaluates networks.
 
     Raises:
-        UsageError: for another loss than cross-entropy, without a training part, and without trainable parameters.
-        DataError: for data that the network cannot be trained on.
+        UsageError: the loss is not cross-entropy, or there is no training part or no trainable parameter.
+        DataError: the network does not take the data.
     """
     if loss != "cross-entropy":
         raise UsageError(f"--finetune trains with cross-entropy, and --loss is {loss}: leave one of them out")
@@ -35,12 +35,12 @@ def finetune_plan(
         raise UsageError(
             "--finetune needs a training part separate from the part that evaluates networks, and "
             f"{data_request.spec} has one part: "
-            "give data with parts such as train and test, or train the network in --out with `skiplab train`"
+            "give data with parts such as train and test, or train the saved network with `skiplab train`"
         )
     if not any(program.tensors[name].requires_grad for name in program.parameters):
-        raise UsageError(f"{program.name} has no trainable parameter: leave out --finetune, or set requires_grad")
+        raise UsageError(f"{program.name} has no trainable parameters: leave out --finetune, or set requires_grad")
     shape = next(t.shape[1:] for t in program.flatten(*program.example) if hasattr(t, "shape"))
     data = dataset(replace(data_request, samples=0), tuple(shape))
     device = next(iter(program.tensors.values())).device
-    must_fit(program.module(), Split(data.train.x[:1], data.train.y[:1]).to(device), data)
+    check_sample(program.module(), Split(data.train.x[:1], data.train.y[:1]).to(device), data)
     return FinetunePlan(data, recipe)

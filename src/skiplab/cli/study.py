@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, app, check_page, page_name, print_json, print_lines, print_message, write_page
+from skiplab.cli.app import Json, app, check_page, check_suffix, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import Device
 from skiplab.cli.option_groups import with_options
 from skiplab.cli.study_help import StudyCommand
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 study_app = typer.Typer(help="Controlled comparisons, one command per question.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
-PREPARING = "loading torch and building the networks"  # takes seconds, before the first bar
-MAX_ROWS = 500  # of a table in the JSON file next to a Markdown page
+PREPARING = "loading torch and building the networks"  # takes some seconds
+MAX_ROWS = 500  # per table in the JSON file next to a Markdown page
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Repeat finished runs.")]
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the finished runs and the result of a study go."""
+    """Outputs of a study: page, tables, finished runs."""
 
     report: Annotated[
         Path | None,
-        typer.Option(callback=page_name, help="Path of the page, .html or .md (default: skiplab-STUDY.html)."),
+        typer.Option(callback=check_suffix, help="Path of the page, .html or .md (default: skiplab-STUDY.html)."),
     ] = None
     out: Annotated[Path | None, typer.Option(help="Write all tables, charts and the config to this folder.")] = None
     runs: Annotated[Path | None, typer.Option(help="Folder of finished runs (default: a cache folder).")] = None
@@ -58,17 +58,17 @@ def study_list(as_json: Json = False) -> None:
 
 
 def _add(name: str, question: str) -> None:
-    """The command of one study."""
+    """Adds the command of one study."""
 
     @study_app.command(name, cls=StudyCommand, help=question)
     @with_options(destination="Output")
-    def ask(
+    def run_question(
         context: typer.Context,
         destination: Destination,
         quick: Annotated[bool, typer.Option("--quick", help="At most two minutes on two cores.")] = False,
         full: Annotated[bool, typer.Option("--full", help="More sizes, seeds and epochs.")] = False,
-        grid: Annotated[list[str] | None, typer.Option(help="Values of an axis, such as AXIS=8,20: see below.")] = None,
-        variants: Annotated[str | None, typer.Option(help="Only these, with commas: see below.")] = None,
+        grid: Annotated[list[str] | None, typer.Option(help="Values of an axis: AXIS=8,20. See below.")] = None,
+        variants: Annotated[str | None, typer.Option(help="Comma-separated variants: see below.")] = None,
         seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
         epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
         device: Device = "auto",
@@ -82,18 +82,18 @@ def _add(name: str, question: str) -> None:
 
         study = load_study(name)
         chosen = replace(study.grids["quick" if quick else "full" if full else "default"], device=device)
-        chosen = _narrowed(chosen, grid or [], variants, seeds, epochs)
+        chosen = _with_overrides(chosen, grid or [], variants, seeds, epochs)
         study.cells(chosen)  # raises for invalid settings before anything is written
-        answer(
-            repeating(context),
+        run_and_report(
+            reproducing_command(context),
             name,
             lambda store, count, listener: run_study(study, chosen, store, count, listener, fresh=fresh),
             destination,
         )
 
 
-def repeating(context: typer.Context) -> str:
-    """The command that reproduces the result: the given options without those of `Destination` and --fresh."""
+def reproducing_command(context: typer.Context) -> str:
+    """The command line that reproduces the result: all options except those of `Destination` and --fresh."""
     words = ["skiplab", "study", str(context.info_name)]
     for parameter in context.command.params:
         name, source = str(parameter.name), context.get_parameter_source(str(parameter.name))
@@ -103,15 +103,22 @@ def repeating(context: typer.Context) -> str:
         if isinstance(value, bool):
             words += option
         else:
-            values = value if isinstance(value, list | tuple) else [value]
-            words += [word for each in values for word in (*option, str(each))]
+            items = value if isinstance(value, list | tuple) else [value]
+            words += [word for item in items for word in (*option, str(item))]
     return shlex.join(words)
 
 
-def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
-    """Run a study with progress bars, write its page, and print its result; `command` reproduces it."""
-    from skiplab.cli import render
-    from skiplab.cli.study_progress import Bars
+def run_and_report(command: str, name: str, run: "Callable[[Path, int, Listener], Result]", to: Destination) -> None:
+    """Runs a study with progress bars, writes its page and prints its result.
+
+    Args:
+        command: the command line that reproduces the result.
+        name: name of the study.
+        run: runs the study; takes the folder of finished runs, the number of workers, and the progress bars.
+        to: outputs.
+    """
+    from skiplab.cli import console, terminal_tables
+    from skiplab.cli.study_progress import StudyBars
     from skiplab.io.atomic import writable_folder
     from skiplab.study import grid
 
@@ -121,7 +128,7 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         writable_folder(to.out)
     store = writable_folder(to.runs or _runs_folder())
     try:
-        with _telling_of_a_stop(), Bars(render.stderr()) as bars:
+        with _announce_interrupt(), StudyBars(console.stderr()) as bars:
             result = run(store, to.workers or grid.available_workers(), bars)
     except (KeyboardInterrupt, SystemExit):
         print_message("stopped; run the same command to continue")
@@ -132,53 +139,55 @@ def answer(command: str, name: str, run: "Callable[[Path, int, Listener], Result
         print_json(result.to_json())
     else:
         overview = result.overview()
-        render.stdout().print(render.plain_table(list(map(str, overview)), overview.to_numpy().tolist()))
+        console.stdout().print(terminal_tables.plain_table(list(map(str, overview)), overview.to_numpy().tolist()))
         print_lines(["", *(f"– {sentence}" for sentence in result.sentences)])
         print_lines(_claims(result))
 
 
 @contextmanager
-def _telling_of_a_stop() -> Iterator[None]:
-    """Report the first Ctrl-C: running cells have some seconds to finish their step."""
-    before = signal.getsignal(signal.SIGINT)
+def _announce_interrupt() -> Iterator[None]:
+    """Prints a message at the first Ctrl-C, since running cells finish their step first."""
+    previous = signal.getsignal(signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        with suppress(RuntimeError):  # raised if the signal arrives while another line is printed
+        signal.signal(signal.SIGINT, previous)
+        with suppress(RuntimeError):  # the signal may arrive during another print
             print_message("stopping: finishing the running step")
         signal.default_int_handler(number, frame)
 
-    if before is signal.default_int_handler:  # not ignored, as in a background job
+    if previous is signal.default_int_handler:  # not ignored, as in a background job
         signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
         if signal.getsignal(signal.SIGINT) is stop:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)
 
 
-def _narrowed(
-    data_request: "Grid", grid: Sequence[str], variants: str | None, seeds: int | None, epochs: int | None
+def _with_overrides(
+    grid: "Grid", axes_texts: Sequence[str], variants: str | None, seeds: int | None, epochs: int | None
 ) -> "Grid":
     """The grid with the changes from the command line."""
-    axes = dict(data_request.axes)
-    for text in grid:
+    axes = dict(grid.axes)
+    for text in axes_texts:
         name, sign, values = text.partition("=")
         if not sign or name not in axes:
-            choices = ", ".join(f"{each}=…" for each in axes) or "this study has no axis"
-            raise UsageError(f"--grid {text}: write {choices}, with values between commas")
-        axes[name] = tuple(_value(text, each, axes[name]) for each in values.split(","))
+            if not axes:
+                raise UsageError(f"--grid {text}: this study has no axis: leave out --grid")
+            choices = " or ".join(f"{axis}=…" for axis in axes)
+            raise UsageError(f"--grid {text}: write {choices} with comma-separated values")
+        axes[name] = tuple(_parse_value(text, value, axes[name]) for value in values.split(","))
     if variants is not None:
-        data_request = replace(data_request, variants=tuple(each.strip() for each in variants.split(",")))
+        grid = replace(grid, variants=tuple(name.strip() for name in variants.split(",")))
     if seeds is not None:
-        data_request = replace(data_request, seeds=seeds)
+        grid = replace(grid, seeds=seeds)
     if epochs is not None:
-        data_request = replace(data_request, recipe=replace(data_request.recipe, epochs=epochs))
-    return replace(data_request, axes=axes)
+        grid = replace(grid, recipe=replace(grid.recipe, epochs=epochs))
+    return replace(grid, axes=axes)
 
 
-def _value(text: str, value: str, known: tuple[Any, ...]) -> Any:
-    """Parse a value of an axis, with the type of the axis."""
+def _parse_value(text: str, value: str, known: tuple[Any, ...]) -> Any:
+    """A value of an axis, with the type of its known values."""
     kind = type(known[0])
     if kind is bool:
         kind = {"true": lambda _: True, "false": lambda _: False}.get(value.strip().lower(), int)
@@ -186,24 +195,24 @@ def _value(text: str, value: str, known: tuple[Any, ...]) -> Any:
         return kind(value.strip())
     except ValueError:
         names = {int: "whole numbers", float: "numbers"}
-        raise UsageError(f"--grid {text}: write {names.get(kind, 'true or false')} with commas") from None
+        raise UsageError(f"--grid {text}: write comma-separated {names.get(kind, 'true or false')}") from None
 
 
 def _runs_folder() -> Path:
-    """The default folder of finished runs, in the user's cache."""
+    """The default folder of finished runs, in the user's cache folder."""
     base = os.environ.get("SKIPLAB_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "skiplab" / "runs"
 
 
 def _write(result: "Result", command: str, path: Path, out: Path | None) -> None:
-    """Write the page, and to the folder `out` all tables, charts and the config."""
+    """Writes the page, and all tables, charts and the config to the folder `out`."""
     from skiplab.io.atomic import write_json
     from skiplab.report import study_page
 
     facts = {"command": command, "config": dict(result.config), "versions": dict(result.versions)}
     page = study_page(result, facts)
     write_page(page, path, None)
-    if path.suffix == ".md":  # a document: the data is in a file next to it
+    if path.suffix == ".md":  # Markdown has no data: it is in a file next to the page
         write_json(path.with_suffix("") / "result.json", {"command": command, **result.to_json(MAX_ROWS)})
     if out is not None:
         result.save(out)
@@ -212,7 +221,7 @@ def _write(result: "Result", command: str, path: Path, out: Path | None) -> None
 
 
 def _claims(result: "Result") -> list[str]:
-    """Claims of papers, with the same quantities here."""
+    """Claims of papers next to the results here, as lines."""
     rows = result.tables["claims"].to_dict("records")
     lines = [f"{row['claim']} ({row['source']})\n  {row['agrees']}: {row['found']}" for row in rows]
     return ["", "Claims of papers, and the same quantities here:", *lines] if lines else []

@@ -1,4 +1,4 @@
-"""`skiplab study compare`: the comparison of a study for the user's networks."""
+"""`skiplab study compare`: compare networks of the user on their data."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from skiplab.cli.app import print_message
 from skiplab.cli.common_options import DataOptions, Device, warnings_on_stderr
 from skiplab.cli.model_options import ModelOptions, parse_kwargs
 from skiplab.cli.option_groups import with_options
-from skiplab.cli.study import PREPARING, Destination, Fresh, answer, repeating, study_app
+from skiplab.cli.study import PREPARING, Destination, Fresh, reproducing_command, run_and_report, study_app
 from skiplab.errors import UsageError
 from skiplab.training.recipe import Recipe
 
@@ -20,7 +20,9 @@ from skiplab.training.recipe import Recipe
 @with_options(leave_out=("seed",), recipe="Training", destination="Output")
 def compare(
     context: typer.Context,
-    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more; NAME=MODEL names one.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL MODEL…", help="Two or more models; NAME=MODEL sets a name.")
+    ],
     data: DataOptions,
     recipe: Recipe,
     destination: Destination,
@@ -42,21 +44,21 @@ def compare(
     from skiplab.data.sources import dataset
     from skiplab.study.comparison import load_model
 
-    named = _named(models)
-    options = _options(named, kwargs or [])
+    named = _parse_names(models)
+    options = _parse_options(named, kwargs or [])
     first = next(iter(named))
     example = ModelOptions(named[first], kwargs=json.dumps(options[first]))
     with warnings_on_stderr():
-        dataset_ = dataset(data.request(), lambda: shape_of(example))
+        splits = dataset(data.request(), lambda: shape_of(example))
     variants = {
         name: partial(load_model, model, options[name]) if options[name] else model for name, model in named.items()
     }
-    answer(
-        repeating(context),
+    run_and_report(
+        reproducing_command(context),
         "compare",
         lambda store, count, listener: study.compare(
             variants,
-            dataset_,
+            splits,
             seeds=seeds,
             recipe=recipe,
             device=device,
@@ -69,37 +71,37 @@ def compare(
     )
 
 
-def _named(models: list[str]) -> dict[str, str]:
-    """Each MODEL by its name: the one given, else itself."""
+def _parse_names(models: list[str]) -> dict[str, str]:
+    """The models by name: NAME of NAME=MODEL, else MODEL."""
     found: dict[str, str] = {}
     for text in models:
         name, sign, spec = text.partition("=")
         name, spec = (name, spec) if sign else (text, text)
         if not name or not spec:
-            raise UsageError(f"{text}: write NAME=MODEL, or MODEL alone")
+            raise UsageError(f"{text}: write NAME=MODEL or MODEL")
         if name in found:
-            raise UsageError(f"two networks are called {name}: write NAME=MODEL to tell them apart")
+            raise UsageError(f"two networks are called {name}: give them different names with NAME=MODEL")
         found[name] = spec
     return found
 
 
-def _options(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Each network's options: those for all that Skiplab or a library builds, then those for it alone."""
+def _parse_options(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Keyword arguments of each network: those for all networks of Skiplab and of libraries, then its own."""
     options: dict[str, dict[str, Any]] = {name: {} for name in models}
-    for text in sorted(kwargs, key=lambda text: not text.lstrip().startswith("{")):  # those for all come first
-        name, sign, given = text.partition("=")
-        alone = bool(sign) and name in models
-        if not alone and not text.lstrip().startswith("{"):
+    for text in sorted(kwargs, key=lambda text: not text.lstrip().startswith("{")):  # those for all networks first
+        name, sign, value = text.partition("=")
+        is_for_one = bool(sign) and name in models
+        if not is_for_one and not text.lstrip().startswith("{"):
             raise UsageError(f"--kwargs {text}: write '{{…}}', or NAME='{{…}}' with NAME one of {', '.join(models)}")
-        names = [name] if alone else [each for each, model in models.items() if _has_known_options(model)]
+        names = [name] if is_for_one else [each for each, model in models.items() if _has_known_options(model)]
         if not names:
             first = next(iter(models))
             raise UsageError(
-                f"--kwargs {text}: no network here is one of Skiplab or of a library; for one of yours write its name "
-                f"before the options: --kwargs '{first}={{…}}'"
+                f"--kwargs {text}: no network is of Skiplab or of a library; for your own networks give the name: "
+                f"--kwargs '{first}={{…}}'"
             )
-        for each in names:
-            options[each] |= parse_kwargs(given if alone else text)
+        for name in names:
+            options[name] |= parse_kwargs(value if is_for_one else text)
     return options
 
 

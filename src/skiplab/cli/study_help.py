@@ -1,4 +1,4 @@
-"""The part of a study's `--help` about its grid: axes with their values, variants, seeds and epochs."""
+"""The grid in a study's `--help`: axes with their values, variants, seeds and epochs."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 
 class StudyCommand(TyperCommand):
-    """A study's command. Only its own --help loads the study, since that imports torch."""
+    """The command of a study. The study is loaded only for its own --help, since that imports torch."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from skiplab.study.question import load_study
 
         super().format_help(ctx, formatter)
         with formatter.section("What is varied"):
-            formatter.write_dl(list(varied(load_study(str(self.name)))))
+            formatter.write_dl(list(grid_options(load_study(str(self.name)))))
 
 
-def varied(study: "Study") -> Iterator[tuple[str, str]]:
-    """Each option of the grid with its values, and those of --quick and --full if they differ."""
+def grid_options(study: "Study") -> Iterator[tuple[str, str]]:
+    """Each option of the grid with its default values, and those of --quick and --full if they differ."""
     for axis in study.grids["default"].axes:
         yield f"--grid {axis}=", _format_values(study, lambda grid, axis=axis: grid.axes[axis])
     yield "--variants", _format_values(study, lambda grid: grid.variants or study.variants)
@@ -31,10 +31,10 @@ def varied(study: "Study") -> Iterator[tuple[str, str]]:
 
 def _format_values(study: "Study", values: "Callable[[Grid], tuple[Any, ...]]") -> str:
     """ "8,20,50 (--quick 8,50; --full 8,20,50,110)", in the syntax of the command line."""
-    texts = {name: ",".join(map(_written, values(grid))) for name, grid in study.grids.items()}
+    texts = {name: ",".join(map(_format_value, values(grid))) for name, grid in study.grids.items()}
     others = [f"--{name} {texts[name]}" for name in ("quick", "full") if texts[name] != texts["default"]]
     return texts["default"] + (f" ({'; '.join(others)})" if others else "")
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -30,7 +30,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the runs (seed-N each); the same command resumes from it.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the folder of --out.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove earlier runs in the folder of --out.")] = False,
     device: Device = "auto",
     as_json: Json = False,
     report: Page = None,
@@ -38,39 +38,39 @@ def train(
     """Train a network on labeled data, and report its errors; exits with 1 if a run diverged."""
     if report is not None:
         check_page(report)
-    chosen = _seeds(seeds, recipe)
+    numbers = _parse_seeds(seeds, recipe)
     if fresh and out is None:
-        raise UsageError("--fresh starts over in the folder of --out: give both, or none")
+        raise UsageError("--fresh removes runs in the folder of --out: give both options, or none")
     from skiplab.cli.train_plan import config_of, plan_of
 
     with warnings_on_stderr():
         plan = plan_of(model, data.request(recipe.batch_size), recipe, device, out)
-        config = config_of(model, plan, chosen[0], fresh=fresh)
-        trials = _trials(plan, chosen)
+        config = config_of(model, plan, numbers[0], fresh=fresh)
+        trials = _run_seeds(plan, numbers)
     _print(model.spec, plan, trials, config, as_json=as_json, report=report)
-    if any(trial.why for trial in trials):
+    if any(trial.divergence for trial in trials):
         raise typer.Exit(1)
 
 
-def _seeds(seeds: str, recipe: Recipe) -> list[int]:
+def _parse_seeds(seeds: str, recipe: Recipe) -> list[int]:
     try:
-        numbers = list(dict.fromkeys(int(each) for each in seeds.split(",")))
+        numbers = list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
     except ValueError:
-        raise UsageError(f"--seeds {seeds}: write numbers with commas, such as 0,1,2") from None
-    return [replace(recipe, seed=number).seed for number in numbers]  # which checks them
+        raise UsageError(f"--seeds {seeds}: write comma-separated numbers, such as 0,1,2") from None
+    return [replace(recipe, seed=number).seed for number in numbers]  # the recipe checks the range
 
 
-def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
-    """One run per seed. When stopped, reports what is finished and how to resume."""
+def _run_seeds(plan: "Plan", seeds: list[int]) -> list["Trial"]:
+    """One run per seed; an interruption prints the finished runs and how to resume."""
     from skiplab.cli.output_folder import resume_hint
-    from skiplab.cli.train_progress import Bar
-    from skiplab.training.seeds import trained
+    from skiplab.cli.train_progress import TrainBar
+    from skiplab.training.seeds import train_seed
 
     trials: list[Trial] = []
     try:
-        with Bar(plan.recipe.epochs, len(seeds)) as bar:
+        with TrainBar(plan.recipe.epochs, len(seeds)) as bar:
             for seed in seeds:
-                trials.append(trained(plan, seed, partial(bar.epoch, seed)))
+                trials.append(train_seed(plan, seed, partial(bar.epoch, seed)))
                 bar.finish(trials[-1])
     except (KeyboardInterrupt, SystemExit):
         done = "; ".join(map(str, trials)) or "no run yet"
@@ -82,7 +82,7 @@ def _trials(plan: "Plan", seeds: list[int]) -> list["Trial"]:
 def _print(
     model: str, plan: "Plan", trials: list["Trial"], config: dict[str, Any], *, as_json: bool, report: Path | None
 ) -> None:
-    from skiplab.cli import render
+    from skiplab.cli import console, terminal_tables
     from skiplab.training import summary
 
     runs, curves = summary.table(trials), summary.curves(trials)
@@ -95,7 +95,7 @@ def _print(
     else:
         data = plan.data
         print_lines([f"{model} on {data.name}: {len(data.train):,} training samples, {len(data.test):,} test samples"])
-        render.stdout().print(render.plain_table(summary.HEADINGS, summary.cells(runs)))
+        console.stdout().print(terminal_tables.plain_table(summary.HEADINGS, summary.text_rows(runs)))
         print_lines([f"– {sentence}" for sentence in sentences])
     if report is not None:
         from skiplab.report import train_page

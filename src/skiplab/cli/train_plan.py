@@ -1,4 +1,4 @@
-"""The plan of `skiplab train`: model, data and recipe, checked before anything takes long."""
+"""The plan of `skiplab train`: model, data and recipe, checked before training."""
 
 import zlib
 from functools import partial
@@ -16,42 +16,52 @@ from skiplab.errors import DataError, ModelError, UsageError
 from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
 from skiplab.training.fit import fabric_on
-from skiplab.training.loop import must_fit
+from skiplab.training.loop import check_sample
 from skiplab.training.objectives import chance
 from skiplab.training.recipe import Recipe
 from skiplab.training.seeds import Plan, open_folder
 
 
 def plan_of(model: ModelOptions, data_request: DataRequest, recipe: Recipe, device: str, out: Path | None) -> Plan:
-    """Builds the plan; every error in the options is raised here, before anything takes long."""
+    """The plan of all runs; raises for invalid options, before training.
+
+    Raises:
+        UsageError: a `.pt2` file as model, an invalid recipe or an unavailable device.
+        DataError: the data cannot be read.
+    """
     if model.spec.endswith(".pt2"):
-        raise UsageError(f"{model.spec} is a graph for inference, which does not train: name the code of the network")
+        raise UsageError(f"{model.spec} is an inference graph, which cannot be trained: give the code of the network")
     fabric_on(device, recipe.precision)
-    return Plan(partial(_built, model), dataset(data_request, lambda: shape_of(model)), recipe, device, out)
+    return Plan(partial(_build_network, model), dataset(data_request, lambda: shape_of(model)), recipe, device, out)
 
 
 def shape_of(model: ModelOptions) -> tuple[int, ...]:
-    """The shape to which pictures are resized: that of the model's example, or of --input."""
-    made = model.resolved()
-    first = next((leaf for leaf in pytree.tree_leaves((made.args, made.kwargs)) if isinstance(leaf, Tensor)), None)
+    """The shape of the first input of the model, without the batch; image files are resized to it."""
+    resolved = model.resolved()
+    leaves = pytree.tree_leaves((resolved.args, resolved.kwargs))
+    first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
     if first is None:
         raise UsageError(f"{model.spec} takes no tensor: give --input, such as --input 1x3x224x224")
     return tuple(first.shape[1:])
 
 
-def _built(model: ModelOptions, seed: int) -> nn.Module:
+def _build_network(model: ModelOptions, seed: int) -> nn.Module:
     """The network with the initial weights of this seed, or with those of --weights."""
     torch.manual_seed(seed)
-    made = model.resolved(("1",))  # the data give the input
-    if made.meta:
-        raise ModelError(f"{model.spec} does not fit into memory: train a smaller one")
-    return made.model
+    resolved = model.resolved(("1",))  # a placeholder input: training uses the data
+    if resolved.meta:
+        raise ModelError(f"{model.spec} does not fit in memory: train a smaller model")
+    return resolved.model
 
 
 def config_of(model: ModelOptions, plan: Plan, seed: int, *, fresh: bool) -> dict[str, Any]:
-    """Everything that the numbers depend on except the seed; DataError when --out holds runs of anything else."""
+    """Everything that the results depend on except the seed, as JSON.
+
+    Raises:
+        DataError: the model does not take the data, or the folder has runs of another config.
+    """
     network = plan.build(seed)
-    _must_fit(model, network, plan)
+    _check_model(model, network, plan)
     weights = checksum(network.state_dict().values()) if model.weights else None
     config = {
         "model": {
@@ -73,10 +83,10 @@ def _layers(network: nn.Module) -> str:
     return f"{zlib.crc32(str(network).encode()):08x}"
 
 
-def _must_fit(model: ModelOptions, network: nn.Module, plan: Plan) -> None:
+def _check_model(model: ModelOptions, network: nn.Module, plan: Plan) -> None:
     try:
-        must_fit(network, plan.data.train, plan.data)
+        check_sample(network, plan.data.train, plan.data)
     except DataError as error:
-        how = suggest_options(plan.data.train.x.shape[1:], plan.data.classes)
-        what = str(error).removesuffix(f": build it with num_classes={plan.data.classes}")
-        raise DataError(f"{model.spec}: {what}; {how}") from error
+        fix = suggest_options(plan.data.train.x.shape[1:], plan.data.classes)
+        reason = str(error).removesuffix(f": build it with num_classes={plan.data.classes}")
+        raise DataError(f"{reason.replace('the model', model.spec, 1)}; {fix}") from error

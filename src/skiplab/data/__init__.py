@@ -1,4 +1,4 @@
-"""Data sets small enough to live in memory, one file a sort."""
+"""Data sets in memory, without downloads: digits, canvases for segmentation, and sequence tasks."""
 
 from skiplab.data.canvases import canvases, distances, edges
 from skiplab.data.digits import digits

@@ -1,4 +1,4 @@
-"""A data set in memory, already split in two, and the batches drawn from it."""
+"""A data set in memory with a training and a test split, and its batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +10,20 @@ from torch import Tensor
 from skiplab.errors import DataError
 from skiplab.io.hashing import checksum
 
-IGNORED = -100  # torch's own mark of a place whose class does not count
+IGNORED = -100  # targets with this class are ignored, as in torch.nn.functional.cross_entropy
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples and what is asked of each: `x` (N, ...), and `y` as one of two kinds of target.
+    """Samples with targets.
 
-    int64: class indices, (N,) or, with a class for each place, (N, ...); −100 asks nothing at that place.
-    float: values to come near to, (N, ...).
+    Attributes:
+        x: inputs (N, ...).
+        y: for classification, int64 class indices (N,) or (N, ...), where −100 is ignored; for regression, float
+            values (N, ...).
+
+    Raises:
+        DataError: x and y differ in N, N is 0, or y has another dtype.
     """
 
     x: Tensor
@@ -27,28 +32,32 @@ class Split:
     def __post_init__(self) -> None:
         if self.y.ndim == 0 or self.x.ndim == 0 or len(self.x) != len(self.y):
             shapes = f"x {tuple(self.x.shape)}, y {tuple(self.y.shape)}"
-            raise DataError(f"a split needs one target for each example, x (N, ...) and y (N, ...); these are {shapes}")
+            raise DataError(f"a split needs one target per sample, x (N, ...) and y (N, ...), and has {shapes}")
         if len(self.y) == 0:
-            raise DataError("a split without examples: give it at least one")
+            raise DataError("a split has no samples: give at least one")
         if self.y.dtype != torch.int64 and not self.y.is_floating_point():
-            raise DataError(
-                f"targets are class indices, int64, or values, float; these are {self.y.dtype}: use y.long() or "
-                "y.float()"
-            )
+            raise DataError(f"targets are {self.y.dtype}: use y.long() for class indices, or y.float() for values")
 
     def __len__(self) -> int:
         return len(self.y)
 
     def to(self, device: torch.device | str) -> "Split":
-        """The same examples on another device."""
+        """The same samples on another device."""
         return Split(self.x.to(device), self.y.to(device))
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """What a model learns from (`train`) and is judged by (`test`).
+    """A training split and a test split.
 
-    `classes`: how many there are, with labels 0 … `classes` − 1; None where the targets are values.
+    Attributes:
+        name: name for messages and results.
+        train: samples to train on.
+        test: samples to evaluate on.
+        classes: number of classes, with labels 0 … `classes` − 1; None for regression.
+
+    Raises:
+        DataError: targets do not match `classes`, or every target of a split is ignored.
     """
 
     name: str
@@ -59,24 +68,26 @@ class DataSet:
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("test", self.test)):
             if split.y.is_floating_point() != (self.classes is None):
-                kind = "values, for which classes is None" if self.classes is not None else "no values: say how many"
-                raise DataError(f"{self.name}: classes={self.classes}, and the {part} targets are {kind}")
+                kind, fix = ("values", "None") if self.classes is not None else ("class indices", "their number")
+                raise DataError(
+                    f"{self.name}: classes={self.classes}, and the {part} targets are {kind}: give classes={fix}"
+                )
             if self.classes is not None:
-                self._must_be_classes(part, split.y, self.classes)
+                self._check_classes(part, split.y, self.classes)
 
-    def _must_be_classes(self, part: str, y: Tensor, classes: int) -> None:
-        asked = y[y != IGNORED]
-        if len(asked) == 0:
-            raise DataError(f"{self.name}: nothing is asked in the {part} part, every label is {IGNORED}")
-        low, high = int(asked.min()), int(asked.max())
+    def _check_classes(self, part: str, y: Tensor, classes: int) -> None:
+        valid = y[y != IGNORED]
+        if len(valid) == 0:
+            raise DataError(f"{self.name}: all {part} labels are {IGNORED} (ignored): give at least one other")
+        low, high = int(valid.min()), int(valid.max())
         if low < 0 or high >= classes:
             raise DataError(
-                f"{self.name}: the {part} labels are {low} … {high}; for classes={classes} they have to be "
-                f"0 … {classes - 1}"
+                f"{self.name}: the {part} labels are {low} … {high}; with classes={classes} they must be 0 … "
+                f"{classes - 1}"
             )
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, classes, shapes and a checksum, as JSON: equal for two data sets that hold the same bytes."""
+        """Name, classes, shapes and a checksum, as JSON; equal for data sets with equal tensors."""
         parts = {"train": self.train, "test": self.test}
         crc32 = checksum(values for split in parts.values() for values in (split.x, split.y))
         shapes = {part: list(split.x.shape) for part, split in parts.items()}
@@ -84,9 +95,10 @@ class DataSet:
 
 
 def batches(split: Split, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every example once, as (x, y) with `size` examples each, the last batch with what is left.
+    """Yields every sample once, in batches (x, y) of `size` samples; the last batch may be smaller.
 
-    In order, or with a `generator` (on the CPU) in a new random order, which advances it by one permutation.
+    The order is that of the split, or with a `generator` (on the CPU) a random permutation drawn from it.
+    Raises DataError for a size below 1.
     """
     if size < 1:
         raise DataError(f"batch size {size}: give a number of at least 1")
@@ -98,5 +110,5 @@ def _batches(split: Split, size: int, generator: torch.Generator | None) -> Iter
         yield from zip(split.x.split(size), split.y.split(size), strict=True)
         return
     order = torch.randperm(len(split), generator=generator).to(split.y.device)
-    for chosen in order.split(size):
-        yield split.x[chosen], split.y[chosen]
+    for indices in order.split(size):
+        yield split.x[indices], split.y[indices]

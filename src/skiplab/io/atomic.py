@@ -10,7 +10,7 @@ from typing import Any
 
 from skiplab.errors import OutputError
 
-MENDS = {
+FIXES = {
     errno.ENOSPC: "free some space there, or write elsewhere",
     errno.EDQUOT: "free some of your quota there, or write elsewhere",
     errno.EACCES: "give yourself the right to write there, or write elsewhere",
@@ -29,8 +29,8 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mend = MENDS.get(error.errno or 0, "write elsewhere")
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; {mend}") from error
+        fix = FIXES.get(error.errno or 0, "write elsewhere")
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; {fix}") from error
 
 
 @contextmanager

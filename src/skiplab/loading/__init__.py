@@ -1,1 +1,1 @@
-"""From the name of a model to the model with example inputs."""
+"""Loads models by name, with example inputs."""

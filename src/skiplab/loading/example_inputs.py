@@ -1,4 +1,4 @@
-"""Example inputs: from what a user types, from what a model declares, from what a callable returns."""
+"""Example inputs: from shapes on the command line, from a model's declaration, or from a callable's return value."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
-Declared = Callable[[], Inputs]  # asked only where the user gives no input
+InputFactory = Callable[[], Inputs]  # called only if the user gives no input
 
 
 def parse_shape(text: str) -> tuple[tuple[int, ...], torch.dtype]:
-    """ "1x16:int64" as a shape and a dtype; float32 when none is named."""
+    """The shape and dtype of a text such as "1x16:int64"; the default dtype is float32.
+
+    Raises:
+        UsageError: a size is below 1, or torch has no such dtype.
+    """
     sizes, _, kind = text.partition(":")
     dtype = getattr(torch, kind or "float32", None)
     try:
@@ -21,44 +25,49 @@ def parse_shape(text: str) -> tuple[tuple[int, ...], torch.dtype]:
     except ValueError:
         shape = ()
     if not shape or any(size < 1 for size in shape) or not isinstance(dtype, torch.dtype):
-        raise UsageError(f"--input {text}: write sizes as 1x3x224x224, with a dtype as 1x16:int64 where needed")
+        raise UsageError(f"--input {text}: write sizes such as 1x3x224x224, or with a dtype such as 1x16:int64")
     return shape, dtype
 
 
-def typed(text: str) -> Tensor:
-    """The input that a user asks for by shape and dtype, the same in every run."""
+def example_tensor(text: str) -> Tensor:
+    """A tensor of the shape and dtype in `text` (see `parse_shape`), with the same values in every run."""
     shape, dtype = parse_shape(text)
     if dtype.is_floating_point or dtype.is_complex:
         return normal(*shape).to(dtype)
-    # Small numbers are valid token ids and class labels of nearly every network.
+    # 0 and 1 are valid token ids and class labels of nearly every network.
     return torch.randint(0, 2, shape, generator=generator()).to(dtype)
 
 
 def normal(*shape: int) -> Tensor:
-    """Standard normal numbers, the same in every run."""
+    """A tensor of standard normal values, the same in every run."""
     return torch.randn(shape, generator=generator())
 
 
 def generator() -> torch.Generator:
+    """A new generator with seed 0."""
     return torch.Generator().manual_seed(0)
 
 
-def of_model(name: str, model: nn.Module) -> Inputs:
-    """What the model's `example_inputs()` gives, or its `example_input_shape` says (without the batch's dimension)."""
-    given = getattr(model, "example_inputs", None)
-    if callable(given):
-        return returned(given())
+def declared_inputs(name: str, model: nn.Module) -> Inputs:
+    """Inputs from the model's method `example_inputs()`, or its attribute `example_input_shape` (without the batch).
+
+    Raises:
+        UsageError: the model has neither.
+    """
+    method = getattr(model, "example_inputs", None)
+    if callable(method):
+        return as_arguments(method())
     shape = getattr(model, "example_input_shape", None)
     if isinstance(shape, tuple):
         return (normal(1, *shape),), {}
     raise UsageError(
-        f"{name} does not say what it takes: give --input (such as --input 1x3x224x224, or 1x16:int64 for token "
-        "ids), or let the callable return (model, example inputs)"
+        f"{name} declares no example input: give --input (such as --input 1x3x224x224, or 1x16:int64 for token ids), "
+        "or return (model, example inputs) from the callable"
     )
 
 
-def returned(inputs: Any) -> Inputs:
-    """Example inputs as a callable returns them: a tensor, a tuple of arguments, or a mapping of keywords."""
+def as_arguments(inputs: Any) -> Inputs:
+    """Arguments of `forward` from a tensor, a tuple of arguments, or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}

@@ -1,4 +1,4 @@
-"""The names of a model builder's keyword arguments for the number of classes, the channels and the image size."""
+"""Names of a builder's keyword arguments for the number of classes, the input channels and the image size."""
 
 import inspect
 from collections.abc import Callable
@@ -9,15 +9,15 @@ from skiplab.loading.resolve import builder_of
 
 
 def keyword_name(model: str, name: str) -> str:
-    """What the builder of `model` (as the user names it) calls `num_classes`, `in_channels` or `img_size`."""
+    """The name of `num_classes`, `in_channels` or `img_size` in the builder of `model` (MODEL on the command line)."""
     library = LIBRARIES.get(model.partition(":")[0])
     return library.keywords.get(name, name) if library else name
 
 
 def takes_img_size(model: str) -> bool:
-    """Whether the builder of `model` has to know the image size, as that of a Vision Transformer.
+    """Whether the builder of `model` has an argument for the image size, such as that of a Vision Transformer.
 
-    Convolutional networks take images of any size: only the example input tells them the size.
+    Convolutional networks take images of any size; there only the example input has this size.
     """
     library, _, name = model.partition(":")
     if library == "timm":
@@ -31,10 +31,10 @@ def takes_img_size(model: str) -> bool:
 
 
 def _takes(build: Callable[..., Any], name: str) -> bool:
-    """Whether a function or class has a keyword argument of that name, also as part of `**options: Unpack[Options]`."""
+    """Whether a function or class has a keyword argument `name`, including those of `**options: Unpack[Options]`."""
     try:
         parameters = inspect.signature(build).parameters
     except (TypeError, ValueError):
         return False
-    unpacked = [part for each in parameters.values() for part in get_args(each.annotation)]
-    return name in parameters or any(name in getattr(part, "__annotations__", {}) for part in unpacked)
+    unpacked = [options for each in parameters.values() for options in get_args(each.annotation)]
+    return name in parameters or any(name in getattr(options, "__annotations__", {}) for options in unpacked)

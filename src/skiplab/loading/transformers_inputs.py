@@ -1,8 +1,8 @@
-"""Example arguments for models of transformers, from the signature of `forward` and the configuration's numbers.
+"""Example arguments for models of transformers, from the signature of `forward` and the configuration.
 
-No table of models: an argument's name says what it is (token ids, pixels, sound, a series of numbers), the
-configuration how large. Where that leaves a choice, the choices are run without values, and the first that works is
-taken.
+There is no table of models: the name of an argument determines its kind (token ids, image, audio, time series), the
+configuration its size. If several shapes are possible, the model runs on fake tensors, and the first shape that works
+is used.
 """
 
 import inspect
@@ -20,26 +20,26 @@ from skiplab.errors import UsageError
 from skiplab.graph.torch_compat import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from skiplab.loading.example_inputs import Inputs, generator, normal
 
-TOKENS = 16  # length of a text
-SAMPLES = 15360  # of sound: a second, which most hop lengths divide
-FRAMES = 400  # of a spectrogram, where nothing says otherwise
-MOST = 24  # combinations of shapes that are tried
+TOKENS = 16  # sequence length
+SAMPLES = 15360  # audio samples: about a second, divisible by most hop lengths
+FRAMES = 400  # default number of spectrogram frames
+MAX_COMBINATIONS = 24  # of shapes to try
 
 
-def parts(config: Any) -> list[Any]:
-    """A configuration and those that it holds, the outer ones first."""
+def nested_configs(config: Any) -> list[Any]:
+    """A configuration and all configurations in it, outer ones first."""
     found = [config]
-    for each in found:  # grows while it is read
+    for each in found:  # the list grows during the loop
         found += [value for value in vars(each).values() if hasattr(value, "model_type")]
     return found
 
 
-class Numbers:
-    """The numbers of a configuration and of those that it holds, asked for by the names that libraries give them."""
+class ConfigNumbers:
+    """Numbers in a configuration and the configurations in it, by any of their usual names."""
 
     def __init__(self, config: Any, required: list[str]) -> None:
-        self.configs = parts(config)
-        self.padded = "spatial_shapes" in required  # images as rows of patches, of which each has as many
+        self.configs = nested_configs(config)
+        self.padded = "spatial_shapes" in required  # images are sequences of patches, padded to one length
         self.patched = self.padded or any("grid" in name for name in required)
 
     def get(self, *names: str, default: int = 0) -> int:
@@ -55,7 +55,7 @@ class Numbers:
             yield from (value.get(name) for value in vars(config).values() if isinstance(value, dict))
 
     def image(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """Channels, height and width of an image."""
         channels = self.get("num_channels", "in_channels", "in_chans", "num_image_channels", default=3)
         for size in (value for name in ("image_size", "img_size", "input_size") for value in self._values(name)):
             sides = list(size.values()) if isinstance(size, dict) else size
@@ -65,21 +65,21 @@ class Numbers:
         return channels, 224, 224
 
     def mels(self) -> list[int]:
-        """Numbers in one frame of sound: what comes into question."""
+        """Candidates for the number of mel bins of a spectrogram."""
         names = "num_mel_bins n_mels input_feat_per_channel feature_size input_feat_size feature_projection_input_dim"
         return list(dict.fromkeys([*self.all(*names.split()), 80, 128, *self.all("input_dim", "hidden_size")]))
 
     def history(self) -> int:
-        """Steps of a time series that is continued: its context, and the longest look back before it."""
+        """Past steps of a time series: the context and the longest lag."""
         lags = max((max(c.lags_sequence) for c in self.configs if getattr(c, "lags_sequence", None)), default=0)
         return self.get("context_length", default=64) + lags
 
 
-def of_signature(name: str, model: nn.Module, config: Any) -> Inputs:
-    """Keyword arguments on which the model runs.
+def inputs_from_signature(name: str, model: nn.Module, config: Any) -> Inputs:
+    """Keyword arguments for the model's `forward`.
 
     Raises:
-        UsageError: `forward` requires what no name explains.
+        UsageError: `forward` requires an argument of unknown kind.
     """
     parameters = inspect.signature(model.forward).parameters
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -87,14 +87,16 @@ def of_signature(name: str, model: nn.Module, config: Any) -> Inputs:
     unknown = [each for each in required if each not in ARGUMENTS]
     advice = "write a function that returns (model, example inputs) and give file.py:function"
     if unknown:
-        raise UsageError(f"{name}: nothing says what {type(model).__name__} takes as {', '.join(unknown)}; {advice}")
-    numbers = Numbers(config, required)
+        raise UsageError(
+            f"{name}: no example value is known for {', '.join(unknown)} of {type(model).__name__}; {advice}"
+        )
+    numbers = ConfigNumbers(config, required)
     best: dict[str, Tensor] | None = None
     furthest = -1.0
     for names in _choices(model, config, list(parameters), required):
         made = [ARGUMENTS[each](numbers) for each in names]
         indices = sorted(itertools.product(*(range(len(values)) for values in made)), key=sum)
-        for index in indices[:MOST]:
+        for index in indices[:MAX_COMBINATIONS]:
             chosen = {each: values[i] for each, values, i in zip(names, made, index, strict=True)}
             progress = _progress(model, chosen)
             if progress > furthest:
@@ -102,18 +104,18 @@ def of_signature(name: str, model: nn.Module, config: Any) -> Inputs:
             if progress == math.inf:
                 return (), chosen
     if best is None:
-        raise UsageError(f"{name}: nothing says what {type(model).__name__} takes; {advice}")
-    return (), best  # the model itself says best what is wrong with them
+        raise UsageError(f"{name}: no example inputs are known for {type(model).__name__}; {advice}")
+    return (), best  # the error of the model is the best message
 
 
 def _choices(model: Any, config: Any, takes: list[str], required: list[str]) -> Iterator[list[str]]:
-    """Names of arguments: as few as can be, then all that carry data, then masks too."""
+    """Sets of argument names to try: as few as possible, then all with data, then masks too."""
     main = [model.main_input_name] if isinstance(model.main_input_name, str) else list(model.main_input_name)
     few = [name for name in takes if name in ARGUMENTS and (name in required or name in main)]
     if getattr(config, "is_encoder_decoder", False):
         few += [name for name in takes if name in ("decoder_input_ids", "decoder_input_values") and name not in few]
     data = [name for name in takes if name in ARGUMENTS and (name in few or name in DATA)]
-    everything = [name for name in takes if name in ARGUMENTS and name not in LATE]
+    everything = [name for name in takes if name in ARGUMENTS and name not in OPTIONAL]
     around = [name for name in takes if name in few or name == "encoder_hidden_states"]
     seen: list[list[str]] = [[]]
     for choice in (few, data, everything, around):
@@ -123,15 +125,15 @@ def _choices(model: Any, config: Any, takes: list[str], required: list[str]) -> 
 
 
 def _progress(model: nn.Module, kwargs: dict[str, Tensor]) -> float:
-    """How many modules the model enters with these; infinity where it comes to its end.
+    """Number of modules that start to run with these arguments; infinity if the whole model runs.
 
-    Shapes alone are followed: nothing is computed, and the model is not changed.
+    The run uses fake tensors, so it computes only shapes, and the model is unchanged.
     """
     modes = {module: module.training for module in model.modules()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state, logger = torch.get_rng_state(), logging.getLogger("torch")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # shapes that do not fit are no news
+    logger.setLevel(logging.CRITICAL)  # shapes that do not fit are expected
     entered: list[None] = []
     counter = register_module_forward_pre_hook(lambda *_: entered.append(None))
     try:
@@ -139,7 +141,7 @@ def _progress(model: nn.Module, kwargs: dict[str, Tensor]) -> float:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode, device:
             model(**{name: mode.from_tensor(value.to(device)) for name, value in kwargs.items()})
     except (DataDependentOutputException, DynamicOutputShapeException):
-        return len(entered) + 0.5  # it came to where values matter, and the shapes were right so far
+        return len(entered) + 0.5  # shapes fit up to an op that needs values
     except Exception:
         return len(entered)
     finally:
@@ -151,12 +153,12 @@ def _progress(model: nn.Module, kwargs: dict[str, Tensor]) -> float:
     return math.inf
 
 
-def _ids(numbers: Numbers) -> list[Tensor]:
-    """A text; the codes of a sound, one column a codebook, and one more for text."""
-    words = min(numbers.all("vocab_size"), default=100)
-    books = [n for n in numbers.all("num_codebooks", "num_channels") if n > 4]  # fewer are those of an image
+def _ids(numbers: ConfigNumbers) -> list[Tensor]:
+    """Token ids; or audio codes, one column per codebook, with or without a text column."""
+    vocabulary = min(numbers.all("vocab_size"), default=100)
+    books = [n for n in numbers.all("num_codebooks", "num_channels") if n > 4]  # fewer are image channels
     shapes = [(1, TOKENS), *((1, TOKENS, n + extra) for n in books for extra in (0, 1))]
-    low, high = min(3, words - 1), max(4, min(100, words))
+    low, high = min(3, vocabulary - 1), max(4, min(100, vocabulary))
     return [torch.randint(low, high, shape, generator=generator()) for shape in shapes]
 
 
@@ -164,8 +166,8 @@ def _long(fill: int, *shape: int) -> Tensor:
     return torch.full(shape, fill, dtype=torch.long)
 
 
-def _pixels(numbers: Numbers) -> list[Tensor]:
-    """An image; a film; an image cut into patches, each a row; a larger image."""
+def _pixels(numbers: ConfigNumbers) -> list[Tensor]:
+    """An image; a video; an image as rows of patches; a larger image."""
     channels, height, width = numbers.image()
     frames = numbers.get("num_frames", "frames_per_clip", default=2)
     patch = numbers.get("patch_size", default=14)
@@ -176,87 +178,85 @@ def _pixels(numbers: Numbers) -> list[Tensor]:
     return [*patches, *images] if numbers.patched else [*images, *patches, large]
 
 
-def _grid(numbers: Numbers) -> int:
+def _grid(numbers: ConfigNumbers) -> int:
     side = 2 * numbers.get("spatial_merge_size", "merge_size", default=2)
     return side * side
 
 
-def _grid_sizes(numbers: Numbers) -> list[Tensor]:
+def _grid_sizes(numbers: ConfigNumbers) -> list[Tensor]:
     side = 2 * numbers.get("spatial_merge_size", "merge_size", default=2)
     return [torch.tensor([[1, side, side]]), torch.tensor([[side, side]])]
 
 
-def _film(numbers: Numbers) -> list[Tensor]:
+def _video(numbers: ConfigNumbers) -> list[Tensor]:
     return [_pixels(numbers)[1]]
 
 
-def _spectrogram(numbers: Numbers) -> list[Tensor]:
-    """Frames last, as Whisper has them, or features last."""
+def _spectrogram(numbers: ConfigNumbers) -> list[Tensor]:
+    """Frames last, as in Whisper, or features last."""
     length = 2 * numbers.get("max_source_positions", default=FRAMES // 2)
-    long, *rest = numbers.mels()
-    both = [
-        normal(1, *shape) for mels in (long, *rest) for shape in ((FRAMES, mels), (mels, FRAMES), (1, FRAMES, mels))
-    ]
-    return [normal(1, long, length), *both]
+    bins = numbers.mels()
+    both = [normal(1, *shape) for mels in bins for shape in ((FRAMES, mels), (mels, FRAMES), (1, FRAMES, mels))]
+    return [normal(1, bins[0], length), *both]
 
 
-def _sound(numbers: Numbers) -> list[Tensor]:
-    """Samples, samples of each channel, or a spectrogram."""
+def _audio(numbers: ConfigNumbers) -> list[Tensor]:
+    """Audio samples, audio samples per channel, or a spectrogram."""
     channels = numbers.get("audio_channels", "in_channels", default=1)
     frames = numbers.get("max_length", default=FRAMES)
     return [normal(1, SAMPLES), normal(1, channels, SAMPLES), *(normal(1, frames, mels) for mels in numbers.mels())]
 
 
-def _series(numbers: Numbers) -> list[Tensor]:
+def _series(numbers: ConfigNumbers) -> list[Tensor]:
     steps, channels = numbers.history(), numbers.get("num_input_channels", "input_size", default=1)
     return [normal(1, steps, channels), normal(1, steps)] if channels > 1 else [normal(1, steps), normal(1, steps, 1)]
 
 
-def _future(numbers: Numbers) -> list[Tensor]:
+def _future(numbers: ConfigNumbers) -> list[Tensor]:
     steps, channels = numbers.get("prediction_length", default=8), numbers.get("input_size", default=1)
     return [normal(1, steps)] if channels == 1 else [normal(1, steps, channels)]
 
 
-def _hidden(numbers: Numbers) -> list[Tensor]:
-    """Vectors in place of tokens, as rows or as columns; patches of an image as rows."""
+def _hidden(numbers: ConfigNumbers) -> list[Tensor]:
+    """Embeddings instead of tokens, as rows or as columns; image patches as rows."""
     widths = list(numbers.all("hidden_size", "d_model", "embed_dim", "n_embd", "dim", "audio_channels"))
     rows = [normal(1, TOKENS, width) for width in widths]
     return [*_pixels(numbers)[: 2 * numbers.patched], *rows, *(row.mT.contiguous() for row in rows)]
 
 
-def _around(numbers: Numbers) -> list[Tensor]:
-    """What a decoder attends to."""
+def _encoder_states(numbers: ConfigNumbers) -> list[Tensor]:
+    """Hidden states of an encoder."""
     return [normal(1, TOKENS, width) for width in numbers.all("encoder_hidden_size", "hidden_size", "d_model")]
 
 
-def _features(name: str) -> Callable[[Numbers], list[Tensor]]:
-    def steps(numbers: Numbers) -> list[Tensor]:
+def _features(name: str) -> Callable[[ConfigNumbers], list[Tensor]]:
+    def steps(numbers: ConfigNumbers) -> list[Tensor]:
         length = numbers.history() if name == "past" else numbers.get("prediction_length", default=8)
         return [normal(1, length, numbers.get("num_time_features", default=1))]
 
     return steps
 
 
-def _states(*names: str) -> Callable[[Numbers], list[Tensor]]:
+def _states(*names: str) -> Callable[[ConfigNumbers], list[Tensor]]:
     return lambda numbers: [normal(1, TOKENS, numbers.get(*names, default=1))]
 
 
-def _mask(_: Numbers) -> list[Tensor]:
+def _mask(_: ConfigNumbers) -> list[Tensor]:
     return [_long(1, 1, TOKENS)]
 
 
-def _pixel_mask(numbers: Numbers) -> list[Tensor]:
+def _pixel_mask(numbers: ConfigNumbers) -> list[Tensor]:
     _, height, width = numbers.image()
     return [_long(1, 1, height, width)]
 
 
-# What an argument's name asks for; each gives the shapes that come into question, the likeliest first.
-ARGUMENTS: dict[str, Callable[[Numbers], list[Tensor]]] = {
+# Makes the values of an argument, by its name: one tensor per possible shape, the most likely first.
+ARGUMENTS: dict[str, Callable[[ConfigNumbers], list[Tensor]]] = {
     **dict.fromkeys("input_ids decoder_input_ids qformer_input_ids task_inputs text_inputs".split(), _ids),
     **dict.fromkeys("pixel_values prompt_pixel_values image_pixel_values high_res_pixel_values".split(), _pixels),
-    "pixel_values_videos": _film,
+    "pixel_values_videos": _video,
     **dict.fromkeys("input_features audio_mel audio_input_features".split(), _spectrogram),
-    "input_values": _sound,
+    "input_values": _audio,
     "decoder_input_values": lambda numbers: [normal(1, TOKENS, mels) for mels in numbers.mels()],
     "past_values": _series,
     "past_observed_mask": lambda numbers: [torch.ones_like(each) for each in _series(numbers)],
@@ -276,7 +276,7 @@ ARGUMENTS: dict[str, Callable[[Numbers], list[Tensor]]] = {
     "bbox": lambda _: [_long(1, 1, TOKENS, 4)],
     **dict.fromkeys("hidden_states inputs_embeds noise_embeds context_hidden_states latents".split(), _hidden),
     **dict.fromkeys("query_embeds inputs".split(), _hidden),
-    "encoder_hidden_states": _around,
+    "encoder_hidden_states": _encoder_states,
     **dict.fromkeys("grid_thw image_grid_thw".split(), _grid_sizes),
     **dict.fromkeys("attention_mask token_type_ids decoder_attention_mask qformer_attention_mask".split(), _mask),
     **dict.fromkeys("input_features_mask audio_mel_mask".split(), lambda _: [torch.ones(1, FRAMES, dtype=torch.bool)]),
@@ -294,4 +294,5 @@ DATA = frozenset(
     "future_values future_time_features qformer_input_ids image_grid_thw visual_feats visual_pos attention_mask "
     "pixel_attention_mask spatial_shapes image_attention_mask".split()
 )
-LATE = frozenset("inputs_embeds hidden_states encoder_hidden_states decoder_attention_mask".split())  # unless required
+# Given only if `forward` requires them.
+OPTIONAL = frozenset("inputs_embeds hidden_states encoder_hidden_states decoder_attention_mask".split())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skiplab.analysis.edges import branch_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, BoundBatch, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_reiterable
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.program import Program
@@ -100,7 +100,7 @@ def _check(batches: Iterable[Batch], exact: int) -> None:
     if exact < 0:
         raise UsageError(f"exact={exact}: give the number of skips to lesion, or 0 for none")
     if exact:
-        require_again(batches, f"the data is read again for {exact} exact lesions (exact=0 leaves them out)")
+        require_reiterable(batches, f"the data is read again for {exact} exact lesions (exact=0 leaves them out)")
 
 
 def _of_skips(edges: list[tuple[Edge, ...]], found: Mapping[Edge, Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skiplab.analysis.edges import fork_edges
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, BoundBatch, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_reiterable
 from skiplab.graph.interpreter import Edge
 from skiplab.graph.ops import WEIGHT_LAYERS
 from skiplab.graph.program import Program
@@ -68,7 +68,7 @@ def gradient(
     """
     function = named_loss(loss)
     if len(networks) > 1:
-        require_again(batches, f"the data is read for {len(networks)} networks")
+        require_reiterable(batches, f"the data is read for {len(networks)} networks")
     tables = []
     for variant in variants(program, skips, networks, seed):
         observer = Gradient(program, skips, variant)

@@ -12,7 +12,7 @@ from skiplab.data.bound_batches import validate_batches
 from skiplab.errors import DataError, ModelError, UsageError
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
-from skiplab.loading.resolve import module_of
+from skiplab.loading.user_code import load_module
 from skiplab.measure.ggn_probe import probe_of
 
 Function = Callable[[Any, Any], Tensor]
@@ -151,7 +151,7 @@ def _import(spec: str, kind: str, names: str) -> Function:
     if not colon:
         raise UsageError(f"{kind} {spec}: choose {names}, or file.py:callable(output, target)")
     try:
-        module = module_of(owner)
+        module = load_module(owner)
     except ModelError as error:
         raise UsageError(f"{kind} {spec}: {error}") from error.__cause__
     found = getattr(module, name, None)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, BoundBatch, require_again
+from skiplab.data.bound_batches import Batch, BoundBatch, require_reiterable
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, detached_tensors
 from skiplab.graph.program import Op, Program
@@ -55,7 +55,7 @@ def shattering(
     if not distances or min(distances) <= 0:
         raise UsageError(f"distances={tuple(distances)}: give numbers above 0, relative to a sample's norm")
     if len(networks) > 1:
-        require_again(batches, f"the data is read for {len(networks)} networks")
+        require_reiterable(batches, f"the data is read for {len(networks)} networks")
     rows = []
     for variant in variants(program, skips.check(program).require_merges(), networks, seed):
         moments, samples = Moments(), 0

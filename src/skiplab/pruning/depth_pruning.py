@@ -7,7 +7,7 @@ from typing import Any, Unpack
 import pandas as pd
 
 from skiplab.analysis.skips import Skips
-from skiplab.data.bound_batches import Batch, require_again
+from skiplab.data.bound_batches import Batch, require_reiterable
 from skiplab.edit import recalibrate, remove_branch
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
@@ -93,7 +93,7 @@ def prune(
     """
     check_options(options)
     target = target_of(options)
-    require_again(batches, "blocks are ranked in several passes")
+    require_reiterable(batches, "blocks are ranked in several passes")
     units = Units(program, skips, options.get("unit", "block"))
     evaluator = Evaluator(program, test, loss, metric, options.get("seed", 0))
     known = list(options.get("before", ()))

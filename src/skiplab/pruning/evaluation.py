@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from skiplab.data.bound_batches import Batch, BoundBatch, require_again, validate_batches
+from skiplab.data.bound_batches import Batch, BoundBatch, require_reiterable, validate_batches
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss, map_batches
@@ -31,7 +31,7 @@ class Evaluator:
     """
 
     def __init__(self, program: Program, batches: Iterable[Batch], loss: Loss, metric: Loss | None, seed: int) -> None:
-        require_again(batches, "each network is evaluated on the same samples")
+        require_reiterable(batches, "each network is evaluated on the same samples")
         self.program, self.batches, self.seed = program, batches, seed
         self.functions = {"loss": loss} if metric is None else {"loss": loss, "metric": metric}
         self.first = next(validate_batches(program, batches))

@@ -29,7 +29,7 @@ from skiplab.study.result import Result
 from skiplab.study.run import run_study
 from skiplab.study.run_cell import STRUCTURE, RunContext, build_with_seed, split_gradient, train_and_measure
 from skiplab.study.sentences import compare_shares, lesion_sentences, most_linear_path_sentence
-from skiplab.training.loop import must_fit, must_learn
+from skiplab.training.loop import check_sample, check_trainable
 from skiplab.training.recipe import Recipe
 
 Build = Callable[[], nn.Module]
@@ -148,8 +148,8 @@ def _identity(variants: Mapping[str, Variant], data: DataSet, settings: Settings
     """
     model = build_network(variants[settings["variant"]], settings["seed"])
     try:
-        must_fit(deepcopy(model), data.train, data)
-        must_learn(model)
+        check_sample(deepcopy(model), data.train, data)
+        check_trainable(model)
     except (DataError, UsageError) as error:
         raise type(error)(f"{settings['variant']}: {error}") from error
     x, _ = next(batches(data.train, 2))

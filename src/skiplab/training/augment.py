@@ -1,7 +1,7 @@
-"""Other views of the pictures of a batch: shifted by a few pixels, and mirrored; all of a batch at once.
+"""Random crops and horizontal flips of a batch of images, without a loop over images.
 
-Krizhevsky 2012's crops and mirror images in the form that He et al. 2016, arXiv:1512.03385, §4.2 give them: padded
-with zeros on each side, a window of the old size at random, and with even chance its mirror image.
+As in He et al. 2016, arXiv:1512.03385, §4.2: zero padding on each side, a random crop of the original size, and a
+horizontal flip with probability 1/2.
 """
 
 from dataclasses import dataclass
@@ -19,37 +19,37 @@ Augment = Literal["none", "crop", "crop-flip"]
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn for each of N pictures: where its window starts in the padded one, and whether it is mirrored."""
+    """The random augmentation of each of N images: the position of its crop in the padded image, and its flip."""
 
     top: Tensor  # (N,) int64, 0 … 2 · padding
-    left: Tensor  # (N,) int64, the same
-    mirrored: Tensor  # (N,) bool
+    left: Tensor  # (N,) int64, 0 … 2 · padding
+    flipped: Tensor  # (N,) bool
 
 
-def must_be_pictures(data: DataSet, augment: Augment) -> None:
-    """`DataError` where a shifted or mirrored example could have another target, or is no picture."""
+def check_images(data: DataSet, augment: Augment) -> None:
+    """Raises DataError for augmentation of samples that are no images, or whose target could change with it."""
     x, y = data.train.x, data.train.y
     if augment != "none" and (x.ndim != 4 or y.ndim != 1 or data.classes is None):
         raise DataError(
-            f"augment={augment!r} needs pictures (N, C, H, W) with one class each, and {data.name} has x "
+            f"augment={augment!r} needs images (N, C, H, W) with one class each, and {data.name} has x "
             f"{tuple(x.shape)}, y {tuple(y.shape)} {y.dtype}".replace("torch.", "")
             + ": choose augment='none'"
         )
 
 
-def draw(count: int, augment: Augment, padding: int, generator: torch.Generator) -> Draws:
-    """Draws from `generator` (on the CPU), which they advance."""
+def draw_augmentation(count: int, augment: Augment, padding: int, generator: torch.Generator) -> Draws:
+    """Draws the augmentation of `count` images from `generator`, which is on the CPU."""
     top, left = torch.randint(2 * padding + 1, (2, count), generator=generator)
-    mirrored = torch.zeros(count, dtype=torch.bool)
+    flipped = torch.zeros(count, dtype=torch.bool)
     if augment == "crop-flip":
-        mirrored = torch.rand(count, generator=generator) < 0.5
-    return Draws(top, left, mirrored)
+        flipped = torch.rand(count, generator=generator) < 0.5
+    return Draws(top, left, flipped)
 
 
-def augmented(x: Tensor, draws: Draws, padding: int) -> Tensor:
-    """The pictures (N, C, H, W) as drawn, in the same memory format."""
-    top, left, mirrored = (each.to(x.device) for each in (draws.top, draws.left, draws.mirrored))
+def augment_batch(x: Tensor, draws: Draws, padding: int) -> Tensor:
+    """The augmented images (N, C, H, W), in the memory format of `x`."""
+    top, left, flipped = (tensor.to(x.device) for tensor in (draws.top, draws.left, draws.flipped))
     height, width = x.shape[2:]
     windows = F.pad(x, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p + 1, 2p + 1, H, W), no copy
     x = windows[torch.arange(len(x), device=x.device), :, top, left]
-    return torch.where(mirrored[:, None, None, None], x.flip(3), x) if mirrored.any() else x
+    return torch.where(flipped[:, None, None, None], x.flip(3), x) if flipped.any() else x

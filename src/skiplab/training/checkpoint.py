@@ -1,14 +1,14 @@
-"""The folder of a training run, from which a killed run resumes without losing a bit.
+"""The folder of a training run, from which an interrupted run resumes bit for bit.
 
-    identity.json             recipe, data and shapes of the weights: what makes it this run
-    run.json                  how many epochs are done, and which other files belong to that state
-    checkpoint-E.safetensors  everything that training depends on after epoch E
-    log.jsonl                 one line for each step and each epoch
-    model.safetensors         of a finished run: the weights, under the model's own names
-    history.csv               of a finished run: the log's epochs, as a table
+    identity.json             recipe, data and shapes of the weights: the identity of the run
+    run.json                  the number of finished epochs, and the other files of that state
+    checkpoint-E.safetensors  the complete state after epoch E
+    log.jsonl                 one line per step and per epoch
+    model.safetensors         of a finished run: the weights, as in the model's state dict
+    history.csv               of a finished run: the epochs of the log, as a table
 
-An epoch counts once `run.json` is replaced. It names the checkpoint and the length of the log that belong together;
-whatever else a kill leaves in the folder is ignored and overwritten.
+An epoch is saved when `run.json` is replaced: it names the checkpoint and the length of the log. Other files, which an
+interrupted write leaves, are ignored and overwritten.
 """
 
 import json
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from skiplab.io.atomic import append_text, write_text, writing_to
+from skiplab.io.json_values import json_record
 from skiplab.io.part_files import read_document, read_tensors, reading
 from skiplab.io.resume import FRESH, ResumeStore, StoreLayout
 
@@ -45,9 +46,14 @@ class Checkpoint:
 
 
 class RunStore:
-    """Keeps one run in one folder; None keeps nothing.
+    """Saves one run in one folder; with the folder None, nothing is saved.
 
-    `identity` is the JSON that makes it this run and no other. Raises `DataError` where the folder holds another.
+    Args:
+        folder: folder of the run.
+        identity: JSON that identifies the run.
+
+    Raises:
+        DataError: the folder has a run of another identity.
     """
 
     def __init__(self, folder: Path | str | None, identity: dict[str, Any]) -> None:
@@ -57,7 +63,7 @@ class RunStore:
         self._log_bytes = 0
 
     def load(self) -> Checkpoint | None:
-        """What an earlier call has kept, or None; `DataError` for damaged files."""
+        """The saved state, or None if there is none; raises DataError for damaged files."""
         if self._folder is None or not (file := self._folder / "run.json").exists():
             return None
         with reading(file, LAYOUT.fix):
@@ -73,16 +79,16 @@ class RunStore:
         return Checkpoint(self._status, epoch, tensors, self._read_log(self._folder / "log.jsonl"))
 
     def save(self, epoch: int, tensors: dict[str, Tensor], rows: list[Row]) -> None:
-        """Keeps the state after `epoch`, and the log's new rows."""
+        """Saves the state after `epoch`, and appends the rows to the log."""
         self._store.save_tensors(f"checkpoint-{epoch}", tensors)
         self._commit("running", epoch, f"checkpoint-{epoch}.safetensors", rows)
 
     def diverge(self, epoch: int, rows: list[Row]) -> None:
-        """Keeps the log of an epoch with a loss that is not finite, and the state before it."""
+        """Saves the log of an epoch whose loss is not finite, with the state before this epoch."""
         self._commit("diverged", epoch - 1, f"checkpoint-{epoch - 1}.safetensors", rows)
 
     def finish(self, epoch: int, weights: dict[str, Tensor], history: pd.DataFrame) -> None:
-        """Leaves weights, history, log and status; nothing changes in a folder that was finished before."""
+        """Saves weights and history of a finished run; does nothing if it was saved as finished before."""
         if self._folder is None or self._status == "finished":
             return
         self._store.save_tensors("model", weights)
@@ -92,7 +98,7 @@ class RunStore:
     def _commit(self, status: str, epoch: int, weights: str, rows: list[Row]) -> None:
         if self._folder is None:
             return
-        lines = "".join(json.dumps(_without_nan(row), allow_nan=False) + "\n" for row in rows)
+        lines = "".join(json.dumps(json_record(row), allow_nan=False) + "\n" for row in rows)
         self._log_bytes = append_text(self._folder / "log.jsonl", lines, after=self._log_bytes)
         record = {"status": status, "epoch": epoch, "weights": weights}
         self._store.save_json("run", record | {"log_bytes": self._log_bytes, "torch": torch.__version__})
@@ -101,7 +107,7 @@ class RunStore:
 
     @staticmethod
     def _remove_all_but(folder: Path, weights: str) -> None:
-        """Removes the other checkpoints, and the temporary files of writes that were killed."""
+        """Removes the other checkpoints, and temporary files of interrupted writes."""
         with writing_to(folder):
             for path in [*folder.glob("checkpoint-*.safetensors"), *LAYOUT.leftovers(folder)]:
                 if path.name != weights:
@@ -117,11 +123,5 @@ class RunStore:
 
 
 def discard(folder: Path | str) -> None:
-    """Removes a run from its folder, and nothing else that is there."""
+    """Removes the files of a run from its folder, and no other files."""
     LAYOUT.forget(Path(folder))
-
-
-def _without_nan(row: Row) -> Row:
-    """JSON has neither NaN nor infinities; the log has null in their place."""
-    broken = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-    return row | dict.fromkeys(broken)

@@ -1,4 +1,4 @@
-"""Training: a plain loop on Lightning Fabric, which logs every step and goes on where it was killed."""
+"""Training: a loop on Lightning Fabric that logs every step and resumes after an interruption."""
 
 import re
 import warnings
@@ -21,7 +21,7 @@ from skiplab.errors import DivergedError, UsageError
 from skiplab.graph.rng import isolated_rng
 from skiplab.training.checkpoint import Row, RunStore
 from skiplab.training.loop import Loop, evaluate
-from skiplab.training.precision import Precision, resolved, told
+from skiplab.training.precision import Precision, precision_record, resolve_precision
 from skiplab.training.recipe import Recipe, learning_rate_at
 
 __all__ = ["Recipe", "Run", "evaluate", "fit", "learning_rate_at"]
@@ -29,17 +29,20 @@ __all__ = ["Recipe", "Run", "evaluate", "fit", "learning_rate_at"]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished training: the model in evaluation mode, and what was logged on the way.
+    """A finished training run.
 
-    `history`, one row an epoch: `epoch` and `step` (both from 1), `learning_rate` (of its last step),
-    `running_loss` and `running_error` (over the epoch, in training mode, while the weights changed),
-    `train_loss`, `train_error`, `test_loss`, `test_error` (at its end, in evaluation mode), `seconds`.
-    `steps`, one row a step: `epoch`, `step`, `learning_rate`, `loss`, `error`, and `gradient_norm`, the L2
-    norm over all weights, before any clipping. What was not finite is NaN.
+    For classification, a loss is the mean cross-entropy in nats and an error the share of wrong predictions, from 0 to
+    1, both without ignored targets. For regression, a loss is the mean squared error and an error the unexplained share
+    of the variance of the split: 0 for a perfect model, 1 for the constant mean (see `skiplab.training.objectives`).
 
-    Of classes, losses are mean cross-entropies in nats and errors shares of wrong answers, from 0 to 1, both over
-    what is asked. Of values, losses are mean squared errors and errors shares of the part's variance that are left
-    unexplained: 0 for a perfect model, 1 for the part's mean (see `skiplab.training.objectives`).
+    Attributes:
+        model: the trained model, in evaluation mode.
+        history: one row per epoch: `epoch` and `step` (from 1), `learning_rate` (of the last step), `running_loss` and
+            `running_error` (means over the steps, in training mode), `train_loss`, `train_error`, `test_loss`,
+            `test_error` (after the epoch, in evaluation mode), `seconds`.
+        steps: one row per step: `epoch`, `step`, `learning_rate`, `loss`, `error`, `gradient_norm` (L2 norm of the
+            gradient of all weights, before clipping). Values that are not finite are NaN.
+        status: "finished".
     """
 
     model: nn.Module
@@ -58,66 +61,76 @@ def fit(
     *,
     visit: Callable[[int, nn.Module], None] | None = None,
 ) -> Run:
-    """Trains a copy of `model`; the one handed in stays as it was, and so do torch's random states.
+    """Trains a copy of `model`; the model itself and torch's random states are unchanged.
 
-    With a `folder`, every epoch is kept there (see `skiplab.training.checkpoint`), and a call that finds an unfinished
-    run of the same recipe and data resumes it: bit for bit as if it had never stopped, on the CPU with as
-    many threads as before and wherever else kernels are deterministic. A finished run is loaded and returned
-    at once. Without a folder nothing is written. `on_epoch` receives each new row of the history once it is
-    safe; what it raises ends the training. `visit` is shown the model as it is before training (0) and after each
-    epoch, before that epoch is kept, so that a run that was killed shows an epoch again rather than leave it out;
-    what it leaves should not depend on how often it came. Every layer is in training mode during the epochs.
-    `device` is one of auto, cpu, cuda, cuda:N and mps, and is where the run's model stays.
+    All layers are in training mode during an epoch. The default recipe is that of He et al. 2016, arXiv:1512.03385,
+    §4.2 (see `Recipe`).
 
-    Raises `DataError` when the folder holds another run or the model does not fit the data, `OutputError`
-    when the folder cannot be written, and `DivergedError`, with the log kept, when the loss is not finite; its
-    `history` has the epochs before.
+    Args:
+        model: takes a batch (N, ...) of `data.train.x`; returns scores (N, classes, ...) for classification, or values
+            of the shape of the targets for regression.
+        data: training and test split.
+        recipe: hyperparameters, including the seed.
+        folder: folder to save each epoch in (see `skiplab.training.checkpoint`); None saves nothing. An unfinished run
+            with the same recipe and data is resumed, bit for bit if kernels are deterministic (on the CPU: with the
+            same number of threads). A finished run is loaded.
+        on_epoch: called with each new row of the history after it is saved; an exception stops the training.
+        device: auto, cpu, cuda, cuda:N or mps; the model of the result is there.
+        visit: called with epoch and model before training (epoch 0) and after each epoch, before it is saved. After an
+            interruption it may be called twice for one epoch, so its effect must not depend on the number of calls.
+
+    Raises:
+        DataError: the model does not take the data, its output does not match the targets, or the folder has another
+            run.
+        UsageError: the model has no trainable parameter, or the device is not available.
+        OutputError: the folder cannot be written.
+        DivergedError: the loss is not finite; its `history` has the epochs before. The log is saved.
     """
     fabric = fabric_on(device, recipe.precision)
     with _own_randomness(fabric.device):
         _seed(fabric.device, recipe.seed)
         loop = Loop(fabric, model, data, recipe)
         run_store = RunStore(folder, {} if folder is None else _identity(loop, data))
-        show = _shown(fabric, loop, visit)
-        done, rows = _resume(loop, run_store, show)
+        visitor = _visitor(fabric, loop, visit)
+        done, rows = _resume(loop, run_store, visitor)
         for epoch in range(done + 1, recipe.epochs + 1):
             new = loop.epoch(epoch)
             rows += new
-            if new[-1]["kind"] == "step":  # the epoch's own row is missing: it did not get that far
+            if new[-1]["kind"] == "step":  # the row of the epoch is missing, so a step was not finite
                 run_store.diverge(epoch, new)
                 raise _diverged(rows, recipe)
-            show(epoch)
+            visitor(epoch)
             run_store.save(epoch, loop.tensors(), new)
             if on_epoch is not None:
-                with _own_randomness(fabric.device):  # its draws must not change the training
+                with _own_randomness(fabric.device):  # so that it cannot change the training
                     on_epoch(dict(new[-1]))
-    run = Run(loop.finished(), _table(rows, "epoch"), _table(rows, "step"), "finished")
+    run = Run(loop.trained_model(), _table(rows, "epoch"), _table(rows, "step"), "finished")
     run_store.finish(recipe.epochs, run.model.state_dict(), run.history)
     return run
 
 
 def _identity(loop: Loop, data: DataSet) -> dict[str, Any]:
-    """What makes a run this run and no other."""
-    meaning = told(loop.recipe.precision, loop.fabric.device)
-    return {"recipe": loop.recipe.record(), "data": data.fingerprint(), "weights": loop.shapes(), **meaning}
+    """The identity of a run: recipe, data, shapes of the weights, and the precision on this device."""
+    precision = precision_record(loop.recipe.precision, loop.fabric.device)
+    return {"recipe": loop.recipe.record(), "data": data.fingerprint(), "weights": loop.shapes(), **precision}
 
 
-def _shown(fabric: Fabric, loop: Loop, visit: Callable[[int, nn.Module], None] | None) -> Callable[[int], None]:
-    """Shows the loop's model to who visits it, whose draws must not change the training."""
+def _visitor(fabric: Fabric, loop: Loop, visit: Callable[[int, nn.Module], None] | None) -> Callable[[int], None]:
+    """Calls `visit` with isolated random states, so that it cannot change the training."""
 
-    def show(epoch: int) -> None:
+    def call_visit(epoch: int) -> None:
         if visit is not None:
             with _own_randomness(fabric.device):
                 visit(epoch, loop.model)
 
-    return show
+    return call_visit
 
 
-def _resume(loop: Loop, run_store: RunStore, show: Callable[[int], None]) -> tuple[int, list[Row]]:
-    """Loads the state that an earlier call has kept; returns the number of finished epochs, and the log so far."""
+def _resume(loop: Loop, run_store: RunStore, visitor: Callable[[int], None]) -> tuple[int, list[Row]]:
+    """Loads the saved state; returns the number of finished epochs, and the rows of the log."""
     saved = run_store.load()
     if saved is None:
-        show(0)
+        visitor(0)
         run_store.save(0, loop.tensors(), [])
         return 0, []
     loop.restore(saved.tensors)
@@ -127,20 +140,20 @@ def _resume(loop: Loop, run_store: RunStore, show: Callable[[int], None]) -> tup
 
 
 def fabric_on(device: str, precision: Precision = "32-true") -> Fabric:
-    """Lightning Fabric on the one device asked for; UsageError for one that is not here."""
+    """Lightning Fabric on one device; raises UsageError for an unknown or unavailable device."""
     choices = "choose auto, cpu, cuda, cuda:N or mps"
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"device={device!r}: {choices}")
     kind, _, index = device.partition(":")
     devices = [int(index)] if index else 1
-    plugins: list[Any] = [LightningEnvironment()]  # one process, whatever cluster it may run on
+    plugins: list[Any] = [LightningEnvironment()]  # one process, also on a cluster
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as that another accelerator stays unused
+            warnings.simplefilter("ignore")  # such as that an accelerator is not used
             fabric = Fabric(accelerator=kind, devices=devices, plugins=plugins)
-            if resolved(precision, fabric.device) == "32-true":
+            if resolve_precision(precision, fabric.device) == "32-true":
                 return fabric
-            plugins.append(MixedPrecision("bf16-mixed", fabric.device.type))  # by name, it would be told on stderr
+            plugins.append(MixedPrecision("bf16-mixed", fabric.device.type))  # given by name, Fabric prints a message
             return Fabric(accelerator=kind, devices=devices, plugins=plugins)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise UsageError(f"device={device!r} is not available here; {choices}") from error
@@ -148,14 +161,14 @@ def fabric_on(device: str, precision: Precision = "32-true") -> Fabric:
 
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
-    """With `device` as current device, if it is a CUDA device; the block leaves torch's random state unchanged."""
+    """Makes a CUDA device the current one, and restores torch's random states after the block."""
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with current, isolated_rng(device=device):
         yield
 
 
 def _seed(device: torch.device, seed: int) -> None:
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every other device as well
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds all other devices
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
 
@@ -163,8 +176,8 @@ def _seed(device: torch.device, seed: int) -> None:
 def _diverged(rows: list[Row], recipe: Recipe) -> DivergedError:
     row = rows[-1]
     return DivergedError(
-        f"the loss is not a finite number at epoch {row['epoch']}, step {row['step']}: try a learning rate "
-        f"below {recipe.learning_rate} or a warm-up longer than {recipe.warmup_epochs} epochs",
+        f"the loss is not finite at epoch {row['epoch']}, step {row['step']}: try a learning rate below "
+        f"{recipe.learning_rate} or a warm-up longer than {recipe.warmup_epochs} epochs",
         history=_table(rows, "epoch"),
     )
 

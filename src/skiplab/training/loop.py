@@ -1,4 +1,4 @@
-"""The training loop itself: weights, momentum and random states, and how a step and an epoch change them."""
+"""The training loop: its state (weights, optimizer, random states), steps and epochs."""
 
 import math
 import time
@@ -9,32 +9,32 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from skiplab.data import DataSet, Split, batches
-from skiplab.errors import DataError, UsageError
-from skiplab.training.augment import augmented, draw, must_be_pictures
+from skiplab.errors import DataError, UsageError, format_shape
+from skiplab.training.augment import augment_batch, check_images, draw_augmentation
 from skiplab.training.checkpoint import Row
-from skiplab.training.objectives import must_answer, task_of
+from skiplab.training.objectives import check_output, task_of
 from skiplab.training.optimizers import load_state, optimizer_of, state_of
-from skiplab.training.precision import channels_last, lay_channels_last, lay_contiguous
+from skiplab.training.precision import channels_last, to_channels_last, to_contiguous
 from skiplab.training.recipe import Recipe, learning_rate_at
 
-READ_EVERY = 32  # steps between two readings of the loss: each makes an accelerator wait
+READ_EVERY = 32  # steps between two transfers of losses from the device: each one synchronizes
 
 
 def evaluate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[float, float]:
-    """Loss and error over a part, as `training.objectives` defines them, in evaluation mode; modes are put back.
+    """Loss and error of a model over a split, in evaluation mode; training modes are restored afterwards.
 
-    Of classes the mean cross-entropy in nats and the share of wrong answers; of values the mean squared error and
-    the share of the part's variance that is left unexplained.
+    For classification: mean cross-entropy in nats, and share of wrong predictions. For regression: mean squared error,
+    and unexplained share of the variance of the split (see `skiplab.training.objectives`). NaN if not finite.
     """
     task = task_of(split)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     parts = []
     try:
-        with torch.no_grad():  # not inference_mode, whose tensors a model that caches could not train with
+        with torch.no_grad():  # inference_mode would break training of models that cache tensors
             for x, y in batches(split, batch_size):
                 loss, error = task.sums(model(x), y)
-                parts.append(torch.stack((loss, error.to(loss.dtype), task.counted(y).to(loss.dtype))))
+                parts.append(torch.stack((loss, error.to(loss.dtype), task.count(y).to(loss.dtype))))
     finally:
         for module, training in modes:
             module.training = training
@@ -44,53 +44,54 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 256) -> tuple[flo
     return _nan_unless_finite(losses / counts), _nan_unless_finite(errors / counts)
 
 
-def must_fit(model: nn.Module, split: Split, data: DataSet) -> None:
-    """Tries one example in evaluation mode; `DataError` for a model that does not take it, or does not answer."""
+def check_sample(model: nn.Module, split: Split, data: DataSet) -> None:
+    """Runs one sample in evaluation mode; raises DataError if the model does not take it, or for a wrong output."""
     x = split.x[:1]
     try:
         with torch.no_grad():
             output = model.eval()(x)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        example = f"an example of {data.name}, shape {tuple(x.shape[1:])}, {x.dtype}"
-        raise DataError(f"the model cannot take {example}: {why}") from error
-    must_answer(output, split, data)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        sample = f"{format_shape(x.shape[1:])}, {str(x.dtype).removeprefix('torch.')}"
+        raise DataError(f"the model does not take the samples of {data.name} ({sample}): {reason}") from error
+    check_output(output, split, data)
 
 
-def must_learn(model: nn.Module) -> None:
-    """`UsageError` for a model of which nothing can be trained."""
+def check_trainable(model: nn.Module) -> None:
+    """Raises UsageError if no parameter requires a gradient."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UsageError("the model has no weights to train: give it some, or set requires_grad on some that it has")
+        raise UsageError("the model has no trainable parameters: set requires_grad on some")
 
 
 class Loop:
-    """Everything that training changes: weights, momentum and random states."""
+    """The state of a training run: weights, optimizer and random states."""
 
     def __init__(self, fabric: Fabric, model: nn.Module, data: DataSet, recipe: Recipe) -> None:
-        must_be_pictures(data, recipe.augment)
+        check_images(data, recipe.augment)
         self.fabric, self.recipe = fabric, recipe
         self.train_split, self.test_split = (self._placed(split) for split in (data.train, data.test))
-        self.judged_split = _drawn(self.train_split, recipe)
+        self.train_eval_split = _eval_subset(self.train_split, recipe)
         self.task = task_of(self.train_split)
         self.steps_per_epoch = math.ceil(len(data.train) / recipe.batch_size)
         self.model = deepcopy(model)
         if recipe.precision == "fast":
-            lay_channels_last(self.model)
+            to_channels_last(self.model)
         self.module = fabric.setup_module(self.model)
-        must_learn(self.model)
+        check_trainable(self.model)
         self.weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for split in (self.train_split, self.test_split):
-            must_fit(self.module, split, data)
+            check_sample(self.module, split, data)
         self.optimizer = optimizer_of(recipe, self.weights)
-        self.random = torch.Generator().manual_seed(recipe.seed)  # of the order, and of what is done to pictures
+        self.random = torch.Generator().manual_seed(recipe.seed)  # of the order of samples, and of augmentation
 
     def _placed(self, split: Split) -> Split:
-        """On the device, and as the model's kernels lie."""
-        there = split.to(self.fabric.device)
-        return Split(channels_last(there.x), there.y) if self.recipe.precision == "fast" else there
+        """The split on the device, with "fast" precision in channels-last memory format."""
+        moved = split.to(self.fabric.device)
+        return Split(channels_last(moved.x), moved.y) if self.recipe.precision == "fast" else moved
 
     def epoch(self, epoch: int) -> list[Row]:
-        """One pass over the training examples: the rows of its steps and its own, or up to a broken step."""
+        """One pass over the training samples: the rows of its steps and its own row, or of steps up to a loss that is "
+        "not finite."""
         start = time.perf_counter()
         rows, counts = self._steps(epoch)
         if math.isnan(rows[-1]["loss"]) or not self._is_finite():
@@ -99,19 +100,19 @@ class Loop:
         for key in ("loss", "error"):
             total = sum(step[key] * count for step, count in zip(rows, counts, strict=True))
             row[f"running_{key}"] = total / sum(counts)
-        judged = self.train_split if epoch == self.recipe.epochs else self.judged_split
-        row["train_loss"], row["train_error"] = evaluate(self.module, judged, self.recipe.batch_size)
+        evaluated = self.train_split if epoch == self.recipe.epochs else self.train_eval_split
+        row["train_loss"], row["train_error"] = evaluate(self.module, evaluated, self.recipe.batch_size)
         row["test_loss"], row["test_error"] = evaluate(self.module, self.test_split, self.recipe.batch_size)
         row["seconds"] = time.perf_counter() - start
         return [*rows, row]
 
     def _is_finite(self) -> bool:
-        """Whether the last step, whose loss was taken before it, has left the weights finite."""
+        """Whether all weights are finite: the last loss was computed before the last update."""
         norms = torch.stack([weight.detach().double().norm() for weight in self.module.parameters()])
         return bool(norms.isfinite().all())
 
     def _steps(self, epoch: int) -> tuple[list[Row], list[float]]:
-        """The rows of an epoch's steps, and how much each one's means were taken over."""
+        """The rows of the steps of an epoch, and the number of targets in each mean."""
         self.module.train()
         rows: list[Row] = []
         counts: list[float] = []
@@ -119,7 +120,7 @@ class Loop:
         for x, y in batches(self.train_split, self.recipe.batch_size, self.random):
             step = (epoch - 1) * self.steps_per_epoch + len(rows)
             rate = learning_rate_at(self.recipe, step, self.steps_per_epoch)
-            unread.append(self._step(self._augmented(x), y, rate))
+            unread.append(self._step(self._augment(x), y, rate))
             rows.append({"kind": "step", "epoch": epoch, "step": step + 1, "learning_rate": rate})
             if len(unread) == READ_EVERY or len(rows) == self.steps_per_epoch:
                 for row, (*measured, count) in zip(rows[-len(unread) :], torch.stack(unread).tolist(), strict=True):
@@ -127,19 +128,19 @@ class Loop:
                     row.update(zip(names, map(_nan_unless_finite, measured), strict=True))
                     counts.append(count)
                 unread.clear()
-                broken = (i for i, row in enumerate(rows) if math.isnan(row["loss"]))
-                if (first := next(broken, None)) is not None:
+                diverged = (i for i, row in enumerate(rows) if math.isnan(row["loss"]))
+                if (first := next(diverged, None)) is not None:
                     return rows[: first + 1], counts[: first + 1]
         return rows, counts
 
-    def _augmented(self, x: Tensor) -> Tensor:
+    def _augment(self, x: Tensor) -> Tensor:
         if self.recipe.augment == "none":
             return x
-        draws = draw(len(x), self.recipe.augment, self.recipe.padding, self.random)
-        return augmented(x, draws, self.recipe.padding)
+        draws = draw_augmentation(len(x), self.recipe.augment, self.recipe.padding, self.random)
+        return augment_batch(x, draws, self.recipe.padding)
 
     def _step(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
-        """One step; loss, error, gradient norm and count stay on the device, where nobody waits for them."""
+        """One step; returns loss, error, gradient norm and number of targets on the device, without synchronization."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
@@ -150,7 +151,7 @@ class Loop:
         if self.recipe.clip is not None:
             nn.utils.clip_grads_with_norm_(self.weights.values(), self.recipe.clip, norm)
         self.optimizer.step()
-        error, count = self.task.error(output, y), self.task.counted(y)
+        error, count = self.task.error(output, y), self.task.count(y)
         return torch.stack((loss.detach(), *(each.to(loss.dtype) for each in (error, norm, count))))
 
     def _output(self, x: Tensor) -> Tensor:
@@ -159,13 +160,13 @@ class Loop:
         except ValueError as error:
             if len(x) > 1:
                 raise
-            raise DataError(  # such as batch norm without places, which has nothing to normalise over
-                f"the model cannot learn from a batch of one example, the last of an epoch: {error}; choose another "
-                f"batch_size than {self.recipe.batch_size}"
+            raise DataError(  # such as batch norm over one value per channel
+                f"the model cannot train on the last batch of an epoch, which has one sample: {error}; choose a "
+                f"batch_size other than {self.recipe.batch_size}"
             ) from error
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state that the next epoch depends on, by name."""
+        """The complete state after an epoch, by name."""
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         state |= state_of(self.optimizer, self.weights)
         state |= {"random.order": self.random.get_state(), "random.cpu": torch.get_rng_state()}
@@ -188,21 +189,21 @@ class Loop:
         if "random.device" in tensors and self.fabric.device.type != "cpu":
             torch.get_device_module(self.fabric.device).set_rng_state(tensors["random.device"])
 
-    def finished(self) -> nn.Module:
-        """The trained model itself, without what training hung on it."""
+    def trained_model(self) -> nn.Module:
+        """The trained model in evaluation mode, without gradients."""
         self.optimizer.zero_grad()
         if self.recipe.precision == "fast":
-            lay_contiguous(self.model)
+            to_contiguous(self.model)
         return self.model.eval()
 
 
-def _drawn(split: Split, recipe: Recipe) -> Split:
-    """The examples that the training part is judged by after all epochs but the last."""
+def _eval_subset(split: Split, recipe: Recipe) -> Split:
+    """The random samples for training loss and error after each epoch except the last."""
     if not 0 < recipe.eval_samples < len(split):
         return split
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(recipe.seed))
-    chosen = order[: recipe.eval_samples].to(split.y.device)
-    return Split(split.x[chosen], split.y[chosen])
+    indices = order[: recipe.eval_samples].to(split.y.device)
+    return Split(split.x[indices], split.y[indices])
 
 
 def _nan_unless_finite(value: float) -> float:

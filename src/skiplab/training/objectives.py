@@ -1,6 +1,6 @@
-"""What is asked of a model, as its targets say: classes, or values to come near to. Loss and error of each.
+"""Loss and error of a model, for classification and for regression.
 
-Both are means over what is counted, so that those of a whole part follow exactly from sums over its batches.
+Both are means over targets, so those of a split follow exactly from sums over its batches.
 """
 
 from dataclasses import dataclass
@@ -12,104 +12,102 @@ from torch import Tensor
 from skiplab.data import IGNORED, DataSet, Split
 from skiplab.errors import DataError
 
-VALUES = 1.0  # the error of chance for values, which that for classes never is
+REGRESSION_CHANCE = 1.0  # error of the constant mean; the chance error of classification is always below 1
 
 
 @dataclass(frozen=True)
-class Classes:
-    """Class indices (N, ...) from scores (N, C, ...): cross-entropy in nats, and the share that is wrong.
+class Classification:
+    """Scores (N, C, ...) for class indices (N, ...): cross-entropy in nats, and share of wrong predictions.
 
-    `complete`: whether every place of the part asks something; those that ask nothing count nowhere.
+    Attributes:
+        complete: whether no target of the split is ignored.
     """
 
     complete: bool
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """What a step lowers: the mean over what the batch asks; 0 where that is nothing."""
+        """Mean cross-entropy over the targets of the batch; 0 if all are ignored."""
         if self.complete:
             return F.cross_entropy(output, y)
-        return F.cross_entropy(output, y, ignore_index=IGNORED, reduction="sum") / self.counted(y).clamp(min=1)
+        return F.cross_entropy(output, y, ignore_index=IGNORED, reduction="sum") / self.count(y).clamp(min=1)
 
     def error(self, output: Tensor, y: Tensor) -> Tensor:
-        """The share of wrong answers; 0 where nothing is asked."""
-        return _wrong(output, y) / self.counted(y).clamp(min=1)
+        """Share of wrong predictions; 0 if all targets are ignored."""
+        return _wrong(output, y) / self.count(y).clamp(min=1)
 
     def sums(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and error, each times what is counted."""
+        """Sums of loss and error over the targets."""
         return F.cross_entropy(output, y, ignore_index=IGNORED, reduction="sum"), _wrong(output, y)
 
-    def counted(self, y: Tensor) -> Tensor:
+    def count(self, y: Tensor) -> Tensor:
+        """Number of targets that are not ignored."""
         return (y != IGNORED).sum()
 
 
 @dataclass(frozen=True)
-class Values:
-    """Values (N, ...) from outputs of their shape: the mean squared error, and that as a share of the variance.
+class Regression:
+    """Outputs (N, ...) for values of the same shape: mean squared error, and its ratio to the variance of the targets.
 
-    The error is the share of the targets' variance that is left unexplained (dimensionless; 1 − R², Draper and
-    Smith 1998, §1.3): 0 for a perfect model, 1 for one that always says the mean. `variance` is that of the part,
-    each value about the mean of its own place over the examples; where it is 0 there is no error, and it is NaN.
+    The error is the unexplained share of the variance (dimensionless; 1 − R², Draper and Smith 1998, §1.3): 0 for a
+    perfect model, 1 for the constant mean. It is NaN if the variance is 0.
+
+    Attributes:
+        variance: variance of the targets of the split over samples, averaged over all other dimensions.
     """
 
     variance: float
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """What a step lowers: the mean squared error."""
+        """Mean squared error."""
         return F.mse_loss(output, y)
 
     def error(self, output: Tensor, y: Tensor) -> Tensor:
-        """The batch's mean squared error over the part's variance, so that the mean over batches is the part's."""
+        """Mean squared error of the batch, divided by the variance of the split."""
         return F.mse_loss(output.detach(), y) / (self.variance or torch.nan)
 
     def sums(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and error, each times what is counted."""
+        """Sums of loss and error over the targets."""
         squares = F.mse_loss(output, y, reduction="sum")
         return squares, squares / (self.variance or torch.nan)
 
-    def counted(self, y: Tensor) -> Tensor:
+    def count(self, y: Tensor) -> Tensor:
+        """Number of target values."""
         return torch.tensor(y.numel(), device=y.device)
 
 
-Task = Classes | Values
+Task = Classification | Regression
 
 
 def task_of(split: Split) -> Task:
-    """What the targets of a part ask for."""
+    """Classification for integer targets, regression for float targets."""
     if not split.y.is_floating_point():
-        return Classes(complete=not bool((split.y == IGNORED).any()))
-    return Values(variance=float(split.y.float().var(dim=0, correction=0).mean()))
+        return Classification(complete=not bool((split.y == IGNORED).any()))
+    return Regression(variance=float(split.y.float().var(dim=0, correction=0).mean()))
 
 
 def chance(split: Split) -> float:
-    """The error of always saying the commonest class, or, of values, the mean."""
+    """The error of a constant output: the most common class, or the mean for regression."""
     if split.y.is_floating_point():
-        return VALUES
-    asked = split.y[split.y != IGNORED]
-    return 1 - int(torch.bincount(asked).max()) / len(asked)
+        return REGRESSION_CHANCE
+    valid = split.y[split.y != IGNORED]
+    return 1 - int(torch.bincount(valid).max()) / len(valid)
 
 
-def must_answer(output: object, split: Split, data: DataSet) -> None:
-    """`DataError` for what a model says to the first example, if it is no answer to what is asked."""
-    example = f"an example of {data.name}, shape {tuple(split.x.shape[1:])},"
+def check_output(output: object, split: Split, data: DataSet) -> None:
+    """Raises DataError if the output for the first sample is no tensor, or does not have the shape for the targets."""
     if not isinstance(output, Tensor):
         raise DataError(
-            f"the model turns {example} into a {type(output).__name__}, and one tensor can be learned from: wrap it in "
-            "a module that returns the one that answers"
+            f"the model returns a {type(output).__name__} for the samples of {data.name}: wrap it in a module that "
+            "returns one tensor"
         )
-    shape = tuple(output.shape[1:])
-    wanted = tuple(split.y.shape[1:])
+    shape, target_shape = tuple(output.shape[1:]), tuple(split.y.shape[1:])
+    returned = f"the output of the model for a sample of {data.name} has shape {shape}"
     if data.classes is None:
-        if shape != wanted:
-            raise DataError(
-                f"the model turns {example} into {shape}, and its target has the shape {wanted}: build a model whose "
-                "output is the target's shape, or give targets of the output's"
-            )
-    elif not (len(shape) and shape[0] >= data.classes and shape[1:] == wanted):
-        places = " for each place" if wanted else ""
-        raise DataError(
-            f"the model turns {example} into {shape}, and {data.classes} classes{places} need "
-            f"{(data.classes, *wanted)}: build it with num_classes={data.classes}"
-        )
+        if shape != target_shape:
+            raise DataError(f"{returned}, and its target {target_shape}: give a model or targets of equal shape")
+    elif not (len(shape) and shape[0] >= data.classes and shape[1:] == target_shape):
+        needed = (data.classes, *target_shape)
+        raise DataError(f"{returned}, and {data.classes} classes need {needed}: build it with num_classes={needed[0]}")
 
 
 def _wrong(output: Tensor, y: Tensor) -> Tensor:

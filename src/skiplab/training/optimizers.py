@@ -1,4 +1,4 @@
-"""The optimiser of a recipe, and its state by names that a file can hold."""
+"""The optimizer of a recipe, and its state as named tensors."""
 
 from collections.abc import Mapping
 
@@ -7,24 +7,24 @@ from torch import Tensor, nn
 
 from skiplab.training.recipe import Recipe
 
-# The name in a checkpoint of each tensor that torch's optimisers keep beside a weight.
+# Names in a checkpoint, and in the state of torch's optimizers.
 _NAMES = {"momentum": "momentum_buffer", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "adam_step": "step"}
 
 
 def optimizer_of(recipe: Recipe, weights: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
-    every, rate, decay = weights.values(), recipe.learning_rate, recipe.weight_decay
+    parameters, rate, decay = weights.values(), recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(every, rate, betas=(recipe.momentum, recipe.beta2), weight_decay=decay)
-    return torch.optim.SGD(every, rate, momentum=recipe.momentum, weight_decay=decay)
+        return torch.optim.AdamW(parameters, rate, betas=(recipe.momentum, recipe.beta2), weight_decay=decay)
+    return torch.optim.SGD(parameters, rate, momentum=recipe.momentum, weight_decay=decay)
 
 
 def state_of(optimizer: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """What the next step depends on beside the weights, as `kind.name of the weight`."""
+    """The state of the optimizer, by name: "momentum.WEIGHT", "exp_avg.WEIGHT" …"""
     state: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        kept = optimizer.state.get(weight, {})
-        state |= {f"{kind}.{name}": kept[key] for kind, key in _NAMES.items() if kept.get(key) is not None}
+        of_weight = optimizer.state.get(weight, {})
+        state |= {f"{kind}.{name}": of_weight[key] for kind, key in _NAMES.items() if of_weight.get(key) is not None}
     return state
 
 
@@ -37,6 +37,8 @@ def load_state(
             saved = tensors.get(f"{kind}.{name}")
             if saved is None:
                 continue
-            if key != "step":  # Adam's count stays on the CPU
-                saved = torch.empty_like(weight, dtype=saved.dtype).copy_(saved)  # laid as the weight: the same bits
+            if key != "step":  # the step count of Adam is on the CPU
+                saved = torch.empty_like(weight, dtype=saved.dtype).copy_(
+                    saved
+                )  # the memory format of the weight, for the same bits
             optimizer.state[weight][key] = saved

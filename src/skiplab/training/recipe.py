@@ -1,4 +1,4 @@
-"""The hyperparameters of a training, and the learning rate of each of its steps."""
+"""The hyperparameters of training, and the learning rate of each step."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -11,7 +11,7 @@ _FIRST_FIELDS = 9  # present in every record; later fields only where they diffe
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The defaults are SGD with momentum and weight decay on all weights, as in He et al. 2016,
+    """The hyperparameters of training. The defaults are SGD with momentum and weight decay, as in He et al. 2016,
     arXiv:1512.03385, §4.2.
 
     Attributes:
@@ -23,14 +23,17 @@ class Recipe:
         schedule: learning rate schedule after the warm-up.
         warmup_epochs: epochs of linear warm-up; may be a fraction.
         seed: seed of the initial weights and of the order of the data.
-        precision: number format, as Lightning Fabric names it; "fast" is bfloat16 where the device has units for it,
-            float32 elsewhere, with images in channels-last memory format.
+        precision: number format, with the names of Lightning Fabric; "fast" is bfloat16 where the device has units for
+            it, float32 elsewhere, with images in channels-last memory format.
         optimizer: SGD with momentum, or AdamW.
         beta2: decay rate of the second moment of AdamW, β₂.
-        clip: largest norm of all gradients together; longer ones are scaled down to it.
+        clip: largest norm of the gradient of all weights; larger ones are scaled down.
         augment: data augmentation of the training images.
         padding: pixels of padding on each side before a random crop.
         eval_samples: training samples for the training loss and error of all epochs but the last; 0 for all.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     epochs: int = 30
@@ -68,15 +71,15 @@ class Recipe:
             "clip": (self.clip is None or 0 < self.clip < math.inf, "give a number above 0, or none"),
             "augment": (self.augment in ("none", "crop", "crop-flip"), "choose 'none', 'crop' or 'crop-flip'"),
             "padding": (self.padding >= 1, "give at least 1"),
-            "eval_samples": (self.eval_samples >= 0, "give a number of examples, 0 for all"),
+            "eval_samples": (self.eval_samples >= 0, "give a number of samples, 0 for all"),
         }
         for name, (valid, fix) in rules.items():
             if not valid:
                 raise UsageError(f"{name}={getattr(self, name)!r}: {fix}")
 
     def record(self) -> dict[str, Any]:
-        """As JSON, the identity of a saved run. Fields that were added later appear only where they differ from their
-        default, so that runs saved before are still runs of the same recipe."""
+        """The recipe as JSON, for the identity of a saved run. Fields added after the first version appear only if they
+        differ from their default, so that earlier runs keep their identity."""
         later = {field.name: field.default for field in fields(self)[_FIRST_FIELDS:]}
         return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
@@ -84,9 +87,9 @@ class Recipe:
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of one step, counted from 0.
 
-    The W steps of the warm-up rise linearly, (step + 1) / (W + 1) of the peak rate. Then `cosine` falls along half a
-    period to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts); `step` divides by 10 after one
-    half and again after three quarters of all steps (He et al. 2016, §4.2).
+    In a warm-up of W steps it is (step + 1) / (W + 1) of the peak rate. Then `cosine` falls over half a period to 0
+    (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5, without restarts); `step` divides by 10 after one half and
+    again after three quarters of all steps (He et al. 2016, §4.2).
     """
     total = recipe.epochs * steps_per_epoch
     warmup = round(recipe.warmup_epochs * steps_per_epoch)

@@ -1,8 +1,8 @@
-"""Pictures in folders, one folder a class."""
+"""Images in folders, one folder per class."""
 
 from pathlib import Path
 
-from skiplab.data.sources.examples import Examples, classes
+from skiplab.data.sources.examples import Examples, class_indices
 from skiplab.data.sources.request import PARTS, DataRequest
 from skiplab.errors import DataError
 
@@ -10,26 +10,30 @@ SUFFIXES = frozenset(".jpg .jpeg .png .bmp .gif .webp .tif .tiff .ppm .pgm".spli
 
 
 def folder(request: DataRequest) -> Examples:
-    """`folder/class/picture.jpg`, or `folder/test/class/picture.jpg` where there are parts.
+    """`folder/class/image.jpg`, or `folder/test/class/image.jpg` for data with parts.
 
-    Classes are counted by alphabet over their folders, so the folders have to be all that the model knows.
+    Class indices follow the alphabetical order of the folders, as in `torchvision.datasets.ImageFolder`, so there must
+    be a folder for each class of the model.
+
+    Raises:
+        DataError: there are no images in class folders, or the requested part does not exist.
     """
     root = Path(request.spec)
     parts = {each.name for each in _folders(root) if each.name in PARTS and _folders(each)}
     part = request.part(parts) if parts or request.split is not None else ""
     root = root / part
-    labelled = [(file, own.name) for own in _folders(root) for file in _pictures(own)]
-    if not labelled:
-        loose = "its pictures lie in no class's folder: make one for each class" if any(_pictures(root)) else ""
-        raise DataError(f"{root} holds no pictures; {loose or 'they are looked for in one folder for each class'}")
-    chosen = [labelled[i] for i in request.draw(len(labelled))]
-    y, names = classes([label for _, label in chosen], of=[label for _, label in labelled])
-    return Examples(request.spec, part, [file for file, _ in chosen], y, len(labelled), frozenset(parts), names)
+    labeled = [(file, own.name) for own in _folders(root) for file in _images(own)]
+    if not labeled:
+        what = "only images outside class folders" if _images(root) else "no images"
+        raise DataError(f"{root} has {what}: make one folder per class with its images")
+    drawn = [labeled[i] for i in request.draw(len(labeled))]
+    y, names = class_indices([label for _, label in drawn], of=[label for _, label in labeled])
+    return Examples(request.spec, part, [file for file, _ in drawn], y, len(labeled), frozenset(parts), names)
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith("."))
 
 
-def _pictures(root: Path) -> list[Path]:
+def _images(root: Path) -> list[Path]:
     return sorted(each for each in root.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())

@@ -1,4 +1,4 @@
-"""Batches as a captured program takes them: in its shape, of its type, on its device, anew for every pass."""
+"""Batches for a captured program, in its shape and dtype and on its device; each pass starts anew."""
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
@@ -8,44 +8,44 @@ from torch import Tensor
 
 from skiplab.data.bound_batches import Batch, validate_batches
 from skiplab.data.sources.examples import Examples
-from skiplab.data.sources.images import Pixels, pixels
+from skiplab.data.sources.images import ImageTransform, image_transform
 from skiplab.data.sources.request import DataRequest
 from skiplab.data.sources.streams import Stream
 from skiplab.errors import DataError, format_shape
 from skiplab.graph.program import Program
 from skiplab.graph.torch_compat import pytree
 
-Batches = Iterable[Batch]  # that can be gone through any number of times
+Batches = Iterable[Batch]  # any number of passes
 
 
 @dataclass(frozen=True, eq=False)
-class _Drawn:
-    """Examples in batches of `size`, like the program's own example."""
+class _TensorBatches:
+    """Samples in batches of `size`, with the dtype and device of `like`."""
 
     examples: Examples
     size: int
     like: Tensor
-    pixels: Pixels | None
-    whole: bool  # leave out a last batch that is smaller
+    transform: ImageTransform | None
+    drop_last: bool  # leave out a last batch of fewer samples
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.examples), self.size)
-        return whole + (rest > 0 and not self.whole)
+        full, rest = divmod(len(self.examples), self.size)
+        return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
         x, y = self.examples.x, self.examples.y
-        stop = len(x) - len(x) % self.size if self.whole else len(x)
+        stop = len(x) - len(x) % self.size if self.drop_last else len(x)
         for start in range(0, stop, self.size):
-            part = slice(start, min(start + self.size, stop))
-            chosen = self.pixels(x[part]) if self.pixels and not isinstance(x, Tensor) else x[part]
-            assert isinstance(chosen, Tensor)
-            target = None if y is None else y[part].to(self.like.device)
-            yield chosen.to(self.like.device, self.like.dtype), target
+            samples = slice(start, min(start + self.size, stop))
+            inputs = self.transform(x[samples]) if self.transform and not isinstance(x, Tensor) else x[samples]
+            assert isinstance(inputs, Tensor)
+            target = None if y is None else y[samples].to(self.like.device)
+            yield inputs.to(self.like.device, self.like.dtype), target
 
 
 @dataclass(frozen=True, eq=False)
-class _Moved:
-    """A stream's batches on another device."""
+class _StreamBatches:
+    """The batches of a stream, on `device`."""
 
     stream: Stream
     device: torch.device
@@ -58,7 +58,7 @@ class _Moved:
 
 @dataclass(frozen=True, eq=False)
 class WithProgress:
-    """The same batches, telling how many of them have been taken: `progress(done, total)`, None if unknown."""
+    """The same batches, with a call of `progress(done, total)` before each; `total` is None if unknown."""
 
     batches: Batches
     progress: Callable[[int, int | None], None]
@@ -71,65 +71,70 @@ class WithProgress:
 
 
 @dataclass(frozen=True, eq=False)
-class _Share:
-    """Of every batch the first three quarters, or what is left."""
+class _SplitBatches:
+    """The first three quarters of every batch, or with `held_out` the last quarter."""
 
     program: Program
     batches: Batches
-    held: bool
+    held_out: bool
 
     def __iter__(self) -> Iterator[Batch]:
-        for given in validate_batches(self.program, self.batches):
-            cut = given.size - given.size // 4
-            part = given.part(cut, given.size) if self.held else given.part(0, cut)
+        for batch in validate_batches(self.program, self.batches):
+            cut = batch.size - batch.size // 4
+            part = batch.part(cut, batch.size) if self.held_out else batch.part(0, cut)
             if part.size:
                 yield part.inputs, part.target
 
 
 def batches(program: Program, source: Examples | Stream, request: DataRequest) -> Batches:
-    """What measures run on; DataError when the data do not fit the program."""
-    device = _like(program).device
+    """The batches of a source, for a program.
+
+    Raises:
+        DataError: shape, dtype or number of inputs do not match those of the program.
+    """
+    device = _example_tensor(program).device
     if isinstance(source, Stream):
-        return _Moved(source, device)
+        return _StreamBatches(source, device)
     like = _only_input(program, source)
     wanted = tuple(like.shape[1:])
     prepare = None
     if not isinstance(source.x, Tensor):
-        prepare = pixels(wanted, source.x, request.normalize)
+        prepare = image_transform(wanted, source.x, request.normalize)
     elif tuple(source.x.shape[1:]) != wanted:
         own, taken = (format_shape(shape, "single numbers") for shape in (source.x.shape[1:], wanted))
         raise DataError(
-            f"{source.name} has examples of {own}, and {program.name} was captured with {taken}: leave out --input "
-            "where the model takes them, or build it for them with --kwargs"
+            f"{program.name} was captured with {taken}, and {source.name} has samples of {own}: leave out --input, or "
+            "build the model for these samples with --in-channels, --img-size or --kwarg"
         )
     elif source.x.is_floating_point() != like.is_floating_point():
         raise DataError(
-            f"{source.name} holds {source.x.dtype} and {program.name} takes {like.dtype}: save it as that, with "
-            "pixels scaled as the model was trained"
+            f"{program.name} takes {like.dtype}, and {source.name} has {source.x.dtype}: save the data as "
+            f"{like.dtype}, scaled as in training"
         )
     fixed = not program.dynamic_batch
     if fixed and len(source) < len(like):
         raise DataError(
-            f"{program.name} takes batches of {len(like)} only, and {source.name} has {len(source)} examples"
+            f"{program.name} takes batches of exactly {len(like)} samples, and {source.name} has {len(source)}: give "
+            "more samples"
         )
-    return _Drawn(source, len(like) if fixed else request.batch_size, like, prepare, whole=fixed)
+    return _TensorBatches(source, len(like) if fixed else request.batch_size, like, prepare, drop_last=fixed)
 
 
 def split_batches(program: Program, batches: Batches) -> tuple[Batches, Batches]:
-    """Three quarters of every batch to learn from, and the other quarter to judge by."""
-    return _Share(program, batches, held=False), _Share(program, batches, held=True)
+    """Two sets of batches: the first three quarters of every batch, and the last quarter."""
+    return _SplitBatches(program, batches, held_out=False), _SplitBatches(program, batches, held_out=True)
 
 
-def _like(program: Program) -> Tensor:
+def _example_tensor(program: Program) -> Tensor:
     return next(leaf for leaf in program.flatten(*program.example) if isinstance(leaf, Tensor))
 
 
 def _only_input(program: Program, source: Examples) -> Tensor:
-    """A tensor of examples fits a program of one input alone."""
+    """The input of a program with one input; raises DataError for several, since `source` has one tensor."""
     tensors = [leaf for leaf in program.flatten(*program.example) if isinstance(leaf, Tensor)]
     if len(tensors) != 1:
         raise DataError(
-            f"{program.name} takes {len(tensors)} inputs, and {source.name} has one: give --data file.py:callable, "
-            "which yields ((first, second), target)"
+            f"{program.name} takes {len(tensors)} inputs, and {source.name} has one: give --data file.py:callable with "
+            "a function that yields ((first, second), target)"
         )
     return tensors[0]

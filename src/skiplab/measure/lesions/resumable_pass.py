@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from skiplab.data.bound_batches import Batch, BoundBatch, divisible, require_again, validate_batches
+from skiplab.data.bound_batches import Batch, BoundBatch, divisible, require_reiterable, validate_batches
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.io.hashing import checksum
@@ -76,7 +76,7 @@ class Passes:
         identity: Mapping[str, Any],
     ) -> None:
         if len(plan) > 1:
-            require_again(batches, f"the data is read {len(plan)} times ({', '.join(plan)})")
+            require_reiterable(batches, f"the data is read {len(plan)} times ({', '.join(plan)})")
         self.program, self.batches, self.plan = program, batches, plan
         memory, self.progress = running.get("memory"), running.get("progress")
         self.largest = None if memory is None else _largest(program, memory)
