@@ -29,7 +29,7 @@ CAUSES = (
 OTHER = "The default configuration or our example inputs do not fit each other"
 
 UNBUILT = (
-    ("Part of another model: the configuration has no model class of its own", r"give the configuration of the whole model"),
+    ("Part of another model: the configuration has no model class of its own", r"configuration of the whole model"),
     ("A package is missing that the library asks for", r"ImportError|requires the"),
     ("The default configuration builds nothing (values without defaults, or that contradict each other)", r""),
 )
