@@ -15,7 +15,7 @@ Row = dict[str, Any]
 CAUSES = (
     (
         "No example inputs: `forward` takes what neither its name nor the configuration explains (ours to add)",
-        r"nothing says what",
+        r"no example (value|inputs)",
     ),
     (
         "The model decides by its data's values: lengths, boxes or masks become Python numbers or loops",
@@ -29,7 +29,7 @@ CAUSES = (
 OTHER = "The default configuration or our example inputs do not fit each other"
 
 UNBUILT = (
-    ("Part of another model: the configuration has no model class of its own", r"is a part of another one"),
+    ("Part of another model: the configuration has no model class of its own", r"configuration of the whole model"),
     ("A package is missing that the library asks for", r"ImportError|requires the"),
     ("The default configuration builds nothing (values without defaults, or that contradict each other)", r""),
 )

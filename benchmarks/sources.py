@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 import torchvision_shim  # noqa: F401  # type: ignore[import-not-found]  # or torchvision wants CUDA
 from skiplab.loading import libraries
 from skiplab.loading.resolve import Resolved, quiet, resolve
-from skiplab.loading.transformers_inputs import parts
+from skiplab.loading.transformers_inputs import nested_configs
 
 LAYERS = 2  # to which a transformers model is cut
 REAL_BYTES = 4e9  # of weights, above which a model is not built for real
@@ -83,12 +83,12 @@ def _transformers(name: str, *, meta: bool, cut: bool) -> Resolved:
     import transformers
 
     with quiet():
-        config = libraries.config_of(name, {})
+        config = libraries.load_config(name, {})
         if getattr(config, "prediction_length", 0) is None:  # what time series models have no default for
-            config = libraries.config_of(name, {"prediction_length": 24})
+            config = libraries.load_config(name, {"prediction_length": 24})
         if cut:
             shorten(config)
-        model, declared = libraries.of_config(f"transformers:{name}", config, meta)
+        model, declared = libraries.from_config(f"transformers:{name}", config, meta)
         args, kwargs = declared()
     if meta:
         args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
@@ -99,7 +99,7 @@ def _transformers(name: str, *, meta: bool, cut: bool) -> Resolved:
 
 def shorten(config: Any) -> None:
     """Cuts every number of layers in a configuration and in those that it holds, and lists of one entry a layer."""
-    for part in parts(config):
+    for part in nested_configs(config):
         old = {value for key, value in vars(part).items() if key in DEPTHS and type(value) is int and value > LAYERS}
         for key, value in vars(part).items():
             if key in DEPTHS and type(value) is int and value > LAYERS:

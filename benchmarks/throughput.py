@@ -37,7 +37,7 @@ from skiplab.models import resnet
 from skiplab.stats.intervals import student
 from skiplab.training.fit import fabric_on
 from skiplab.training.loop import Loop, evaluate
-from skiplab.training.precision import resolved
+from skiplab.training.precision import resolve_precision
 from skiplab.training.recipe import learning_rate_at
 
 Pair = tuple[Tensor, Tensor]
@@ -194,7 +194,7 @@ def machine(threads: int) -> dict[str, object]:
         "threads": threads,
         "processor": platform.processor() or platform.machine(),
     }
-    return known | {"fast": resolved("fast", torch.device("cpu"))}
+    return known | {"fast": resolve_precision("fast", torch.device("cpu"))}
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Two(nn.Linear):
 @pytest.mark.parametrize(
     ("bad", "kind", "why"),
     [
-        (lambda: Two(6, 2), DataError, "into a dict, .* wrap it in a module that returns the one that answers"),
+        (lambda: Two(6, 2), DataError, "returns a dict .* wrap it in a module that returns one tensor"),
         (lambda: nn.Linear(6, 2).requires_grad_(False), UsageError, "no trainable parameters"),
     ],
 )
