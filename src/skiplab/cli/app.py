@@ -29,13 +29,25 @@ app = typer.Typer(
 )
 
 
-def check_suffix(path: Path | None) -> Path | None:
-    """Checks the path of `--report`; raises UsageError if its suffix is neither that of HTML nor of Markdown."""
-    if path is not None and not path.is_dir() and path.suffix not in (".html", ".htm", ".md"):
+def writable_page(path: Path | None) -> Path | None:
+    """The path of `--report`, checked before the work starts.
+
+    Raises:
+        UsageError: the suffix is neither that of HTML nor of Markdown.
+        OutputError: the path is a folder, or cannot be written.
+    """
+    if path is None:
+        return None
+    if path.is_dir():
+        raise OutputError(f"--report {path} is a folder: give a file in it, such as {path / 'page.html'}")
+    if path.suffix not in (".html", ".htm", ".md"):
         raise UsageError(
             f"--report {path}: pages are HTML or Markdown: give {path.stem}.html or {path.stem}.md (for PDF, print the "
             "HTML page from a browser)"
         )
+    from skiplab.io.atomic import writable_folder
+
+    writable_folder(path.parent)
     return path
 
 
@@ -44,7 +56,7 @@ Page = Annotated[
     Path | None,
     typer.Option(
         "--report",
-        callback=check_suffix,
+        callback=writable_page,
         help="Path of a page to write: self-contained HTML, or Markdown if it ends in .md.",
     ),
 ]
@@ -64,15 +76,6 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
     """Options before the command. `main` reads `--debug`, which may be anywhere."""
-
-
-def check_page(path: Path) -> None:
-    """Raises OutputError if the path of `--report` cannot be written; called before the work starts."""
-    from skiplab.io.atomic import writable_folder
-
-    if path.is_dir():
-        raise OutputError(f"--report {path} is a folder: give a file in it, such as {path / 'page.html'}")
-    writable_folder(path.parent)
 
 
 def write_page(page: "report.Page", to: Path | None, charts: Path | None) -> None:

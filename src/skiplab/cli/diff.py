@@ -17,7 +17,7 @@ def diff(
         str, typer.Argument(metavar="OTHER", help="Model to compare with. Both may be files of `find --json`.")
     ],
     other_kwargs: Annotated[
-        str | None, typer.Option(help="Keyword arguments for OTHER's callable (default: those of --kwargs).")
+        str | None, typer.Option(help="All keyword arguments of OTHER, as a JSON object (default: those of MODEL).")
     ] = None,
     as_json: Json = False,
 ) -> None:

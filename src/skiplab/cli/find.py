@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, write_page
+from skiplab.cli.app import Json, Page, app, print_json, print_lines, write_page
 from skiplab.cli.model_options import ModelOptions, capture_model
 from skiplab.cli.option_groups import with_options
 from skiplab.errors import ProofError, SelectionError, UsageError
@@ -32,8 +32,6 @@ def find(
     report: Page = None,
 ) -> None:
     """List every skip connection of a network, and count its paths."""
-    if report is not None:
-        check_page(report)
     if prove and (model.meta or model.train):
         option = "--meta" if model.meta else "--train"
         raise UsageError(f"--prove needs the values of the inference graph: leave out {option}")
@@ -69,8 +67,6 @@ def census(
     report: Page = None,
 ) -> None:
     """Count a network's paths from input to output, by nonlinearities and weight layers."""
-    if report is not None:
-        check_page(report)
     from skiplab.analysis.finder import find
     from skiplab.analysis.path_census import COUNTED, NONLINEAR, census
 

@@ -8,6 +8,7 @@ from skiplab.analysis.differ import Difference, trait
 from skiplab.analysis.path_census import Census
 from skiplab.analysis.skips import Skip, Skips
 from skiplab.linter import Findings
+from skiplab.stats.wording import plural
 from skiplab.verification import Proof
 
 
@@ -24,11 +25,13 @@ def source_line(source: str | None) -> str:
 def skips_line(skips: Skips) -> str:
     """Counts of skips and non-skips: "16 skips: 12 add/identity, 4 add/projection"."""
     kinds = Counter(f"{skip.combine}/{skip.shortcut}" for skip in skips)
-    text = f"{len(skips)} skip{'' if len(skips) == 1 else 's'}"
-    if kinds:
-        text += ": " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    others = Counter(each.reason for each in skips.non_skips)
-    return text + "".join(f"; non-skips: {count} {reason}" for reason, count in others.items())
+    reasons = Counter(each.reason for each in skips.non_skips)
+    text = plural(len(skips), "skip") + (f": {_counts(kinds)}" if kinds else "")
+    return text + (f"; non-skips: {_counts(reasons)}" if reasons else "")
+
+
+def _counts(names: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in names.most_common())
 
 
 def proof_lines(proof: Proof) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, print_message, write_page
+from skiplab.cli.app import Json, Page, app, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import DataOptions, Device, EvaluationOptions, warnings_on_stderr
 from skiplab.cli.model_options import ModelOptions
 from skiplab.cli.option_groups import with_options
@@ -77,8 +77,6 @@ def measure(
     report: Page = None,
 ) -> None:
     """Measure what the skip connections of a network do, on data."""
-    if report is not None:
-        check_page(report)
     from skiplab.cli.output_folder import measurement_identity
     from skiplab.cli.session import prepare
     from skiplab.io.resume import TABLES, ResumeStore

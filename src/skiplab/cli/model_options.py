@@ -145,5 +145,7 @@ def skips_of(options: ModelOptions) -> "Skips":
 
 
 def with_model(options: ModelOptions, spec: str, kwargs: str | None) -> ModelOptions:
-    """The options for another model, with its own `kwargs`, or the same ones if None."""
-    return replace(options, spec=spec, kwargs=options.kwargs if kwargs is None else kwargs)
+    """The options for another model, with `kwargs` as its only keyword arguments, or with the same ones if None."""
+    if kwargs is None:
+        return replace(options, spec=spec)
+    return replace(options, spec=spec, kwargs=kwargs, kwarg=None, num_classes=None, in_channels=None)

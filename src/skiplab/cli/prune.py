@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, print_message, write_page
+from skiplab.cli.app import Json, Page, app, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import DataOptions, Device, EvaluationOptions, parse_formats, warnings_on_stderr
 from skiplab.cli.model_options import ModelOptions
 from skiplab.cli.option_groups import with_options
@@ -85,8 +85,6 @@ def prune(
 ) -> None:
     """Remove the blocks with the least effect, and report the cost and the savings of each removal."""
     out, report, seed = output.out, output.report, model.seed
-    if report is not None:
-        check_page(report)
     options = _prune_options(target, ranking, seed)
     formats = parse_formats(output.formats, out, default="python,pt2", training=model.train)
     from skiplab.cli.output_folder import measurement_identity

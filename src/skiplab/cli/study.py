@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, app, check_page, check_suffix, print_json, print_lines, print_message, write_page
+from skiplab.cli.app import Json, app, print_json, print_lines, print_message, writable_page, write_page
 from skiplab.cli.common_options import Device
 from skiplab.cli.option_groups import with_options
 from skiplab.cli.study_help import StudyCommand
@@ -39,7 +39,7 @@ class Destination:
 
     report: Annotated[
         Path | None,
-        typer.Option(callback=check_suffix, help="Path of the page, .html or .md (default: skiplab-STUDY.html)."),
+        typer.Option(callback=writable_page, help="Path of the page, .html or .md (default: skiplab-STUDY.html)."),
     ] = None
     out: Annotated[Path | None, typer.Option(help="Write all tables, charts and the config to this folder.")] = None
     runs: Annotated[Path | None, typer.Option(help="Folder of finished runs (default: a cache folder).")] = None
@@ -123,7 +123,7 @@ def run_and_report(command: str, name: str, run: "Callable[[Path, int, Listener]
     from skiplab.study import grid
 
     page = to.report or Path(f"skiplab-{name}.html")
-    check_page(page)
+    writable_page(page)
     if to.out is not None:
         writable_folder(to.out)
     store = writable_folder(to.runs or _runs_folder())

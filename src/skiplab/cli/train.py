@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, check_page, print_json, print_lines, print_message, write_page
+from skiplab.cli.app import Json, Page, app, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import DataOptions, Device, warnings_on_stderr
 from skiplab.cli.model_options import ModelOptions
 from skiplab.cli.option_groups import with_options
@@ -36,8 +36,6 @@ def train(
     report: Page = None,
 ) -> None:
     """Train a network on labeled data, and report its errors; exits with 1 if a run diverged."""
-    if report is not None:
-        check_page(report)
     numbers = _parse_seeds(seeds, recipe)
     if fresh and out is None:
         raise UsageError("--fresh removes runs in the folder of --out: give both options, or none")
