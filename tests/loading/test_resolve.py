@@ -261,3 +261,15 @@ def test_shapes_are_read_back(sizes: list[int], dtype: str) -> None:
 def test_no_shape(text: str) -> None:
     with pytest.raises(UsageError, match="--input"):
         parse_shape(text)
+
+
+def test_a_module_of_transformers_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers imports a model's module when it is used, and stops at a torchvision built for another torch."""
+    transformers = pytest.importorskip("transformers")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("Could not import module 'LlamaConfig'")
+
+    monkeypatch.setattr(transformers.AutoConfig, "for_model", fail)
+    with pytest.raises(ModelError, match="transformers cannot be imported with torch .*LlamaConfig.*install"):
+        resolve("transformers:llama")

@@ -77,6 +77,8 @@ def load_config(name: str, options: dict[str, Any]) -> Any:
         if Path(name).exists():
             return library.AutoConfig.from_pretrained(name, **options)
         return library.AutoConfig.for_model(name, **options)
+    except ImportError as error:  # of the model's module, which transformers imports when it is used
+        raise _not_importable("transformers", error) from error
     except (ValueError, KeyError, OSError) as error:
         known = list(library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
         raise ModelError(
@@ -189,10 +191,14 @@ def import_library(name: str) -> Any:
     except ModuleNotFoundError as error:
         raise ModelError(f"{error.name} is not installed: pip install {error.name}") from error
     except Exception as error:  # such as a torchvision compiled for another torch
-        raise ModelError(
-            f"{package} cannot be imported with torch {torch.__version__}: {error}; install the release of {package} "
-            "(and of torchvision) for this torch"
-        ) from error
+        raise _not_importable(package, error) from error
+
+
+def _not_importable(package: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{package} cannot be imported with torch {torch.__version__}: {error}; install the release of {package} "
+        "(and of torchvision) for this torch"
+    )
 
 
 class ModelLibrary(NamedTuple):
