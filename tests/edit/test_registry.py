@@ -100,4 +100,4 @@ def test_help_texts_are_those_of_the_docstring() -> None:
             ValueError: never.
         """
 
-    assert argument_helps(function) == {"one": "both of them: yes.", "two": "both of them: yes.", "three": "another."}
+    assert argument_helps(function) == {"one": "Both of them: yes.", "two": "Both of them: yes.", "three": "Another."}

@@ -166,7 +166,7 @@ def test_what_it_refuses() -> None:
     case = captured("block")
     with pytest.raises(UsageError, match="repeats must be at least 1, got 0"):
         cost(case.program, case.skips, [(torch.randn(3, 8), None)], repeats=0)
-    with pytest.raises(DataError, match="there is no batch"):
+    with pytest.raises(DataError, match="no batches"):
         cost(case.program, case.skips, [])
     with pytest.raises(StaleSkip):
         cost(captured("unet").program, case.skips, [])

@@ -139,7 +139,7 @@ def test_what_it_refuses(tower: tuple) -> None:
         probe(program, skips, good, good, ridge=0.0)
     with pytest.raises(UsageError, match="a generator can be read once"):
         probe(program, skips, iter(good), good)
-    with pytest.raises(DataError, match="there is no batch"):
+    with pytest.raises(DataError, match="no batches"):
         probe(program, skips, good, [])
     with pytest.raises(StaleSkip):
         probe(program, captured("block").skips, good, good)

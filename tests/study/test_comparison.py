@@ -166,7 +166,7 @@ def test_options_of_networks_and_of_the_training_on_the_command_line(
 @pytest.mark.parametrize(
     ("kwargs", "why"),
     [
-        ('{"depth": 2}', "no network here is one of Skiplab or of a library"),
+        ('{"depth": 2}', "no network is of Skiplab or of a library"),
         ('c={"depth": 2}', "with NAME one of a, b"),
         ("a={depth}", "not valid JSON"),
     ],
