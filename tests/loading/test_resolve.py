@@ -271,5 +271,5 @@ def test_a_module_of_transformers_that_cannot_be_imported(monkeypatch: pytest.Mo
         raise ModuleNotFoundError("Could not import module 'LlamaConfig'")
 
     monkeypatch.setattr(transformers.AutoConfig, "for_model", fail)
-    with pytest.raises(ModelError, match="transformers cannot be imported with torch .*LlamaConfig.*install"):
+    with pytest.raises(ModelError, match=r"transformers cannot be imported with torch .*LlamaConfig.*install"):
         resolve("transformers:llama")
