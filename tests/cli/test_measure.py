@@ -114,7 +114,7 @@ def test_by_default_four_measures_with_sentences(net: Path, monkeypatch: pytest.
 
 def test_json_holds_what_the_library_measures(net: Path) -> None:
     result = found(f"{net}:build", "--data", "digits", "--what", "contribution,lesion")
-    assert result["schema"] == "skiplab.measure/1"
+    assert result["schema"] == "skiplab.measure/2"
     assert result["model"]["name"] == f"{net}:build"
     assert result["data"]["samples"] == 24
     assert set(result["tables"]) == set(result["sentences"]) == {"contribution", "lesion"}

@@ -46,7 +46,7 @@ def test_json_has_the_frontier_and_the_files_are_the_network(net: str, tmp_path:
     done = invoke(net, *QUICK, "--keep", "0.7", "--finetune", "1", "--out", str(out), "--formats", "python", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert found["schema"] == "skiplab.prune/1"
+    assert found["schema"] == "skiplab.prune/2"
     assert [row["removed"] for row in found["frontier"]] == ["", "layer3.1", "layer3.0"]
     assert found["chosen"] == 2
     assert found["finetuned"]["parameters"] == found["frontier"][2]["parameters"]

@@ -76,7 +76,7 @@ def found(*arguments: object) -> dict:
 
 def test_json_holds_what_the_library_trains(net: Path) -> None:
     result = found(f"{net}:Net", *QUICK, "--seeds", "0,3")
-    assert result["schema"] == "skiplab.training.fit/1"
+    assert result["schema"] == "skiplab.train/2"
     assert (result["recipe"]["epochs"], result["recipe"]["momentum"]) == (2, Recipe.momentum)
     assert result["data"]["chance"]["train"] == pytest.approx(1 - 146 / 1437)
     for seed, row in zip((0, 3), result["runs"], strict=True):

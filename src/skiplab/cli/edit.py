@@ -154,7 +154,13 @@ def _run(model: ModelOptions, edit: Edit, targets: "TargetOptions", output: Outp
         from skiplab.serialization.json_schema import edit_json
 
         options = {name: value for name, value in edit.options.items() if name != "skips"}
-        config = {"model": model.spec, "edit": command, "options": options, "edited": target.skip_ids}
+        config = {
+            "model": model.spec,
+            "kwargs": model.keywords(),
+            "edit": command,
+            "options": options,
+            "edited": target.skip_ids,
+        }
         print_json(edit_json(config, asdict(summary), files))
     elif files is not None:
         print_lines(_file_lines(files, output.out))

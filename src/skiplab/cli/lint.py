@@ -24,7 +24,7 @@ def _list_rules(value: bool) -> None:
 
 
 @app.command()
-@with_options()
+@with_options(leave_out=("train",))
 def lint(
     model: ModelOptions,
     identity_path: Annotated[

@@ -51,8 +51,7 @@ class ModelOptions:
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0
 
     def keywords(self) -> dict[str, Any]:
-        """Keyword arguments of the callable that builds the model, from --kwargs, --kwarg, --num-classes and the "
-        "like."""
+        """Keyword arguments of the callable that builds the model, from --kwargs, --kwarg and the named options."""
         from skiplab.loading.model_keywords import keyword_name, takes_img_size
 
         img_size = self.img_size if self.img_size and takes_img_size(self.spec) else None
@@ -148,4 +147,4 @@ def with_model(options: ModelOptions, spec: str, kwargs: str | None) -> ModelOpt
     """The options for another model, with `kwargs` as its only keyword arguments, or with the same ones if None."""
     if kwargs is None:
         return replace(options, spec=spec)
-    return replace(options, spec=spec, kwargs=kwargs, kwarg=None, num_classes=None, in_channels=None)
+    return replace(options, spec=spec, kwargs=kwargs, kwarg=None, num_classes=None, in_channels=None, img_size=None)

@@ -25,7 +25,7 @@ def measurement_identity(
     identity = {
         "model": {
             "name": model.spec,
-            "kwargs": model.kwargs,
+            "kwargs": model.keywords(),
             "training": program.training,
             "seed": model.seed,
             "fingerprint": program.fingerprint,

@@ -63,6 +63,8 @@ class Axis:
         if self is other or (None not in (mine.role, its.role) and mine.role != its.role):
             return
         if mine is not its:
+            if mine.role and its.role:  # one role: known where either of them is known
+                mine.assumed = mine.assumed and its.assumed
             mine.role, mine.assumed = (mine.role, mine.assumed) if mine.role else (its.role, its.assumed)
             its.same = mine
         other.parts = (self,)

@@ -157,8 +157,7 @@ def free_memory() -> float:
 
 
 def call_builder(name: str, build: Any, options: dict[str, Any], meta: bool = False) -> Any:
-    """Calls `build(**options)`, with `meta` on the meta device; every error becomes a ModelError that names the "
-    "model."""
+    """Calls `build(**options)`, with `meta` on the meta device; every error becomes a ModelError with the name."""
     if not callable(build):
         raise ModelError(f"{name} is a {type(build).__name__}: give a function, a class or a module")
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.util
 import sys
@@ -50,6 +51,12 @@ def load_module(owner: str) -> ModuleType:
 
 def _from_file(path: Path) -> ModuleType:
     require_file(path)
+    return _run_file(path.resolve(), path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _run_file(path: Path, _changed: int) -> ModuleType:
+    """Runs a file once, and again when it has changed."""
     name = f"skiplab_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

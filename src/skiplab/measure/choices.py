@@ -8,4 +8,3 @@ Method = Literal["exact", "estimate"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NETWORKS: tuple[Network, ...] = get_args(Network)
-METHODS: tuple[Method, ...] = get_args(Method)

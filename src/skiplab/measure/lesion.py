@@ -120,6 +120,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     """UsageError for what is wrong with the options of a lesion, whatever the network."""
     if other := [kind for kind in options.get("kinds", ()) if kind not in KINDS]:
         raise UsageError(f"kinds: {other[0]!r} is none of {', '.join(KINDS)}; give a list of these")
+    memory = options.get("memory")
+    if memory is not None and not memory > 0:
+        raise UsageError(f"memory={memory}: give GiB, above 0")
     if options.get("fast") and options.get("reestimate"):
         raise UsageError("the fast form has no batch norms to re-estimate: leave one of them out")
 

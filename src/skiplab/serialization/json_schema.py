@@ -19,9 +19,9 @@ from skiplab.verification import Proof, proof_json
 FIND = "skiplab.find/3"
 CENSUS = "skiplab.census/1"
 DIFF = "skiplab.diff/2"
-MEASURE = "skiplab.measure/1"
-PRUNE = "skiplab.prune/1"
-TRAIN = "skiplab.training.fit/1"
+MEASURE = "skiplab.measure/2"
+PRUNE = "skiplab.prune/2"
+TRAIN = "skiplab.train/2"
 EDIT = "skiplab.edit/1"
 
 

@@ -66,7 +66,7 @@ def compare(
         store: a folder for finished runs, which are not repeated; None stores nothing.
         workers: networks trained at once, one thread each; by default one per core. Functions that other processes
             cannot import (lambdas, functions of a notebook) are trained one after the other in this process.
-        listener: receives progress, such as `skiplab.cli.study_progress.Bars`.
+        listener: receives progress, such as `skiplab.study.grid.Listener`.
         fresh: repeat finished runs.
 
     A network whose captured batch size is fixed is measured on full batches only.

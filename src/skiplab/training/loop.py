@@ -90,8 +90,7 @@ class Loop:
         return Split(channels_last(moved.x), moved.y) if self.recipe.precision == "fast" else moved
 
     def epoch(self, epoch: int) -> list[Row]:
-        """One pass over the training samples: the rows of its steps and its own row, or of steps up to a loss that is "
-        "not finite."""
+        """One pass over the training samples, or up to a loss that is not finite: rows of its steps, and its own."""
         start = time.perf_counter()
         rows, counts = self._steps(epoch)
         if math.isnan(rows[-1]["loss"]) or not self._is_finite():

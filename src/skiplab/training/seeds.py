@@ -71,8 +71,7 @@ class Trial:
         return f"seed {self.seed}: training error {train}, test error {test}"
 
     def row(self) -> dict[str, Any]:
-        """The run as a row of a table. Losses and errors of a diverged run are NaN; its time is that of finished "
-        "epochs."""
+        """The run as a row of a table. Of a diverged run, losses and errors are NaN; the time is of finished epochs."""
         done = len(self.history)
         last = (
             dict.fromkeys(LOGGED, math.nan)

@@ -103,8 +103,8 @@ def batches(program: Program, source: Examples | Stream, request: DataRequest) -
     elif tuple(source.x.shape[1:]) != wanted:
         own, taken = (format_shape(shape, "single numbers") for shape in (source.x.shape[1:], wanted))
         raise DataError(
-            f"{program.name} was captured with {taken}, and {source.name} has samples of {own}: leave out --input, or "
-            "build the model for these samples with --in-channels, --img-size or --kwarg"
+            f"{program.name} was captured with {taken}, and {source.name} has samples of {own}: leave out --input "
+            "and --img-size, or build the model for these samples with --in-channels or --kwarg"
         )
     elif source.x.is_floating_point() != like.is_floating_point():
         raise DataError(
