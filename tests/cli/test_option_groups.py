@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from skiplab import cli
 from skiplab.cli.docstrings import argument_helps, description
-from skiplab.cli.option_groups import with_options
+from skiplab.cli.option_groups import with_option_names, with_options
+from skiplab.errors import UsageError
 from skiplab.training.recipe import Recipe
 
 
@@ -63,6 +64,14 @@ def test_fields_without_an_option_and_with_another_default() -> None:
     options = {each.name: each for each in command.params}
     assert "glossy" not in options
     assert options["coats"].rich_help_panel == "Walls"
+
+
+def test_errors_of_a_dataclass_name_the_option() -> None:
+    with pytest.raises(UsageError, match=r"^--lr -1\.0: give "):
+        CliRunner().invoke(cli.app, ["train", "resnet20", "--data", "digits", "--lr", "-1"], catch_exceptions=False)
+    assert with_option_names("keep and max_change exclude each other", ("keep", "max_change")) == (
+        "--keep and --max-loss exclude each other"
+    )
 
 
 def test_sections_of_a_docstring() -> None:

@@ -123,8 +123,9 @@ def test_rows_are_shares_of_the_whole_network() -> None:
 def test_wrong_requests_are_reported_before_anything_runs(net: str, tmp_path: Path) -> None:
     for options, text in (
         (("--keep", "0.7", "--latency", "0.5"), "exclude each other"),
-        (("--keep", "2"), "keep=2: give a number from 0 to below 1"),
-        (("--candidates", "0"), "candidates=0: give at least 1"),
+        (("--keep", "2"), "--keep 2: give a number from 0 to below 1"),
+        (("--max-loss", "-1"), "--max-loss -1: give a number from 0"),
+        (("--candidates", "0"), "--candidates 0: give at least 1"),
         (("--keep", "0.7", "--formats", "pt2"), "give --out FOLDER"),
         (("--keep", "0.7", "--skips", "layer9"), "selects none"),
     ):

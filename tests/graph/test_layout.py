@@ -14,6 +14,7 @@ from torch.fx import Graph
 import skiplab
 from case import timm, torchvision
 from networks import Net, conv, heavy, linear
+from skiplab.graph.axes import Axis
 from skiplab.graph.layout import Layout, layouts
 from skiplab.graph.ops import Op
 from skiplab.graph.program import Program
@@ -400,3 +401,15 @@ def test_chains_of_views_against_coordinates(steps: list[tuple[object, tuple]]) 
         assert torch.equal(layout.by_sample(n, 4), torch.arange(4)[:, None].expand(4, 32))
         factors = torch.tensor([2.0, 3.0, 5.0, 7.0])
         assert torch.equal((layout.spread(factors, n) * torch.ones(n.shape)), factors[n])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_axes_that_are_one_are_known_where_either_is(first: bool) -> None:
+    assumed, known = Axis(4), Axis(4)
+    assumed.learn("samples", assumed=True)
+    known.learn("samples")
+    one, other = (assumed, known) if first else (known, assumed)
+    one.identify(other)
+    assert one.role == other.role == "samples"
+    assert not one.is_assumed
+    assert not other.is_assumed

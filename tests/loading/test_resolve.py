@@ -1,6 +1,7 @@
 """Every form of MODEL, and every way to get it wrong."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,16 @@ def test_a_module_of_transformers_that_cannot_be_imported(monkeypatch: pytest.Mo
     monkeypatch.setattr(transformers.AutoConfig, "for_model", fail)
     with pytest.raises(ModelError, match=r"transformers cannot be imported with torch .*LlamaConfig.*install"):
         resolve("transformers:llama")
+
+
+def test_a_file_runs_once_until_it_changes(tmp_path: Path) -> None:
+    file, runs = tmp_path / "counted.py", tmp_path / "runs"
+    text = f"open({str(runs)!r}, 'a').write('x')\nfrom torch import nn\ndef net(): return nn.Linear(4, 2)\n"
+    file.write_text(text)
+    for _ in range(2):
+        resolve(f"{file}:net", ["1x4"])
+    assert runs.read_text() == "x"
+    file.write_text(text.replace("4, 2", "4, 3"))
+    os.utime(file, ns=(0, 1))
+    assert resolve(f"{file}:net", ["1x4"]).model.out_features == 3
+    assert runs.read_text() == "xx"

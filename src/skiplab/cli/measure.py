@@ -83,6 +83,7 @@ def measure(
 
     options = {**lesion.arguments(), "networks": _split(networks)}
     changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+    _check_options({**changed, "memory": lesion.memory})
     measures = _select_measures(what, lesion.method, changed)
     functions = evaluation.functions()
     data_request = data.request(evaluation.batch_size, model.seed)
@@ -115,6 +116,14 @@ def _groups(group: str) -> Any:
     return group if group == "pairs" else int(group)
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for a wrong value, whichever measures run."""
+    from skiplab.measure.registry import load_all
+
+    for measure in load_all().values():
+        measure.check(options)
+
+
 def _select_measures(what: str | None, method: str, options: Mapping[str, Any]) -> "dict[str, Measure]":
     """The measures of `--what` by name, replaced by those of `--method`; raises UsageError for wrong options."""
     from skiplab.measure.registry import load, load_all
@@ -127,7 +136,6 @@ def _select_measures(what: str | None, method: str, options: Mapping[str, Any]) 
         selected = load(measure.methods.get(method, measure.name))
         if unused := measure.own_options(options).keys() - selected.options:
             raise UsageError(f"--method {method} takes no {' or '.join(sorted(unused))}: leave it out")
-        selected.check(options)
         measures[selected.name] = selected
     return measures
 

@@ -3,7 +3,8 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -11,6 +12,7 @@ import typer
 from typer.models import OptionInfo
 
 from skiplab.cli.docstrings import argument_helps
+from skiplab.errors import UsageError
 
 Command = Callable[..., None]
 
@@ -20,6 +22,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "learning_rate": ("--lr",),
     "clip": ("--clip-grad",),
     "padding": ("--crop-padding",),
+    "max_change": ("--max-loss",),
 }
 
 
@@ -53,7 +56,7 @@ def with_options(
         @functools.wraps(command)
         def run(**values: Any) -> None:
             instances = {
-                name: group(**{option.name: values.pop(option.name) for option in options[name]})
+                name: _make(group, {option.name: values.pop(option.name) for option in options[name]})
                 for name, group in groups.items()
             }
             command(**instances, **values)
@@ -68,6 +71,25 @@ def with_options(
         return run
 
     return decorate
+
+
+def _make(group: type, values: Mapping[str, Any]) -> Any:
+    """The dataclass with these values; its errors name options in place of fields."""
+    try:
+        return group(**values)
+    except UsageError as error:
+        raise UsageError(with_option_names(str(error), values)) from None
+
+
+def with_option_names(message: str, names: Iterable[str]) -> str:
+    """An error of the library with "learning_rate=-1" written as "--lr -1", for each of the names."""
+    pattern = rf"\b({'|'.join(names)})(=| and | exclude )"
+    return re.sub(pattern, lambda found: flag(found[1]) + (" " if found[2] == "=" else found[2]), message)
+
+
+def flag(name: str) -> str:
+    """The option of a field: "--lr" of "learning_rate"."""
+    return FLAGS.get(name, (f"--{name.replace('_', '-')}",))[0]
 
 
 def _options(

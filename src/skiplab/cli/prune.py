@@ -9,8 +9,8 @@ import typer
 from skiplab.cli.app import Json, Page, app, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import DataOptions, Device, EvaluationOptions, parse_formats, warnings_on_stderr
 from skiplab.cli.model_options import ModelOptions
-from skiplab.cli.option_groups import with_options
-from skiplab.errors import DataError
+from skiplab.cli.option_groups import with_option_names, with_options
+from skiplab.errors import DataError, UsageError
 from skiplab.pruning.options import Criterion, UnitKind, check_options
 from skiplab.training.recipe import Recipe
 
@@ -113,7 +113,10 @@ def _prune_options(target: TargetOptions, ranking: RankingOptions, seed: int) ->
     options: dict[str, Any] = {name: value for name, value in targets.items() if value is not None}
     options |= {"by": ranking.by, "greedy": not ranking.one_shot, "unit": ranking.unit}
     options |= {"candidates": ranking.candidates, "seed": seed}
-    check_options(options)
+    try:
+        check_options(options)
+    except UsageError as error:
+        raise UsageError(with_option_names(str(error), options)) from None
     return options
 
 
