@@ -123,7 +123,6 @@ BODY, PARAMETERS = 40, 6
 
 # Functions with more parameters than that, each with the reason.
 DECLARATIONS = {
-    "cli.measure.measure": "a command's signature is its options",
     "cli.prune.prune": "a command's signature is its options",
     "cli.study.run_question": "a command's signature is its options",
     "cli.study_compare.compare": "a command's signature is its options",

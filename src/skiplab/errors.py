@@ -65,5 +65,5 @@ class WorkerError(SkiplabError):
 
 
 def format_shape(shape: Iterable[Any], scalar: str = "scalar") -> str:
-    """A shape as messages show it: "1x3x8x8"; `scalar` for ()."""
-    return "x".join(map(str, shape)) or scalar
+    """A shape as messages show it: "1x3x8x8", with N for a size that varies (None); `scalar` for ()."""
+    return "x".join("N" if size is None else str(size) for size in shape) or scalar

@@ -145,7 +145,7 @@ def test_help_and_version_need_no_torch() -> None:
     code = "import sys; sys.argv = ['skiplab', *{!r}]; import skiplab.cli as c, atexit; " + (
         "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'LIGHT')); c.main()"
     )
-    for flags in (["--help"], ["--version"], ["study", "--help"], ["measure", "--help"]):
+    for flags in (["--help"], ["--version"], ["study", "--help"], ["edit", "--help"]):
         done = subprocess.run([sys.executable, "-c", code.format(flags)], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert done.stdout.strip().endswith("LIGHT")

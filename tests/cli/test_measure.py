@@ -150,10 +150,10 @@ def test_the_first_four_are_the_default_as_the_help_says() -> None:
 def test_lesions_by_estimate_kind_and_group(net: Path) -> None:
     model, data = f"{net}:build", ("--data", "digits", "--what", "lesion")
     assert "estimate" in found(model, *data, "--method", "estimate")["tables"]
-    rows = found(model, *data, "--kind", "branch,shortcut", "--group", "2", "--reestimate")["tables"]["lesion"]
+    rows = found(model, *data, "--kinds", "branch,shortcut", "--groups", "2", "--reestimate")["tables"]["lesion"]
     assert {row["kind"] for row in rows} == {"branch", "shortcut"}
     assert len(rows) == 2 * 2 * 2
-    assert len(found(model, *data, "--group", "pairs")["tables"]["lesion"]) == 3
+    assert len(found(model, *data, "--groups", "pairs")["tables"]["lesion"]) == 3
     fast = found(model, *data, "--fast")
     assert fast["notes"]["lesion"]["deviation"] < 0.1
     assert "--fast" in fast["sentences"]["lesion"][-1]
@@ -261,16 +261,29 @@ def test_ctrl_c_keeps_what_is_finished(net: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--method", "estimate", "--kind", "mean"), UsageError, "--method estimate takes no kinds: leave it out"),
+        (
+            ("--method", "estimate", "--kinds", "mean"),
+            UsageError,
+            "--kinds is an option of lesion; measured: .*estimate: leave it out",
+        ),
         (("--fast", "--reestimate"), UsageError, "leave one of them out"),
         (("--memory", "-1"), UsageError, "give GiB, above 0"),
         (("--what", "contribution", "--memory", "-1"), UsageError, "give GiB, above 0"),
-        (("--what", "contribution", "--networks", "twin"), UsageError, "network 'twin': choose of original, plain"),
-        (("--what", "contribution", "--kind", "bend"), UsageError, "kinds: 'bend' is none of branch, shortcut"),
-        (("--networks", "twin"), UsageError, "network 'twin': choose of original, plain"),
+        (
+            ("--what", "contribution", "--networks", "plain"),
+            UsageError,
+            "--networks is an option of gradient, shattering",
+        ),
+        (
+            ("--what", "contribution", "--kinds", "bend"),
+            UsageError,
+            "--kinds bend: write one or more of branch, shortcut",
+        ),
+        (("--networks", "twin"), UsageError, "--networks twin: write one or more of original, plain"),
         (("--what", "magic"), UsageError, "--what magic: choose from contribution, clipping"),
-        (("--group", "none"), UsageError, "write a number of skips"),
-        (("--kind", "bend"), UsageError, "kinds: 'bend' is none of branch, shortcut"),
+        (("--groups", "none"), UsageError, "--groups none: write a whole number or pairs"),
+        (("--groups", "0"), UsageError, "groups=0"),
+        (("--kinds", "bend"), UsageError, "--kinds bend: write one or more of branch, shortcut"),
         (("--column", "x"), UsageError, "write x=NAME,y=NAME"),
         (("--loss", "cross"), UsageError, "loss cross: choose cross-entropy, mse, bce, or file.py:callable"),
         (("--loss", "mse", "--metric", "error"), UsageError, "counts wrong classes"),

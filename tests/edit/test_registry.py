@@ -13,7 +13,7 @@ import pytest
 from package_copy import PackageCopy
 from skiplab import edit
 from skiplab.cli.docstrings import argument_helps
-from skiplab.cli.edit_options import edit_options
+from skiplab.cli.edit import option_names
 from skiplab.edit.catalog import edit_summaries, load_edit
 
 TOY = '''
@@ -82,7 +82,7 @@ def test_no_file_has_the_name_of_an_edit() -> None:
 @pytest.mark.parametrize("name", edit_summaries())
 def test_every_option_has_a_help_text_and_a_summary_of_one_line(name: str) -> None:
     function: Callable[..., Any] = load_edit(name)
-    assert {each.name for each in edit_options(function)} <= argument_helps(function).keys()
+    assert {*option_names(function)} <= argument_helps(function).keys()
     assert edit_summaries()[name].endswith(".")
     assert (inspect.getdoc(function) or "").splitlines()[1:2] in ([], [""])
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tag, Tensor
+from torch import Tag, Tensor, nn
 
 from skiplab.graph.op_table import TABLE, OpInfo
 from skiplab.graph.ops import is_active_dropout, op_info, operator_name
@@ -173,6 +173,23 @@ def test_zero_at_zero(name: str) -> None:
 def test_idempotent_operators_change_nothing_the_second_time(name: str) -> None:
     once = applied(name, torch.linspace(-9, 9, 40))
     assert torch.equal(applied(name, once), once)
+
+
+@pytest.mark.parametrize("name", flagged("softmax"))
+def test_softmaxes_are_weights_or_their_logarithms(name: str) -> None:
+    rest = (1, False) if name.startswith("_") and name != "_safe_softmax" else (1,)
+    result = getattr(aten, name)(torch.randn(3, 4), *rest)
+    weights = result.exp() if "log" in name else result
+    torch.testing.assert_close(weights.sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("name", flagged("gated_cell"))
+def test_gated_cells_are_the_recurrent_layers_with_gates(name: str) -> None:
+    """Torch stores the gates' weights one below the other: four of them for an LSTM, three for a GRU."""
+    module = {"lstm": nn.LSTM, "gru": nn.GRU, "lstm_cell": nn.LSTMCell, "gru_cell": nn.GRUCell}[name](5, 2)
+    assert next(module.parameters()).shape == ((4 if "lstm" in name else 3) * 2, 5)
+    assert TABLE[name].kind == "recurrent"
+    assert (TABLE[name].gated_cell == "one step") == name.endswith("cell")
 
 
 def shaped() -> list[tuple[str, tuple[Any, ...]]]:

@@ -298,7 +298,7 @@ def test_a_concatenated_shortcut_is_zeroed_in_its_place() -> None:
         ({"kinds": "branch"}, "kinds: 'b' is none of branch, shortcut, mean, noise, shuffle, .*; give a list"),
         ({"groups": 5}, "groups=5: give 'pairs', or a number from 1 to 4, that of the skips"),
         ({"groups": 0}, "groups=0"),
-        ({"part": "branch"}, r"no option \['part'\]: a lesion takes \['draws', 'folder', 'groups', 'kinds'"),
+        ({"part": "branch"}, r"no option \['part'\]: a lesion takes \['draws', 'fast', 'folder', 'groups', 'kinds'"),
         ({"reorder": 1}, "reorder=1: these 4 skips have 0 pairs of like blocks to swap"),
         ({"reestimate": True}, "Tower has no batch norm with statistics to re-estimate: leave `reestimate` out"),
     ],

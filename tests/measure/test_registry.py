@@ -16,7 +16,8 @@ from skiplab.report.charts.measures import CHARTS
 TOY = '''
 """How many weight layers each skip spans."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import pandas as pd
 
@@ -28,9 +29,23 @@ from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 
 
-def toy(program: Program, skips: Skips, batches: Iterable[Batch]) -> MeasureTable:
-    """Weight layers of each branch."""
-    rows = [(skip.id, program.by_name[skip.merge].index, float(skip.weight_layers)) for skip in skips]
+def toy(
+    program: Program,
+    skips: Skips,
+    batches: Iterable[Batch],
+    factors: Sequence[float] = (1.0,),
+    sides: Sequence[Literal["branch", "shortcut"]] = ("branch",),
+) -> MeasureTable:
+    """Weight layers of each branch.
+
+    Args:
+        factors: numbers to multiply with, as a toy does.
+        sides: parts of a skip to count.
+    """
+    rows = [
+        (skip.id, program.by_name[skip.merge].index, float(sum(factors) * len(sides) * skip.weight_layers))
+        for skip in skips
+    ]
     return MeasureTable.of(__name__, pd.DataFrame(rows, columns=["id", "order", "reach"]))
 
 
@@ -40,7 +55,8 @@ def sentences(table: pd.DataFrame) -> Iterator[str]:
 
 MEASURE = Measure(
     function=toy,
-    run=lambda inputs: toy(inputs.program, inputs.skips, inputs.batches),
+    run=lambda inputs: toy(inputs.program, inputs.skips, inputs.batches, **inputs.options),
+    options=("factors", "sides"),
     sentences=sentences,
     columns=(SKIP_ID, ORDER, Column("toy reach", "reach", doc="weight layers of the branch")),
     title="Toys",
@@ -87,7 +103,11 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> PackageCopy:
 
 
 def test_one_file_and_one_line_add_a_measure_to_the_help(package: PackageCopy) -> None:
-    assert "cost, toy" in " ".join(package.run("measure", "--help").stdout.replace("│", " ").split())
+    text = " ".join(package.run("measure", "--help").stdout.replace("│", " ").split())
+    assert "cost, toy" in text
+    assert "Options of toy" in text
+    assert "--factors 0.1,… Numbers to multiply with, as a toy does." in text
+    assert "--sides branch,… Parts of a skip to count." in text
 
 
 def test_one_file_and_one_line_add_a_measure_to_json_and_page(package: PackageCopy, tmp_path: Path) -> None:
@@ -104,13 +124,15 @@ def test_one_file_and_one_line_add_a_measure_to_json_and_page(package: PackageCo
         "--device",
         "cpu",
     )
-    done = package.run("measure", "resnet20", *data, "--what", "toy", "--json", "--report", str(page))
+    options = ("--factors", "0.5,0.25,0.25", "--sides", "branch,shortcut")
+    done = package.run("measure", "resnet20", *data, "--what", "toy", *options, "--json", "--report", str(page))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert [row["reach"] for row in result["tables"]["toy"]] == [2] * 9
-    assert result["sentences"]["toy"] == ["The 9 toys reach over 18 weight layers."]
+    assert result["options"]["factors"] == [0.5, 0.25, 0.25]
+    assert [row["reach"] for row in result["tables"]["toy"]] == [4] * 9
+    assert result["sentences"]["toy"] == ["The 9 toys reach over 36 weight layers."]
     html = page.read_text()
-    assert "The 9 toys reach over 18 weight layers." in html
+    assert "The 9 toys reach over 36 weight layers." in html
     assert "The toy reach of each block." in html
     assert "Toys in numbers" in html
     assert html.count('"reach"') > 0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from skiplab.graph.ops import is_concat
+from skiplab.graph.ops import is_concat, op_info
 from skiplab.graph.program import Op, Program
 
 
@@ -74,7 +74,7 @@ def _is_attention_score(program: Program, merge: Merge) -> bool:
     users = program.users[merge.op.index]
     while len(users) == 1 and program.ops[users[0]].kind == "view":
         users = program.users[users[0]]
-    to_softmax = bool(users) and all("softmax" in program.ops[user].target for user in users)
+    to_softmax = bool(users) and all(op_info(program.ops[user].target).softmax for user in users)
     return to_softmax and any(_is_product(program, operand) for operand in merge.operands)
 
 

@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from skiplab.analysis.skip_records import SkipCandidate
 from skiplab.analysis.skips import Skip
+from skiplab.graph.ops import op_info
 from skiplab.graph.program import Op, Program
 from skiplab.graph.torch_compat import schema_of
 
@@ -19,11 +20,12 @@ def cell_skips(program: Program) -> list[SkipCandidate]:
     """The gated skips inside fused operators, layer by layer; of two directions the forward one comes first."""
     found = []
     for op in program.ops:
-        if op.target in ("lstm", "gru"):
+        cell = op_info(op.target).gated_cell
+        if cell == "all steps":
             node = program.nodes[op.name]
             layers, steps = _layers_and_steps(node)
             found += [_candidate(program, op, steps) for _ in range(layers)]
-        elif op.target in ("lstm_cell", "gru_cell") and _state_is_data(program, op):
+        elif cell == "one step" and _state_is_data(program, op):
             found.append(_candidate(program, op, 1))
     return found
 

@@ -11,10 +11,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from skiplab.cli.app import Json, app, print_json, print_lines, print_message
 from skiplab.cli.common_options import Device, parse_formats
-from skiplab.cli.model_options import ModelOptions, capture_model
+from skiplab.cli.deferred import single_command
+from skiplab.cli.model_options import ModelOptions, capture_model, too_large
 from skiplab.cli.option_groups import in_panel, with_options
 from skiplab.edit.catalog import edit_summaries, load_edit
-from skiplab.errors import ModelError, UsageError
+from skiplab.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,8 +61,8 @@ class OutputOptions:
 def edit_command(name: str) -> Any:
     """The command of one edit, with options of the model, the target, the edit and the output."""
     from skiplab.cli.docstrings import description
-    from skiplab.cli.edit_options import edit_options
     from skiplab.cli.edit_targets import target_options
+    from skiplab.cli.function_options import function_options
 
     function = load_edit(name)
     targets = target_options(function)
@@ -89,11 +90,22 @@ def edit_command(name: str) -> Any:
     device = inspect.Parameter(
         "device", inspect.Parameter.KEYWORD_ONLY, default="cpu", annotation=in_panel(Device, "Model")
     )
-    parameters = [*shared[:2], device, shared[2], *edit_options(function), shared[3]]
+    parameters = [
+        *shared[:2],
+        device,
+        shared[2],
+        *function_options(function, option_names(function), "Edit"),
+        shared[3],
+    ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    single = typer.Typer(add_completion=False)
-    single.command(command_name(name), help=_escape(description(function)))(with_options(target="Edit")(command))
-    return typer.main.get_command(single)
+    return single_command(command_name(name), with_options(target="Edit")(command), _escape(description(function)))
+
+
+def option_names(function: Callable[..., Any]) -> list[str]:
+    """The arguments of an edit that are options of its own. The seed is an option of the model."""
+    from skiplab.cli.edit_targets import TARGETS
+
+    return [name for name in inspect.signature(function).parameters if name not in ("program", *TARGETS, "seed")]
 
 
 def _is_set(context: typer.Context, name: str) -> bool:
@@ -140,6 +152,7 @@ def _run(model: ModelOptions, edit: Edit, targets: "TargetOptions", output: Outp
         raise UsageError("edits need values: leave out --meta")
     formats = parse_formats(output.formats, output.out, default="python", training=model.train)
     program = _captured_with_values(model, device)
+    from skiplab.cli.output_folder import save_network
     from skiplab.edit import summarize
 
     target = targets.select(program, model)
@@ -149,7 +162,7 @@ def _run(model: ModelOptions, edit: Edit, targets: "TargetOptions", output: Outp
     if not output.as_json:
         print_lines([f"{command} {target.heading} {model.spec}", *target.lines])
         _print_summary(summary)
-    files = _saved(edited, output.out, formats)
+    files = save_network(edited, output.out, formats)
     if output.as_json:
         from skiplab.serialization.json_schema import edit_json
 
@@ -171,7 +184,7 @@ def _run(model: ModelOptions, edit: Edit, targets: "TargetOptions", output: Outp
 def _captured_with_values(model: ModelOptions, device: str) -> "Program":
     program = capture_model(model, device)
     if not program.has_values:
-        raise ModelError(f"{model.spec} does not fit in memory, and edits need values: use a smaller model")
+        raise too_large(model.spec, "edits")
     return program
 
 
@@ -181,14 +194,6 @@ def _print_summary(summary: "EditSummary") -> None:
     rows = [[str(row.Index), f"{row.before:,}", f"{row.after:,}"] for row in summary.table().itertuples()]
     console.stdout().print(terminal_tables.plain_table(["", "before", "after"], rows))
     print_lines([*summary.answer(), *(f"note: {note}" for note in summary.notes)])
-
-
-def _saved(edited: "Program", out: Path | None, formats: list[str]) -> "pd.DataFrame | None":
-    if out is None:
-        return None
-    from skiplab.serialization import save
-
-    return save(edited, out, formats)
 
 
 def _file_lines(files: "pd.DataFrame", out: Path | None) -> list[str]:

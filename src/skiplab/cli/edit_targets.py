@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.common_options import DataName
-from skiplab.cli.model_options import ModelOptions
+from skiplab.cli.model_options import ModelOptions, select
 from skiplab.edit.insertion_points import Place, Placement, place, places
 from skiplab.errors import UsageError, format_shape
 from skiplab.stats.wording import plural
@@ -63,12 +63,7 @@ class SkipOptions(TargetOptions):
         from skiplab.analysis.finder import find
 
         skips = find(program)
-        selected = skips if self.skips is None else skips.at(self.skips)
-        if not len(selected):
-            some = ", ".join(skip.id for skip in skips[:5]) or "none"
-            raise UsageError(
-                f"--skips {self.skips or '*'} selects none of {len(skips)} skips ({some}): see skiplab find"
-            )
+        selected = select(skips, self.skips or "*")
         fused = [skip for skip in selected if skip.location == "fused"]
         if fused:
             rest = ", ".join(skip.id for skip in skips.in_graph()[:5])

@@ -1,19 +1,20 @@
 """`skiplab measure`: measure the skip connections of a network on data."""
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from skiplab.cli.app import Json, Page, app, print_json, print_lines, print_message, write_page
+from skiplab.cli.app import Json, Page, print_json, print_lines, print_message, write_page
 from skiplab.cli.common_options import DataOptions, Device, EvaluationOptions, warnings_on_stderr
+from skiplab.cli.deferred import deferred, single_command
 from skiplab.cli.model_options import ModelOptions
-from skiplab.cli.option_groups import with_options
+from skiplab.cli.option_groups import flag, with_options
 from skiplab.errors import DataError, UsageError
-from skiplab.measure.choices import KINDS, NETWORKS, Method
 from skiplab.measure.registry import NAMES
 
 if TYPE_CHECKING:
@@ -24,120 +25,109 @@ if TYPE_CHECKING:
     from skiplab.measure.losses import Function
     from skiplab.measure.protocol import Measure
 
+_SUMMARY = "Measure what the skip connections of a network do, on data."
 Tables = dict[str, "pd.DataFrame"]
 Functions = tuple["Function", "Function | None"]  # loss and metric
-_DEFAULTS = {"kinds": ("branch",), "groups": 1, "reorder": 0, "reestimate": False, "fast": False, "networks": ()}
 
 
 @dataclass(frozen=True)
-class LesionOptions:
-    """Options of the measure `lesion`."""
+class SelectionOptions:
+    """Which measures of which skips."""
 
-    kind: Annotated[str, typer.Option(help=f"Comma-separated kinds of lesion: {', '.join(KINDS)}.")] = "branch"
-    group: Annotated[str, typer.Option(help="Number of skips at once: 1, 2, …, or pairs.")] = "1"
-    reorder: Annotated[int, typer.Option(min=0, help="Number of pairs of equal blocks to swap as well.")] = 0
-    reestimate: Annotated[bool, typer.Option("--reestimate", help="Also with re-estimated batch norm statistics.")] = (
-        False
-    )
-    method: Annotated[Method, typer.Option(help="Exact, or estimated from gradients.")] = "exact"
-    fast: Annotated[bool, typer.Option("--fast", help="Run an equivalent faster form; results differ by rounding.")] = (
-        False
-    )
-    memory: Annotated[float | None, typer.Option(help="Memory for activations, in GiB.")] = None
-
-    def arguments(self) -> dict[str, Any]:
-        """The keyword arguments of `skiplab.measure.lesion`."""
-        lesion = {"kinds": _split(self.kind), "groups": _groups(self.group), "reorder": self.reorder}
-        return lesion | {"reestimate": self.reestimate, "fast": self.fast}
-
-
-@app.command()
-@with_options(leave_out=("data_seed",), defaults={"samples": 512}, lesion="Lesions", evaluation="Evaluation")
-def measure(
-    model: ModelOptions,
-    data: DataOptions,
-    evaluation: EvaluationOptions,
-    lesion: LesionOptions,
     what: Annotated[
         str | None, typer.Option(help=f"Measures, comma-separated: {', '.join(NAMES)}. Default: the first four.")
-    ] = None,
-    skips: Annotated[str | None, typer.Option(help="Skips to measure, by id or path: 'layer2.*'.")] = None,
-    networks: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Networks to measure, comma-separated: {', '.join(NETWORKS)}.",
-            rich_help_panel="Gradient and shattering",
-        ),
-    ] = None,
+    ] = None
+    method: Annotated[
+        Literal["exact", "estimate"], typer.Option(help="Exact lesions, or estimates from gradients.")
+    ] = "exact"
+    skips: Annotated[str | None, typer.Option(help="Skips to measure, by id or path: 'layer2.*'.")] = None
+    memory: Annotated[float | None, typer.Option(help="Memory for activations, in GiB.")] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Outputs."""
+
     out: Annotated[
         Path | None, typer.Option(help="Folder for tables, charts and config; the same command resumes from it.")
-    ] = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    report: Page = None,
-) -> None:
-    """Measure what the skip connections of a network do, on data."""
-    from skiplab.cli.output_folder import measurement_identity
-    from skiplab.cli.session import prepare
-    from skiplab.io.resume import TABLES, ResumeStore
-
-    options = {**lesion.arguments(), "networks": _split(networks)}
-    changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
-    _check_options({**changed, "memory": lesion.memory})
-    measures = _select_measures(what, lesion.method, changed)
-    functions = evaluation.functions()
-    data_request = data.request(evaluation.batch_size, model.seed)
-    measured = prepare(model, data_request, device, skips)
-    measures = _applicable(measures, explicit=what is not None, measured=measured)
-    config = {
-        "loss": evaluation.loss,
-        "metric": evaluation.metric,
-        "skips": skips,
-        "lesion": {**lesion.arguments(), "estimate": lesion.method == "estimate"},
-        "networks": options["networks"],
-    }
-    config = measurement_identity(model, data_request, measured, config)
-    store = ResumeStore(out, config, TABLES)
-    with warnings_on_stderr():
-        tables = _measure(list(measures), measured, functions, changed, lesion.memory, store)
-    parts = {measure: tables[name] for name, measure in measures.items()}
-    _print(model.spec, config, parts, as_json)
-    _write(model.spec, config, parts, report, out)
+    ] = None
+    as_json: Json = False
+    report: Page = None
 
 
-def _split(text: str | None) -> tuple[str, ...]:
+@deferred("measure", _SUMMARY)
+def measure_command() -> Any:
+    """The command, with the options of all measures."""
+
+    @with_options(
+        leave_out=("data_seed",), defaults={"samples": 512}, keywords=_measure_options(), selection="Measures"
+    )
+    def measure(
+        model: ModelOptions,
+        data: DataOptions,
+        evaluation: EvaluationOptions,
+        selection: SelectionOptions,
+        output: OutputOptions,
+        device: Device = "auto",
+        **options: Any,
+    ) -> None:
+        from skiplab.cli.output_folder import measurement_identity
+        from skiplab.cli.session import prepare
+        from skiplab.io.resume import TABLES, ResumeStore
+
+        options = {name: value for name, value in options.items() if value is not None and value is not False}
+        measures = _select_measures(selection, options)
+        functions = evaluation.functions()
+        data_request = data.request(evaluation.batch_size, model.seed)
+        measured = prepare(model, data_request, device, selection.skips)
+        measures = _applicable(measures, explicit=selection.what is not None, measured=measured)
+        settings = {"loss": evaluation.loss, "metric": evaluation.metric, "skips": selection.skips}
+        settings |= {"method": selection.method, **options}
+        config = measurement_identity(model, data_request, measured, settings)
+        store = ResumeStore(output.out, config, TABLES)
+        with warnings_on_stderr():
+            tables = _measure(list(measures), measured, functions, options, selection.memory, store)
+        parts = {measure: tables[name] for name, measure in measures.items()}
+        _print(model.spec, config, parts, output.as_json)
+        _write(model.spec, config, parts, output)
+
+    return single_command("measure", measure, _SUMMARY)
+
+
+def _measure_options() -> list[inspect.Parameter]:
+    """The options of all measures; one that several measures take is a single option for all."""
+    from skiplab.cli.function_options import function_options
+    from skiplab.measure.registry import options_by_measures
+
+    found = []
+    for measures, names in options_by_measures().items():
+        panel = f"Options of {', '.join(measure.name for measure in measures)}"
+        found += function_options(measures[0].function, names, panel, defaults=False)
+    return found
+
+
+def _split(text: str) -> tuple[str, ...]:
     """The distinct values of a comma-separated option."""
-    return tuple(dict.fromkeys(value.strip() for value in text.split(","))) if text else ()
+    return tuple(dict.fromkeys(value.strip() for value in text.split(",")))
 
 
-def _groups(group: str) -> Any:
-    if group != "pairs" and not (group.isdecimal() and int(group) > 0):
-        raise UsageError(f"--group {group}: write a number of skips, such as 2, or pairs")
-    return group if group == "pairs" else int(group)
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Raises UsageError for a wrong value, whichever measures run."""
-    from skiplab.measure.registry import load_all
-
-    for measure in load_all().values():
-        measure.check(options)
-
-
-def _select_measures(what: str | None, method: str, options: Mapping[str, Any]) -> "dict[str, Measure]":
+def _select_measures(selection: SelectionOptions, options: Mapping[str, Any]) -> "dict[str, Measure]":
     """The measures of `--what` by name, replaced by those of `--method`; raises UsageError for wrong options."""
     from skiplab.measure.registry import load, load_all
 
-    names = [name for name, measure in load_all().items() if measure.default] if what is None else _split(what)
+    known = load_all()
+    for measure in known.values():
+        measure.check({**options, "memory": selection.memory})
+    default = [name for name, measure in known.items() if measure.default]
+    names = default if selection.what is None else _split(selection.what)
     if wrong := [name for name in names if name not in NAMES]:
         raise UsageError(f"--what {wrong[0]}: choose from {', '.join(NAMES)}")
-    measures = {}
-    for measure in map(load, names):
-        selected = load(measure.methods.get(method, measure.name))
-        if unused := measure.own_options(options).keys() - selected.options:
-            raise UsageError(f"--method {method} takes no {' or '.join(sorted(unused))}: leave it out")
-        measures[selected.name] = selected
-    return measures
+    selected = {name: load(name) for name in (known[each].methods.get(selection.method, each) for each in names)}
+    for option in options:
+        if not any(option in measure.options for measure in selected.values()):
+            takers = ", ".join(name for name, measure in known.items() if option in measure.options)
+            raise UsageError(f"{flag(option)} is an option of {takers}; measured: {', '.join(selected)}: leave it out")
+    return selected
 
 
 def _applicable(
@@ -146,16 +136,13 @@ def _applicable(
     """The measures that the data and the graph allow; raises UsageError if `--what` names another one."""
     applicable = {}
     for name, measure in measures.items():
-        if measure.needs_targets and measured.targets is None:
-            reason = "the data have no targets"
-        elif measure.needs_inference_graph and measured.program.training:
-            reason = "the training graph was captured"
-        else:
+        obstacle = measure.obstacle(measured.program, has_targets=measured.targets is not None)
+        if obstacle is None:
             applicable[name] = measure
-            continue
-        if explicit:
-            raise UsageError(f"--what {name} is not possible, since {reason}: choose another measure")
-        print_message(f"note: {name} is left out, since {reason}")
+        elif explicit:
+            raise UsageError(f"--what {name} is not possible, since {obstacle}: choose another measure")
+        else:
+            print_message(f"note: {name} is left out, since {obstacle}")
     if not len(measured.skips) and any(measure.needs_skips for measure in applicable.values()):
         from skiplab.measure.registry import load_all
 
@@ -241,14 +228,9 @@ def _print(model: str, config: dict[str, Any], parts: "Mapping[Measure, pd.DataF
         print_lines([*(f"– {sentence}" for sentence in sentences[measure.name]), ""])
 
 
-def _write(
-    model: str,
-    config: dict[str, Any],
-    parts: "Mapping[Measure, pd.DataFrame]",
-    report: Path | None,
-    out: Path | None,
-) -> None:
+def _write(model: str, config: dict[str, Any], parts: "Mapping[Measure, pd.DataFrame]", output: OutputOptions) -> None:
     """Writes the page, and all charts to the folder of tables."""
+    report, out = output.report, output.out
     if report is None and out is None:
         return
     from skiplab.report.pages.measure import MeasureSection, measure_page

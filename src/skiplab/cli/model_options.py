@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skiplab.cli.app import print_message
-from skiplab.errors import UsageError
+from skiplab.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from skiplab.analysis.skips import Skips
@@ -141,6 +141,20 @@ def skips_of(options: ModelOptions) -> "Skips":
     from skiplab.analysis.finder import find
 
     return find(capture_model(options))
+
+
+def select(skips: "Skips", pattern: str) -> "Skips":
+    """The skips with this id or path; raises UsageError if there are none."""
+    selected = skips.at(pattern)
+    if not len(selected):
+        some = ", ".join(skip.id for skip in skips[:5]) or "none"
+        raise UsageError(f"--skips {pattern} selects none of {len(skips)} skips ({some}): see skiplab find")
+    return selected
+
+
+def too_large(spec: str, work: str) -> ModelError:
+    """The error for a model built without values, where `work` requires them."""
+    return ModelError(f"{spec} does not fit in memory, and {work} requires values: use a smaller model")
 
 
 def with_model(options: ModelOptions, spec: str, kwargs: str | None) -> ModelOptions:

@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -12,6 +12,7 @@ import typer
 from typer.models import OptionInfo
 
 from skiplab.cli.docstrings import argument_helps
+from skiplab.cli.value_parser import is_parsed_by_typer, metavar, parser
 from skiplab.errors import UsageError
 
 Command = Callable[..., None]
@@ -27,7 +28,11 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 
 
 def with_options(
-    *, leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None, **panels: str
+    *,
+    leave_out: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    keywords: Sequence[inspect.Parameter] = (),
+    **panels: str,
 ) -> Callable[[Command], Command]:
     """A decorator that replaces each parameter annotated with a dataclass by one option per field.
 
@@ -37,6 +42,7 @@ def with_options(
     Args:
         leave_out: fields without an option; they keep their default.
         defaults: default values that replace those of the fields, by name.
+        keywords: the options that the command's `**keywords` stand for.
         panels: titles of the help panel of each parameter, by the name of the parameter; the default is its
             capitalized name.
     """
@@ -64,7 +70,9 @@ def with_options(
         parameters = [
             option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for name, parameter in signature.parameters.items()
-            for option in options.get(name, [parameter])
+            for option in (
+                keywords if parameter.kind is inspect.Parameter.VAR_KEYWORD else options.get(name, [parameter])
+            )
         ]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -100,7 +108,7 @@ def _options(
     parameters = inspect.signature(group).parameters
     return [
         parameters[name].replace(
-            annotation=in_panel(_annotated(hints[name], name, helps.get(name)), panel),
+            annotation=option(hints[name], name, helps.get(name), panel),
             default=defaults.get(name, parameters[name].default),
         )
         for name in (field.name for field in fields(group))
@@ -108,10 +116,25 @@ def _options(
     ]
 
 
-def _annotated(hint: Any, name: str, text: str | None) -> Any:
+def option(hint: Any, name: str, text: str | None, panel: str, *, flag_only: bool = False) -> Any:
+    """The annotation of an option.
+
+    Args:
+        hint: type of the value; `Annotated` where the option is declared by hand.
+        name: of the field or argument.
+        text: the help.
+        panel: title of the help panel.
+        flag_only: whether there is no "--no-…".
+    """
     if get_origin(hint) is Annotated:
-        return hint
-    return Annotated[hint, typer.Option(*FLAGS.get(name, ()), help=text)]
+        return in_panel(hint, panel)
+    if is_parsed_by_typer(hint):
+        names = FLAGS.get(name, (flag(name),) if flag_only else ())
+        return Annotated[hint, typer.Option(*names, help=text, rich_help_panel=panel)]
+    made = typer.Option(
+        flag(name), parser=parser(flag(name), hint), metavar=metavar(hint), help=text, rich_help_panel=panel
+    )
+    return Annotated[Any, made]
 
 
 def in_panel(annotation: Any, panel: str) -> Any:

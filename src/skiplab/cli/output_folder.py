@@ -7,13 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from skiplab.cli.model_options import ModelOptions
 from skiplab.cli.session import MeasuredProgram
 from skiplab.data.sources import DataRequest
+from skiplab.graph.program import Program
 from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
+from skiplab.serialization import save
 
 
 def measurement_identity(
@@ -39,6 +42,11 @@ def measurement_identity(
         "versions": {name: version(name) for name in ("skiplab", "torch")},
     }
     return json.loads(json.dumps(identity))  # turns tuples into lists, as in the file
+
+
+def save_network(program: Program, out: Path | None, formats: list[str]) -> pd.DataFrame | None:
+    """Saves a network in these formats, if there is a folder: its files, as `skiplab.save` returns them."""
+    return None if out is None else save(program, out, formats)
 
 
 def resume_hint(out: Path | None) -> str:

@@ -66,8 +66,25 @@ class OutputOptions:
     report: Page = None
 
 
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """Training of the pruned network.
+
+    Attributes:
+        finetune: epochs of training after pruning.
+        learning_rate: peak learning rate of that training.
+    """
+
+    finetune: Annotated[int, typer.Option(min=0)] = 0
+    learning_rate: float = 0.01
+
+    def recipe(self, seed: int) -> Recipe | None:
+        """The recipe of that training; None for none."""
+        return Recipe(epochs=self.finetune, learning_rate=self.learning_rate, seed=seed) if self.finetune else None
+
+
 @app.command()
-@with_options(leave_out=("data_seed",), defaults={"samples": 512})
+@with_options(leave_out=("data_seed",), defaults={"samples": 512}, training="Fine-tuning")
 def prune(
     model: ModelOptions,
     data: DataOptions,
@@ -75,34 +92,29 @@ def prune(
     ranking: RankingOptions,
     evaluation: EvaluationOptions,
     output: OutputOptions,
-    finetune: Annotated[
-        int, typer.Option(min=0, help="Epochs of training after pruning.", rich_help_panel="Fine-tuning")
-    ] = 0,
-    lr: Annotated[
-        float, typer.Option(help="Peak learning rate of that training.", rich_help_panel="Fine-tuning")
-    ] = 0.01,
+    training: FinetuneOptions,
     device: Device = "auto",
 ) -> None:
     """Remove the blocks with the least effect, and report the cost and the savings of each removal."""
     out, report, seed = output.out, output.report, model.seed
     options = _prune_options(target, ranking, seed)
     formats = parse_formats(output.formats, out, default="python,pt2", training=model.train)
-    from skiplab.cli.output_folder import measurement_identity
+    from skiplab.cli.output_folder import measurement_identity, save_network
     from skiplab.pruning.frontier_store import FrontierStore
 
     loss, metric = evaluation.loss, evaluation.metric
     data_request = data.request(evaluation.batch_size, seed)
     with warnings_on_stderr():
         setup = _setup(model, data_request, device, ranking.skips, evaluation.functions())
-        recipe = Recipe(epochs=finetune, learning_rate=lr, seed=seed) if finetune else None
+        recipe = training.recipe(seed)
         plan = None if recipe is None else _plan(setup, data_request, recipe, loss)
         settings = {**options, "skips": ranking.skips, "loss": loss, "metric": metric}
         config = measurement_identity(model, data_request, setup.measured, settings)
         pruned = _prune(setup, options, FrontierStore(out, config), out)
         program, row = (pruned.program, None) if plan is None else _finetune(pruned, plan)
-        files = _saved(program, out, formats)
+        files = save_network(program, out, formats)
     quantity = "loss" if setup.functions[1] is None else "error" if metric in (None, "error") else "metric"
-    summary = pruned.summary(quantity, row, finetune)
+    summary = pruned.summary(quantity, row, training.finetune)
     _print(model.spec, summary, config, files, output.as_json)
     _write(model.spec, summary, config, report, out)
 
@@ -206,14 +218,6 @@ def _finetune(pruned: "Pruned", plan: "FinetunePlan") -> "tuple[Program, dict[st
     with console.progress_bar("training") as progress:
         program = finetuned(pruned.program, plan.data, plan.recipe, lambda row: progress(row["epoch"], epochs))
     return program, pruned.evaluator.row(program)
-
-
-def _saved(program: "Program", out: Path | None, formats: list[str]) -> "pd.DataFrame | None":
-    if out is None:
-        return None
-    from skiplab.serialization import save
-
-    return save(program, out, formats)
 
 
 def _print(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skiplab.cli.app import print_message
-from skiplab.cli.model_options import ModelOptions, warn_about
+from skiplab.cli.model_options import ModelOptions, select, too_large, warn_about
 from skiplab.errors import DataError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ def prepare(model: ModelOptions, data_request: "DataRequest", device: str, patte
     source = open_source(data_request)
     program = _capture(model, source, device)
     skips = find(program).in_graph()
-    if pattern is not None and not len(skips.at(pattern)):
-        some = ", ".join(skip.id for skip in skips[:5]) or "none"
-        raise UsageError(f"--skips {pattern} selects none of {len(skips)} skips ({some}): see skiplab find")
-    chosen = skips if pattern is None else skips.at(pattern)
+    chosen = skips if pattern is None else select(skips, pattern)
     loader = batches(program, source, data_request)
     _report_samples(source, data_request)
     if not program.dynamic_batch:
@@ -96,7 +93,7 @@ def _capture(model: ModelOptions, source: "Examples | Stream", device: str) -> "
     torch.manual_seed(model.seed)
     resolved = model.resolved(() if example is None else ("1",))  # a placeholder: the samples replace it
     if resolved.meta:
-        raise ModelError(f"{model.spec} does not fit in memory, and measures need values: use a smaller model")
+        raise too_large(model.spec, "measures")
     args, kwargs = resolved.args, resolved.kwargs
     if example is not None:
         args, kwargs = example_inputs.as_arguments(_cast_like_weights(example, resolved.model))

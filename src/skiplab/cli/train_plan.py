@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skiplab.cli.model_options import ModelOptions
+from skiplab.cli.model_options import ModelOptions, too_large
 from skiplab.cli.session import suggest_options
 from skiplab.data.sources import DataRequest, dataset
-from skiplab.errors import DataError, ModelError, UsageError
+from skiplab.errors import DataError, UsageError
 from skiplab.graph.torch_compat import pytree
 from skiplab.io.hashing import checksum
 from skiplab.training.fit import fabric_on
@@ -50,7 +50,7 @@ def _build_network(model: ModelOptions, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     resolved = model.resolved(("1",))  # a placeholder input: training uses the data
     if resolved.meta:
-        raise ModelError(f"{model.spec} does not fit in memory: train a smaller model")
+        raise too_large(model.spec, "training")
     return resolved.model
 
 

@@ -11,8 +11,6 @@ from torch.fx import Node
 from skiplab.graph.ops import op_info, operator_name
 from skiplab.graph.torch_compat import is_mutable
 
-_SHAPES = ("view", "reshape", "unsqueeze")  # by which a stored vector is laid along the channels
-
 
 @dataclass(frozen=True, eq=False)
 class Term:
@@ -92,10 +90,11 @@ def stored(node: Node, tensors: Mapping[str, Tensor]) -> Tensor | None:
         written = any(is_mutable(reader.target) for reader in node.users)
         real = tensor.is_floating_point() and not written
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if real else None
-    if operator_name(node.target) not in _SHAPES or not isinstance(node.args[0], Node):
+    info, read = op_info(node), node.all_input_nodes
+    if not info.reshape or info.cast or len(read) != 1:
         return None
-    before = stored(node.args[0], tensors)
-    return None if before is None else node.target(before, *node.args[1:])  # type: ignore[operator]
+    before = stored(read[0], tensors)
+    return None if before is None else node.target(before, *node.args[1:], **node.kwargs)  # type: ignore[operator]
 
 
 def _readers(placeholder: Node, tensors: Mapping[str, Tensor]) -> list[Node]:

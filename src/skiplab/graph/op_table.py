@@ -61,6 +61,8 @@ class OpInfo:
         elementwise: each entry is a function of the same entry of one data operand.
         zero_at_zero: elementwise and 0 at 0; for a clamp or threshold with the usual bounds.
         idempotent: applied again it changes nothing.
+        softmax: positive weights that sum to one along a dimension, or their logarithm.
+        gated_cell: a recurrent layer whose state passes each step by a gate: all steps at once, or a single one.
         embedding: looks up rows of a weight by integers.
         convolution: one of torch's convolutions, transposed ones included.
         transposed: a transposed convolution.
@@ -93,6 +95,8 @@ class OpInfo:
     elementwise: bool = False
     zero_at_zero: bool = False
     idempotent: bool = False
+    softmax: bool = False
+    gated_cell: Literal["all steps", "one step"] | None = None
     embedding: bool = False
     convolution: bool = False
     transposed: bool = False
@@ -184,6 +188,10 @@ _WRITE_BACK: dict[WriteBack, str] = {
     "same": "transpose t swapaxes swapdims numpy_T mT",
     **{name: name for name in ("permute", "movedim", "narrow", "slice", "select", "diagonal")},
 }
+_GATED_CELL: dict[Literal["all steps", "one step"], str] = {
+    "all steps": "lstm gru",
+    "one step": "lstm_cell gru_cell",
+}
 _SPLIT_DIM = {1: "unbind", 2: "split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk"}
 
 _CONVOLUTIONS = "conv1d conv2d conv3d"
@@ -228,6 +236,7 @@ _FLAGS: dict[str, str] = {
         erfinv round floor ceil trunc frac hardshrink softshrink nan_to_num
     """,
     "idempotent": "relu relu6 hardtanh abs",
+    "softmax": "softmax _softmax _safe_softmax log_softmax _log_softmax",
     "embedding": "embedding embedding_bag",
     "convolution": f"{_CONVOLUTIONS} {_TRANSPOSED}",
     "transposed": _TRANSPOSED,
@@ -257,6 +266,7 @@ def _table() -> dict[str, OpInfo]:
         "gate": _GATE,
         "write_back": _WRITE_BACK,
         "split_dim": _SPLIT_DIM,
+        "gated_cell": _GATED_CELL,
         **{flag: {True: names} for flag, names in _FLAGS.items()},
     }
     for field, rows in columns.items():

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from skiplab.analysis.backtrace import trace_chain
 from skiplab.analysis.merges import Merge, merges
 from skiplab.analysis.reachability import MergeReachability
+from skiplab.errors import format_shape
 from skiplab.graph.ops import is_concat
 from skiplab.graph.program import Op, Program
 from skiplab.linter.finding import Finding
@@ -33,9 +34,9 @@ def _different_ranks(program: Program, op: Op, no_skip: bool) -> str | None:
     low, high = sorted((program.ops[i] for i in op.inputs), key=lambda each: len(each.shape))
     if not low.shape or len(low.shape) == len(high.shape):
         return None
-    sizes = f"{_text(low.shape)} and {_text(high.shape)}"
+    sizes = f"{format_shape(low.shape)} and {format_shape(high.shape)}"
     if op.shape != high.shape:
-        return f"operands of shapes {sizes} broadcast to {_text(op.shape)}, larger than both"
+        return f"operands of shapes {sizes} broadcast to {format_shape(op.shape)}, larger than both"
     merge = Merge(op, (low.index, high.index), (op.index, op.index))
     rank = len(op.shape)
     if (no_skip and _is_shortcut(program, merge, 0, rank)) or _is_shortcut(program, merge, 1, rank):
@@ -62,18 +63,13 @@ def _broadcast_shortcut(program: Program, merge: Merge) -> str | None:
         values = [step.value for step in trace_chain(program, operand) if not step.weights]
         reachability = _reachability_of_others(program, merge, position, min(values))
         if any(reachability.most_weights(i) > 0 and program.ops[i].shape == merge.op.shape for i in values):
-            return f"the would-be shortcut, of shape {_text(shape)}, is broadcast to {_text(merge.op.shape)}"
+            smaller, larger = format_shape(shape), format_shape(merge.op.shape)
+            return f"the would-be shortcut, of shape {smaller}, is broadcast to {larger}"
     return None
 
 
 def _reachability_of_others(program: Program, merge: Merge, position: int, least: int) -> MergeReachability:
     return MergeReachability(program, merge.other_operands(position), least)
-
-
-def _text(shape: tuple[int | None, ...]) -> str:
-    """ "(N, 5, 8)": N for a size that varies."""
-    sizes = ", ".join("N" if size is None else str(size) for size in shape)
-    return f"({sizes},)" if len(shape) == 1 else f"({sizes})"
 
 
 def _finding(op: Op, what: str) -> Finding:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 from torch.fx import Node
 
+from skiplab.graph.ops import op_info
 from skiplab.graph.source_map import Frame, frames_by_call
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
-_JOINING = frozenset("add add_ cat concat concatenate stack hstack vstack sum".split())
 
 
 class Sources:
@@ -248,9 +248,14 @@ def _joined_names(call: ast.AST) -> Iterator[str]:
     """Operands that are names in `torch.cat([x, y])` or `x.add(y)`."""
     if isinstance(call, ast.Call):
         function = call.func
-        if isinstance(function, ast.Attribute) and function.attr in _JOINING:
+        if isinstance(function, ast.Attribute) and _is_merge(function.attr):
             yield from _direct_names(call)
             if isinstance(function.value, ast.Name):
                 yield function.value.id
-        elif isinstance(function, ast.Name) and function.id in _JOINING:
+        elif isinstance(function, ast.Name) and _is_merge(function.id):
             yield from _direct_names(call)
+
+
+def _is_merge(function: str) -> bool:
+    """Whether a function of this name adds or concatenates tensors. `sum` does, of a stack or by Python."""
+    return op_info(function.removesuffix("_")).kind == "merge" or function == "sum"

@@ -18,7 +18,7 @@ from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.edge_gradients import alias_of
 from skiplab.measure.losses import named_loss
-from skiplab.measure.network_variants import ORIGINAL, Variant, check_networks, variants
+from skiplab.measure.network_variants import ORIGINAL, Network, Variant, check_networks, variants
 from skiplab.measure.norms import norm
 from skiplab.measure.observers import Gradients, Hooks, observe
 from skiplab.measure.protocol import Measure
@@ -36,7 +36,7 @@ def gradient(
     skips: Skips,
     batches: Iterable[Batch],
     loss: Loss | str,
-    networks: Sequence[str] = ("original",),
+    networks: Sequence[Network] = ("original",),
     seed: int = 0,
 ) -> MeasureTable:
     """Norm of the loss's gradient for each weight layer, and at each skip also by shortcut and by branch.
@@ -59,7 +59,7 @@ def gradient(
         program, skips, batches: the network and its data; batches that can be read again when there are several
             networks.
         loss: (output, target) -> mean over the batch, or the name of one; see `skiplab.measure.losses`.
-        networks: of "original"; "plain", the same weights without the shortcuts of `skips`;
+        networks: the networks to measure, of "original"; "plain", the same weights without the shortcuts of `skips`;
             "reinitialized" and "reinitialized plain", both with fresh weights from `seed`.
 
     Returns:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skiplab.data.bound_batches import Batch
 from skiplab.graph.interpreter import Edge, Patch
-from skiplab.graph.ops import Op
+from skiplab.graph.ops import Op, op_info
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.lesion import COLUMNS_OF_CHANGE, sentences
@@ -22,12 +22,22 @@ from skiplab.stats.columns import Column
 from skiplab.validation import checked
 
 
+class Options(Running, total=False):
+    """Keyword options of `layers`, in addition to those of `Running`.
+
+    Attributes:
+        reestimate: measure each network a second time, with batch norm statistics re-estimated on `batches`.
+    """
+
+    reestimate: bool
+
+
 def layers(
     program: Program,
     batches: Iterable[Batch],
     loss: Loss | str,
     metric: Loss | None = None,
-    **options: Unpack[Running],
+    **options: Unpack[Options],
 ) -> MeasureTable:
     """Change in loss when one layer at a time is deleted: its input takes the place of its output.
 
@@ -40,14 +50,14 @@ def layers(
         batches: pairs (inputs, target).
         loss: (output, target) -> mean over the batch, or one value a sample; or the name of one ("cross-entropy").
         metric: a second quantity of the same form.
-        options: see `Running`.
+        options: see `Options` and `Running`.
 
     Returns:
         One row a layer that can be deleted, in order; columns as `lesion`'s, with kind "layer", the path of the layer's
         module as id, and its op's index as order.
     """
     require_trained(program)
-    checked(options, Running.__annotations__, "layers")
+    checked(options, Options.__annotations__, "layers")
     deletable = units(program)
     repeated = Counter(first.module for first, _ in deletable)
     lesions = [_bypass(program, unit, repeated[unit[0].module] > 1) for unit in deletable]
@@ -68,7 +78,7 @@ def _last(program: Program, op: Op) -> Op:
     """The last of the ops after a layer that each alone read the one before and keep its shape."""
     while op.index not in program.outputs and len(program.users[op.index]) == 1:
         after = program.ops[program.users[op.index][0]]
-        follows = after.kind in ("batch_norm", "norm", "activation") or after.target.endswith("dropout")
+        follows = after.kind in ("batch_norm", "norm", "activation") or op_info(after.target).dropout
         if not follows or after.shape != op.shape:
             break
         op = after

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import pandas as pd
 
 from skiplab.analysis.skips import Skip, Skips
-from skiplab.data.bound_batches import Batch
+from skiplab.data.bound_batches import Batch, require_reiterable
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure.accelerate import faster
 from skiplab.measure.batches import Loss
-from skiplab.measure.choices import KINDS, Kind
 from skiplab.measure.lesions import replacements
 from skiplab.measure.lesions.reorder import reorderings
 from skiplab.measure.lesions.replacements import Replacement
@@ -21,30 +20,41 @@ from skiplab.measure.lesions.resumable_pass import Passes, Running
 from skiplab.measure.lesions.runner import compare_networks, function_names, plan_passes, require_trained
 from skiplab.measure.lesions.spec import Groups, deletions, edges_of, grouped
 from skiplab.measure.losses import named_loss
-from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure, MeasureInputs
+from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
 from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, ends_of, farthest, sign_counts, within
 from skiplab.validation import checked
 
+Kind = Literal["branch", "shortcut", "mean", "noise", "shuffle", "shortcut-mean", "shortcut-noise", "shortcut-shuffle"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MOMENTS = "moments"
 NEEDS_MOMENTS = ("mean", "noise")  # kinds of replacement that need the moments of the replaced value
 
 
 class Options(Running, total=False):
-    """Keyword options of `lesion`; `Running` has those that only affect how it runs."""
+    """Keyword options of `lesion`, in addition to those of `Running`.
+
+    Attributes:
+        kinds: kinds of lesion, one row each. A skip's branch ("branch", the default) or its shortcut ("shortcut") is
+            replaced by zeros as it enters the merge; or the branch by its mean over samples ("mean"), by normal noise
+            of the same mean and variance in each channel ("noise"), or by the branch of another sample of the batch
+            ("shuffle"); or the same happens to its shortcut ("shortcut-mean", "shortcut-noise", "shortcut-shuffle").
+        groups: number of consecutive skips that are changed together, "pairs" for every two, or lists of ids
+            (default: 1, each alone).
+        reorder: largest number of random pairs of blocks of the same form to swap, in rows of their own (default: 0).
+        draws: random reorderings for each number of swaps; equal ones count once (default: 5).
+        fast: run an equivalent faster form of the network; results differ by rounding, and `attrs["deviation"]` of the
+            table holds by how much.
+        reestimate: measure each network a second time, with batch norm statistics re-estimated on `batches`.
+    """
 
     kinds: Sequence[Kind]
-    """What happens to a skip, one row each: its branch ("branch", the default) or its shortcut ("shortcut") is replaced
-    by zeros as it enters the merge; or the branch by its mean over samples ("mean"), by normal noise of the same mean
-    and variance in each channel ("noise"), or by the branch of another sample of the batch ("shuffle"); or the same
-    happens to its shortcut ("shortcut-mean", "shortcut-noise", "shortcut-shuffle")."""
     groups: Groups
-    """How many consecutive skips are changed together, "pairs" for every two, or lists of ids: 1, each alone."""
     reorder: int
-    """Up to how many random pairs of blocks of the same form are swapped, in rows of their own: 0."""
     draws: int
-    """How many random reorderings are drawn for each number of swaps; equal ones count once: 5."""
+    fast: bool
+    reestimate: bool
 
 
 def lesion(
@@ -91,6 +101,10 @@ def lesion(
     """
     skips.check(program).require_merges()
     require_trained(program)
+    exact = program
+    if options.get("fast"):
+        require_reiterable(batches, "its beginning is read again, to compare the faster form with the exact one")
+        program = faster(exact)
     kinds, groups, seed = _kinds(options), grouped(skips, options.get("groups", 1)), options.get("seed", 0)
     most, draws = options.get("reorder", 0), options.get("draws", 5)
     swaps = reorderings(program, skips, most, draws, seed) if most else []
@@ -107,11 +121,14 @@ def lesion(
     }
     passes = Passes(program, batches, moments | networks, options, identity)
     deleted = deletions(program, groups, _replacements(passes, kinds, skips, seed))
-    return MeasureTable.of(__name__, compare_networks(passes, [*deleted, *swaps], functions, seed))
+    table = compare_networks(passes, [*deleted, *swaps], functions, seed)
+    if program is not exact:
+        table.attrs["deviation"] = deviation(exact, program, skips, batches, functions[0])
+    return MeasureTable.of(__name__, table)
 
 
 def _kinds(options: Options) -> list[Kind]:
-    checked(options, Options.__annotations__.keys() | Running.__annotations__.keys(), "a lesion")
+    checked(options, Options.__annotations__, "a lesion")
     check_options(options)
     return list(options.get("kinds", ("branch",)))
 
@@ -219,21 +236,11 @@ COLUMNS_OF_CHANGE = (
 )
 
 
-def _run(inputs: MeasureInputs) -> pd.DataFrame:
-    """With the option `fast`, on the program's faster form, and with the deviation of a few lesions in `attrs`."""
-    options = dict(inputs.options)
-    exact, skips, loss = inputs.program, inputs.skips, inputs.loss
-    if not options.pop("fast", False):
-        return lesion(exact, skips, inputs.batches, loss, inputs.metric, **options, **inputs.running)
-    program = faster(exact)
-    table = lesion(program, skips, inputs.batches, loss, inputs.metric, **options, **inputs.running)
-    table.attrs["deviation"] = deviation(exact, program, skips, inputs.batches, loss)
-    return table
-
-
 MEASURE = Measure(
     function=lesion,
-    run=_run,
+    run=lambda inputs: lesion(
+        inputs.program, inputs.skips, inputs.batches, inputs.loss, inputs.metric, **inputs.options, **inputs.running
+    ),
     sentences=sentences,
     columns=(
         SKIP_ID,

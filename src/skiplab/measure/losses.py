@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from skiplab.data.bound_batches import validate_batches
-from skiplab.errors import DataError, ModelError, UsageError
+from skiplab.errors import DataError, ModelError, UsageError, format_shape
 from skiplab.graph.interpreter import Execution
 from skiplab.graph.program import Program
 from skiplab.loading.user_code import load_module
@@ -56,8 +56,8 @@ def _classes(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if scores.ndim > 2 and target.shape == scores.shape[:-1]:
         return scores.movedim(-1, 1), target
     raise DataError(
-        f"the model's output {_shape(scores)} has no classes for targets {_shape(target)}: use the loss mse, bce or "
-        "file.py:callable(output, target)"
+        f"the model's output {_describe(scores)} has no classes for targets {_describe(target)}: use the loss mse, "
+        "bce or file.py:callable(output, target)"
     )
 
 
@@ -65,8 +65,8 @@ def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Scores and target of one shape; DataError otherwise, since torch would broadcast the smaller one."""
     if scores.numel() != target.numel() or len(scores) != len(target):
         raise DataError(
-            f"the model's output {_shape(scores)} and the targets {_shape(target)} should have the same shape for this "
-            "loss: use another one, such as cross-entropy for classes"
+            f"the model's output {_describe(scores)} and the targets {_describe(target)} should have the same shape "
+            "for this loss: use another one, such as cross-entropy for classes"
         )
     return scores.reshape(target.shape), target.to(scores.dtype)
 
@@ -132,8 +132,8 @@ def check(function: Function, output: Any, target: Any, labels: Any) -> None:
         known, highest = _classes(scores_of(output), target)[0].shape[1], int(labels.max())
         if highest >= known:  # on a GPU this is an assertion without a message
             raise DataError(
-                f"labels go up to {highest}, and the model has {known} classes: build it with more, such as with "
-                f"--kwargs '{{\"num_classes\": {highest + 1}}}', or give data with labels from 0"
+                f"labels go up to {highest}, and the model has {known} classes: build it with more (--num-classes "
+                f"{highest + 1}), or give data with labels from 0"
             )
     try:
         value = function(output, target)
@@ -161,8 +161,4 @@ def _import(spec: str, kind: str, names: str) -> Function:
 
 
 def _describe(value: Any) -> str:
-    return _shape(value) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
+    return format_shape(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,9 +12,11 @@ from skiplab.analysis.edges import shortcut_edges
 from skiplab.analysis.skips import Skips
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Edge, Patch
-from skiplab.graph.ops import WEIGHT_LAYERS
+from skiplab.graph.ops import WEIGHT_LAYERS, op_info
 from skiplab.graph.program import Op, Program
-from skiplab.measure.choices import NETWORKS
+
+Network = Literal["original", "plain", "reinitialized", "reinitialized plain"]
+NETWORKS: tuple[Network, ...] = get_args(Network)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def check_networks(options: Mapping[str, Any]) -> None:
             raise UsageError(f"network {name!r}: choose of {', '.join(NETWORKS)}")
 
 
-def variants(program: Program, skips: Skips, names: Sequence[str], seed: int = 0) -> list[Variant]:
+def variants(program: Program, skips: Skips, names: Sequence[Network], seed: int = 0) -> list[Variant]:
     """The variants of those names (of `NETWORKS`).
 
     In the *plain* network zeros arrive at each merge in place of its shortcut's value, so that weights, shapes and
@@ -64,7 +66,7 @@ def _fresh_tensors(program: Program, seed: int) -> dict[str, Tensor]:
             old = program.tensors[name]
             if op.kind in WEIGHT_LAYERS and name in program.parameters:
                 fresh[name] = _kernel(op, role, old, generator) if old.ndim > 1 else torch.zeros_like(old)
-            elif "norm" in op.target and role in _NORM_START:
+            elif op.kind in ("norm", "batch_norm") and role in _NORM_START:
                 fresh[name] = torch.full_like(old, _NORM_START[role])
     return {name: tensor.detach() for name, tensor in fresh.items()}
 
@@ -75,7 +77,7 @@ _NORM_START = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1
 def _kernel(op: Op, role: str, old: Tensor, generator: torch.Generator) -> Tensor:
     """Drawn by fan-in, which is the first dimension of a right-hand matrix and of a transposed kernel."""
     fresh = torch.empty(old.shape, dtype=torch.float32)  # on the CPU: the same numbers on every device
-    inputs_first = role in ("mat2", "other", "tensor2") or "conv_transpose" in op.target
+    inputs_first = role in ("mat2", "other", "tensor2") or op_info(op.target).transposed
     mode = "fan_out" if inputs_first else "fan_in"
     return torch.nn.init.kaiming_normal_(fresh, mode=mode, nonlinearity="relu", generator=generator).to(old)
 

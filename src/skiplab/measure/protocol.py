@@ -53,7 +53,7 @@ class Measure:
         reading: how to read its chart, in a sentence.
         chart: name of its chart in `skiplab.report.charts.measures`; None shows the table alone.
         rows: which rows the terminal shows.
-        options: names of the options that it takes.
+        options: keyword arguments of the function that can be set by name: on the command line, in `MeasureInputs`.
         check: raises UsageError for options that make no sense, before anything is computed.
         methods: for a value of `--method`, the measure that answers in place of this one.
         observer: its part of a pass shared with other measures, when it has one and no option is set.
@@ -86,6 +86,14 @@ class Measure:
     def name(self) -> str:
         """As in `skiplab.measure` and on the command line."""
         return self.function.__name__
+
+    def obstacle(self, program: Program, *, has_targets: bool) -> str | None:
+        """Why it cannot be measured on a program and its data; None if it can."""
+        if self.needs_targets and not has_targets:
+            return "the data have no targets"
+        if self.needs_inference_graph and program.training:
+            return "the training graph was captured"
+        return None
 
     @property
     def shown(self) -> tuple[Column, ...]:

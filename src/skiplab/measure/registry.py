@@ -35,6 +35,18 @@ def load(name: str) -> "Measure":
     return import_module(f"skiplab.measure.{name}").MEASURE
 
 
+def options_by_measures() -> "dict[tuple[Measure, ...], list[str]]":
+    """The names of all options of measures, by the measures that take them."""
+    takers: dict[str, list[Measure]] = {}
+    for measure in load_all().values():
+        for option in measure.options:
+            takers.setdefault(option, []).append(measure)
+    found: dict[tuple[Measure, ...], list[str]] = {}
+    for option, measures in takers.items():
+        found.setdefault(tuple(measures), []).append(option)
+    return found
+
+
 def load_all() -> "dict[str, Measure]":
     """Every measure by name, in the order of the list."""
     return {name: load(name) for name in NAMES}

@@ -16,7 +16,7 @@ from skiplab.measure.batches import finite, map_batches, own_randomness
 from skiplab.measure.input_leaves import input_leaves, replace_values
 from skiplab.measure.merge_operands import by_sample
 from skiplab.measure.moments import Moments
-from skiplab.measure.network_variants import Variant, check_networks, variants
+from skiplab.measure.network_variants import Network, Variant, check_networks, variants
 from skiplab.measure.protocol import SAMPLES, Measure
 from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
@@ -29,7 +29,7 @@ def shattering(
     program: Program,
     skips: Skips,
     batches: Iterable[Batch],
-    networks: Sequence[str] = ("original", "plain"),
+    networks: Sequence[Network] = ("original", "plain"),
     distances: Sequence[float] = DISTANCES,
     seed: int = 0,
 ) -> MeasureTable:

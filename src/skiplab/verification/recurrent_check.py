@@ -15,7 +15,7 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from skiplab.analysis.skips import Skip
-from skiplab.graph.ops import operator_name
+from skiplab.graph.ops import op_info, operator_name
 from skiplab.graph.torch_compat import schema_of
 from skiplab.verification.jvp_check import TOLERANCE, NotFiniteError, largest, relative
 from skiplab.verification.proof import Verdict
@@ -32,7 +32,7 @@ class Fused:
     def __init__(self, graph: Graph, skip: Skip) -> None:
         self.end = graph.node(skip.merge)
         self.name = operator_name(self.end.target)
-        if self.name not in ("lstm", "gru", "lstm_cell", "gru_cell"):
+        if op_info(self.name).gated_cell is None:
             raise NoRouteError(f"`{skip.merge}` ({self.name}) has no gated state")
         self.step: Step = _lstm_step if self.name.startswith("lstm") else _gru_step
 

@@ -9,7 +9,7 @@ from skiplab.data.bound_batches import validate_batches
 from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure import lesion
-from skiplab.measure.choices import Kind
+from skiplab.measure.lesion import Kind
 from skiplab.measure.lesions.replacements import branch_moments, noise, of_channels, shuffle
 from skiplab.measure.lesions.resumable_pass import Part, Passes
 

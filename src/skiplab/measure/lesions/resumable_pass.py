@@ -22,21 +22,22 @@ _LAYOUT = StoreLayout(parts=("*.safetensors",))
 
 
 class Running(TypedDict, total=False):
-    """Keyword options of every sweep of lesions: how it is run."""
+    """Keyword options of every sweep of lesions, which affect only how it runs.
 
-    reestimate: bool
-    """Whether each network is measured a second time, with batch norm statistics re-estimated on `batches`."""
+    Attributes:
+        memory: GiB that activations may take (weights and an operator's own workspace come on top): batches are split
+            into parts that fit. None, the default: they are split only when they do not fit.
+        progress: called with how many networks have been run on a batch, and how many there will be: None when
+            `batches` has no length.
+        folder: where results are kept after every batch, so that the same call resumes after an interrupt. `batches`
+            and the functions must return the same values again, which is not checked.
+        seed: seed of everything random, including the resamples of the intervals: 0.
+    """
+
     memory: float | None
-    """GiB that activations may take (weights and an operator's own workspace come on top): batches are split into
-    parts that fit. None, the default: they are split only when they do not fit."""
     progress: Callable[[int, int | None], None] | None
-    """Called with how many networks have been run on a batch, and how many there will be: None when `batches`
-    has no length."""
     folder: Path | str | None
-    """Where results are kept after every batch, so that the same call resumes after an interrupt. `batches` and the
-    functions must return the same values again, which is not checked."""
     seed: int
-    """Seed of everything random, including the resamples of the intervals: 0."""
 
 
 @dataclass(frozen=True, eq=False)

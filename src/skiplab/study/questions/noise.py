@@ -32,7 +32,7 @@ from torch.optim.swa_utils import update_bn
 
 from skiplab import measure
 from skiplab.data import DataSet, batches, digits
-from skiplab.measure.choices import Kind
+from skiplab.measure.lesion import Kind
 from skiplab.models.residual import PlainBlock
 from skiplab.models.resnet import ResNet, resnet
 from skiplab.report.figure_spec import Axis, Figure, lines
