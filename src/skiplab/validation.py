@@ -7,7 +7,7 @@ from typing import Any
 from skiplab.errors import UsageError
 
 
-def checked(options: Mapping[str, object], known: Iterable[str], what: str) -> dict[str, Any]:
+def known_options(options: Mapping[str, object], known: Iterable[str], what: str) -> dict[str, Any]:
     """A copy of the options, if `what` takes options of all these names."""
     if unknown := options.keys() - set(known):
         raise UsageError(f"no option {sorted(unknown)}: {what} takes {sorted(known)}")

@@ -10,7 +10,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from skiplab import cli
-from skiplab.cli.model_options import ModelOptions
+from skiplab.cli.model_options import ModelKeywords, ModelOptions
+from skiplab.cli.study_compare import model_keywords_of
 from skiplab.errors import SkiplabError, UsageError
 
 NETS = """
@@ -142,3 +143,14 @@ def test_the_seed_is_of_the_weights_alone(nets: Path) -> None:
         torch.manual_seed(seed)
         images.append(ModelOptions(f"{nets}:Net", img_size=8).resolved().args[0])
     assert torch.equal(*images)
+
+
+def test_keywords_of_compared_networks() -> None:
+    """Named options hold for all networks of Skiplab and of libraries, under each one's own name for them."""
+    models = {"ours": "resnet20", "timm": "timm:resnet18", "mine": "net.py:build"}
+    named = ModelKeywords(num_classes=3, in_channels=1)
+    assert model_keywords_of(models, named, ['mine={"width": 2}']) == {
+        "ours": {"num_classes": 3, "in_channels": 1},
+        "timm": {"num_classes": 3, "in_chans": 1},
+        "mine": {"width": 2},
+    }

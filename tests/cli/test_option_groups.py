@@ -1,6 +1,6 @@
 """Dataclasses as groups of options, and the help of every command."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from skiplab import cli
 from skiplab.cli.docstrings import argument_helps, description
 from skiplab.cli.option_groups import with_option_names, with_options
+from skiplab.cli.value_parser import parser
 from skiplab.errors import UsageError
 from skiplab.training.recipe import Recipe
 
@@ -101,16 +102,13 @@ def test_sections_of_a_docstring() -> None:
 
 
 def commands(command: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """Every command with its full name, edits as they are when they run."""
+    """Every command with its full name, as it is when it runs."""
     if not hasattr(command, "list_commands"):
         yield " ".join(names), command
         return
     context = click.Context(command)
     for name in command.list_commands(context):
-        if names == ("edit",):
-            yield f"edit {name}", cli.edit.edit_command(cli.edit.function_name(name))
-        else:
-            yield from commands(command.get_command(context, name), (*names, name))
+        yield from commands(command.resolve_command(context, [name])[1], (*names, name))
 
 
 COMMANDS = dict(commands(typer.main.get_command(cli.app)))
@@ -137,6 +135,38 @@ def test_every_option_has_a_help_text_that_stands_alone(name: str) -> None:
         assert text.endswith((".", ")")), f"{name}: {parameter.opts}: {text}"
         assert len(text) > 15, f"{name}: {parameter.opts}: {text}"
         assert all("_" not in option for option in parameter.opts if option.startswith("--"))
+
+
+def test_measures_have_their_options() -> None:
+    assert {"kinds", "groups", "networks", "reestimate"} <= {each.name for each in COMMANDS["measure"].params}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (Sequence[int], "2,0, 2", (2, 0, 2)),
+        (Sequence[float], "1e-3,.5", (0.001, 0.5)),
+        (Sequence[str], "a, b", ("a", "b")),
+        (Sequence[Literal["a", "b"]], "b,a,b", ("b", "a")),
+        (int | Literal["pairs"] | Sequence[Sequence[str]], "pairs", "pairs"),
+        (int | Literal["pairs"] | Sequence[Sequence[str]], "3", 3),
+    ],
+)
+def test_values_have_the_type_that_the_library_declares(kind: Any, text: str, value: Any) -> None:
+    assert parser("--x", kind)(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (Sequence[int], "1,b", "--x 1,b: write comma-separated whole numbers"),
+        (Sequence[Literal["a", "b"]], "a,c", "--x a,c: write one or more of a, b, comma-separated"),
+        (int | Literal["pairs"] | Sequence[Sequence[str]], "few", "--x few: write a whole number or pairs"),
+    ],
+)
+def test_wrong_values_are_answered_with_the_right_form(kind: Any, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parser("--x", kind)(text)
 
 
 def test_training_has_an_option_for_each_part_of_the_recipe() -> None:

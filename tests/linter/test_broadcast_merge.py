@@ -58,8 +58,8 @@ def test_shortcut_of_lower_rank() -> None:
     assert list(linted(around(lambda x, f: x.mean(0) + f + x))) == []
 
 
-def test_shapes_are_told() -> None:
-    assert "shapes (N,) and (N, 1) broadcast to (N, N)" in linted(BROADCAST["grid"][0])[0].what
+def test_the_finding_names_the_shapes() -> None:
+    assert "shapes N and Nx1 broadcast to NxN" in linted(BROADCAST["grid"][0])[0].what
 
 
 def test_inside_a_chain_of_sums() -> None:

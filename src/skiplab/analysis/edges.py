@@ -22,11 +22,6 @@ def branch_edges(program: Program, skip: Skip) -> tuple[Edge, ...]:
     return tuple(edge for edge in into(program, merge_at(program, skip.merge)) if edge[1] in skip.branch)
 
 
-def other_edges(program: Program, skip: Skip) -> tuple[Edge, ...]:
-    """The edges into the merge that carry any value other than the shortcut's."""
-    return tuple(edge for edge in into(program, merge_at(program, skip.merge)) if edge[1] != skip.operand)
-
-
 def start(program: Program, edges: Iterable[Edge]) -> int:
     """Index of the first op that reads one of the edges."""
     return min(program.by_name[reader].index for reader, _ in edges)

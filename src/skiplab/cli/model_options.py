@@ -19,8 +19,29 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-3  # largest difference of outputs without a warning; it allows for rounding
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelKeywords:
+    """Keyword arguments that build a model, under the same names for models of every source."""
+
+    num_classes: Annotated[int | None, typer.Option(min=1, help="Number of classes to build the model for.")] = None
+    in_channels: Annotated[int | None, typer.Option(min=1, help="Number of channels of the input images.")] = None
+    img_size: Annotated[int | None, typer.Option(min=1, help="Height and width of the input images.")] = None
+    kwarg: Annotated[
+        list[str] | None, typer.Option(help="A keyword argument of the callable: depth=20. May be repeated.")
+    ] = None
+
+    def for_model(self, spec: str) -> dict[str, Any]:
+        """The keyword arguments of the callable behind this MODEL."""
+        from skiplab.loading.model_keywords import keyword_name, takes_img_size
+
+        img_size = self.img_size if self.img_size and takes_img_size(spec) else None
+        named = {"num_classes": self.num_classes, "in_channels": self.in_channels, "img_size": img_size}
+        renamed = {keyword_name(spec, name): value for name, value in named.items() if value is not None}
+        return dict(map(parse_kwarg, self.kwarg or ())) | renamed
+
+
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(ModelKeywords):
     """The model, and its example inputs."""
 
     spec: Annotated[
@@ -35,12 +56,6 @@ class ModelOptions:
         list[str] | None,
         typer.Option("--input", help="Shape of an input: 1x3x224x224, or 1x16:int64 with a dtype. One per argument."),
     ] = None
-    num_classes: Annotated[int | None, typer.Option(min=1, help="Number of classes to build the model for.")] = None
-    in_channels: Annotated[int | None, typer.Option(min=1, help="Number of channels of the input images.")] = None
-    img_size: Annotated[int | None, typer.Option(min=1, help="Height and width of the input images.")] = None
-    kwarg: Annotated[
-        list[str] | None, typer.Option(help="A keyword argument of the callable: depth=20. May be repeated.")
-    ] = None
     kwargs: Annotated[str, typer.Option(help="Keyword arguments of the callable, as a JSON object.")] = "{}"
     weights: Annotated[
         Path | None, typer.Option(help="Weights to load: a safetensors file or a pickled state dict.")
@@ -52,12 +67,7 @@ class ModelOptions:
 
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of the callable that builds the model, from --kwargs, --kwarg and the named options."""
-        from skiplab.loading.model_keywords import keyword_name, takes_img_size
-
-        img_size = self.img_size if self.img_size and takes_img_size(self.spec) else None
-        named = {"num_classes": self.num_classes, "in_channels": self.in_channels, "img_size": img_size}
-        renamed = {keyword_name(self.spec, name): value for name, value in named.items() if value is not None}
-        return parse_kwargs(self.kwargs) | dict(map(parse_kwarg, self.kwarg or ())) | renamed
+        return parse_kwargs(self.kwargs) | self.for_model(self.spec)
 
     def resolved(self, shapes: Sequence[str] = ()) -> "Resolved":
         """The model with inputs of `shapes`, else of --input, else its default inputs, resized to --img-size."""

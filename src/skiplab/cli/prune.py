@@ -75,7 +75,7 @@ class FinetuneOptions:
         learning_rate: peak learning rate of that training.
     """
 
-    finetune: Annotated[int, typer.Option(min=0)] = 0
+    finetune: Annotated[int, typer.Option(min=0, help="Epochs of training after pruning.")] = 0
     learning_rate: float = 0.01
 
     def recipe(self, seed: int) -> Recipe | None:

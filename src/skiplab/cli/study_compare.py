@@ -9,7 +9,7 @@ import typer
 
 from skiplab.cli.app import print_message
 from skiplab.cli.common_options import DataOptions, Device, warnings_on_stderr
-from skiplab.cli.model_options import ModelOptions, parse_kwargs
+from skiplab.cli.model_options import ModelKeywords, ModelOptions, parse_kwargs
 from skiplab.cli.option_groups import with_options
 from skiplab.cli.study import PREPARING, Destination, Fresh, reproducing_command, run_and_report, study_app
 from skiplab.errors import UsageError
@@ -17,7 +17,9 @@ from skiplab.training.recipe import Recipe
 
 
 @study_app.command("compare")
-@with_options(leave_out=("seed",), recipe="Training", destination="Output")
+@with_options(
+    leave_out=("seed",), recipe="Training", destination="Output", model_keywords="Models of Skiplab and of libraries"
+)
 def compare(
     context: typer.Context,
     models: Annotated[
@@ -26,6 +28,7 @@ def compare(
     data: DataOptions,
     recipe: Recipe,
     destination: Destination,
+    model_keywords: ModelKeywords,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
     kwargs: Annotated[
         list[str] | None,
@@ -45,7 +48,7 @@ def compare(
     from skiplab.study.comparison import load_model
 
     named = _parse_names(models)
-    options = _parse_options(named, kwargs or [])
+    options = model_keywords_of(named, model_keywords, kwargs or [])
     first = next(iter(named))
     example = ModelOptions(named[first], kwargs=json.dumps(options[first]))
     with warnings_on_stderr():
@@ -85,9 +88,11 @@ def _parse_names(models: list[str]) -> dict[str, str]:
     return found
 
 
-def _parse_options(models: Mapping[str, str], kwargs: Sequence[str]) -> dict[str, dict[str, Any]]:
+def model_keywords_of(
+    models: Mapping[str, str], keywords: ModelKeywords, kwargs: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """Keyword arguments of each network: those for all networks of Skiplab and of libraries, then its own."""
-    options: dict[str, dict[str, Any]] = {name: {} for name in models}
+    options = {name: keywords.for_model(model) if _has_known_options(model) else {} for name, model in models.items()}
     for text in sorted(kwargs, key=lambda text: not text.lstrip().startswith("{")):  # those for all networks first
         name, sign, value = text.partition("=")
         is_for_one = bool(sign) and name in models

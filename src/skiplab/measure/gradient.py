@@ -26,9 +26,9 @@ from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import finite_in, short, spread, times
 
-Way = tuple[str, str]  # (id of the skip, "shortcut" or "branch")
-_WAYS = ("shortcut", "branch")
-_WAY_COLUMNS = [f"{way}_norm" for way in _WAYS]
+Side = tuple[str, str]  # (id of the skip, "shortcut" or "branch")
+_SIDES = ("shortcut", "branch")
+_SIDE_COLUMNS = [f"{side}_norm" for side in _SIDES]
 
 
 def gradient(
@@ -87,14 +87,16 @@ class Gradient:
         self.variant = variant
         self.skips = skips.check(program).require_merges()
         self.layers = [op for op in program.ops if op.kind in WEIGHT_LAYERS and op.weights]
-        self.ways = {
-            (skip.id, way): edges for skip in skips for way, edges in zip(_WAYS, fork_edges(program, skip), strict=True)
+        self.sides = {
+            (skip.id, side): edges
+            for skip in skips
+            for side, edges in zip(_SIDES, fork_edges(program, skip), strict=True)
         }
         self.norms: dict[tuple[str, str], list[float]] = defaultdict(list)
 
     def make_hooks(self, given: BoundBatch) -> Hooks:
         """Hooks on the gradients at every merge and on every edge out of a fork."""
-        batch = _BatchGradients(self.program, self.ways)
+        batch = _BatchGradients(self.program, self.sides)
 
         def commit(grads: Gradients) -> None:
             for op in self.layers:
@@ -103,8 +105,8 @@ class Gradient:
             scale = given.size**0.5
             for merge in {skip.merge for skip in self.skips}:
                 self.norms["skip", merge].append(batch.norm_at_merge(merge) * scale)
-            for way in self.ways:
-                self.norms[way].append(batch.norm_of_way(way) * scale)
+            for side in self.sides:
+                self.norms[side].append(batch.norm_of_side(side) * scale)
 
         merges = {skip.merge: batch.at_merge(skip.merge) for skip in self.skips}
         return Hooks(commit, {edge: batch.at_fork(edge) for edge in batch.by_edge}, merges)
@@ -116,15 +118,15 @@ class Gradient:
         for op in self.layers:
             rows.append(("weight", op.module or op.name, op.index, self.norms["weight", op.name], missing, missing))
         for skip in self.skips:
-            ways = (_mean(self.norms[skip.id, way]) for way in _WAYS)
+            sides = (_mean(self.norms[skip.id, side]) for side in _SIDES)
             order = self.program.by_name[skip.merge].index
-            rows.append(("skip", skip.id, order, self.norms["skip", skip.merge], *ways))
+            rows.append(("skip", skip.id, order, self.norms["skip", skip.merge], *sides))
         table = pd.DataFrame(
             [
-                (what, name, self.variant.name, order, _mean(norms), _std(norms), *ways)
-                for what, name, order, norms, *ways in rows
+                (what, name, self.variant.name, order, _mean(norms), _std(norms), *sides)
+                for what, name, order, norms, *sides in rows
             ],
-            columns=["what", "name", "network", "order", "gradient_norm", "gradient_norm_std", *_WAY_COLUMNS],
+            columns=["what", "name", "network", "order", "gradient_norm", "gradient_norm_std", *_SIDE_COLUMNS],
         )
         largest = table.groupby("what")["gradient_norm"].transform("max")
         table.insert(6, "relative", table["gradient_norm"] / largest)
@@ -141,14 +143,14 @@ class _BatchGradients:
         by_edge: the shortcuts and branches that an edge belongs to.
     """
 
-    def __init__(self, program: Program, ways: dict[Way, tuple[Edge, ...]]) -> None:
-        self._norms: dict[Way | str, Tensor] = {}
-        self._sums: dict[Way, Tensor] = {}  # of shortcuts and branches with further gradients to come
-        self._left = {way: sum(_readings(program, edge) for edge in edges) for way, edges in ways.items()}
-        self.by_edge: dict[Edge, list[Way]] = defaultdict(list)
-        for way, edges in ways.items():
+    def __init__(self, program: Program, sides: dict[Side, tuple[Edge, ...]]) -> None:
+        self._norms: dict[Side | str, Tensor] = {}
+        self._sums: dict[Side, Tensor] = {}  # of shortcuts and branches with further gradients to come
+        self._left = {side: sum(_readings(program, edge) for edge in edges) for side, edges in sides.items()}
+        self.by_edge: dict[Edge, list[Side]] = defaultdict(list)
+        for side, edges in sides.items():
             for edge in edges:
-                self.by_edge[edge].append(way)
+                self.by_edge[edge].append(side)
 
     def at_merge(self, merge: str) -> Callable[[Any], None]:
         """A function that is called with the merge's value."""
@@ -170,21 +172,21 @@ class _BatchGradients:
         return patch
 
     def _arrive(self, edge: Edge, grad: Tensor) -> None:
-        for way in self.by_edge[edge]:
-            total = self._sums.pop(way) + grad if way in self._sums else grad
-            self._left[way] -= 1
-            if self._left[way]:
-                self._sums[way] = total
+        for side in self.by_edge[edge]:
+            total = self._sums.pop(side) + grad if side in self._sums else grad
+            self._left[side] -= 1
+            if self._left[side]:
+                self._sums[side] = total
             else:
-                self._norms[way] = _norm([total])
+                self._norms[side] = _norm([total])
 
     def norm_at_merge(self, merge: str) -> float:
         """The norm after the pass; 0 without a gradient."""
         return float(self._norms.get(merge, 0.0))
 
-    def norm_of_way(self, way: Way) -> float:
+    def norm_of_side(self, side: Side) -> float:
         """The norm after the pass, also if some edges had no gradient; 0 without any."""
-        return float(_norm([self._sums[way]]) if way in self._sums else self._norms.get(way, 0.0))
+        return float(_norm([self._sums[side]]) if side in self._sums else self._norms.get(side, 0.0))
 
 
 def _readings(program: Program, edge: Edge) -> int:

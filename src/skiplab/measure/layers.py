@@ -19,7 +19,7 @@ from skiplab.measure.losses import named_loss
 from skiplab.measure.protocol import ORDER, Measure
 from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
-from skiplab.validation import checked
+from skiplab.validation import known_options
 
 
 class Options(Running, total=False):
@@ -57,7 +57,7 @@ def layers(
         module as id, and its op's index as order.
     """
     require_trained(program)
-    checked(options, Options.__annotations__, "layers")
+    known_options(options, Options.__annotations__, "layers")
     deletable = units(program)
     repeated = Counter(first.module for first, _ in deletable)
     lesions = [_bypass(program, unit, repeated[unit[0].module] > 1) for unit in deletable]

@@ -24,7 +24,7 @@ from skiplab.measure.protocol import ORDER, SAMPLES, SKIP_ID, Measure
 from skiplab.measure.table import MeasureTable
 from skiplab.stats.columns import Column
 from skiplab.stats.wording import counted, ends_of, farthest, sign_counts, within
-from skiplab.validation import checked
+from skiplab.validation import known_options
 
 Kind = Literal["branch", "shortcut", "mean", "noise", "shuffle", "shortcut-mean", "shortcut-noise", "shortcut-shuffle"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -128,7 +128,7 @@ def lesion(
 
 
 def _kinds(options: Options) -> list[Kind]:
-    checked(options, Options.__annotations__, "a lesion")
+    known_options(options, Options.__annotations__, "a lesion")
     check_options(options)
     return list(options.get("kinds", ("branch",)))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skiplab.errors import UsageError
 from skiplab.models.skip import SkipConnection
-from skiplab.validation import checked, require_positive, require_whole
+from skiplab.validation import known_options, require_positive, require_whole
 
 # Depth: layers in each block, growth rate, channels of the first convolution (Table 1; 161 is wider, k = 48).
 IMAGENET = {
@@ -192,7 +192,7 @@ def densenet(
     """
     if form not in ("cifar", "imagenet"):
         raise UsageError(f"form={form!r}: choose 'cifar' or 'imagenet'")
-    choices = checked(options, Options.__annotations__, "a DenseNet")
+    choices = known_options(options, Options.__annotations__, "a DenseNet")
     require_whole(depth=depth)
     if form == "imagenet":
         if depth not in IMAGENET:

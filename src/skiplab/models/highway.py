@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import Gated
 from skiplab.models.skip import SkipConnection, identity
-from skiplab.validation import checked, require_one_of, require_positive, require_whole
+from skiplab.validation import known_options, require_one_of, require_positive, require_whole
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -127,7 +127,7 @@ def highway(depth: int, form: Literal["linear", "conv"] = "linear", **options: U
         raise UsageError(f"form={form!r}: choose 'linear' or 'conv'")
     other = "in_channels" if form == "linear" else "in_features"
     taken = set(Options.__annotations__) - {other}
-    choices = checked(options, taken, f"the {form} form")
+    choices = known_options(options, taken, f"the {form} form")
     require_whole(depth=depth)
     stages = 1 if form == "linear" else 3
     gated = depth - stages - 1

@@ -13,7 +13,7 @@ from skiplab.models.block_options import BlockDesign, BlockOptions, combination
 from skiplab.models.placement import ends, order, run
 from skiplab.models.residual import PlainBlock, ResidualBlock
 from skiplab.models.skip import identity
-from skiplab.validation import checked, require_one_of, require_positive, require_whole
+from skiplab.validation import known_options, require_one_of, require_positive, require_whole
 
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -117,7 +117,7 @@ def mlp(depth: int, width: int = 64, **options: Unpack[Options]) -> MLP:
     With `placement="pre", last="none"` the path along the shortcuts is linear. `skip=None` gives the plain network of
     any residual one with `combine="add"`.
     """
-    choices = checked(options, Options.__annotations__, "an MLP")
+    choices = known_options(options, Options.__annotations__, "an MLP")
     span = choices.get("span", 2)
     require_one_of("span", span, (1, 2, 3))
     require_whole(depth=depth, span=span)

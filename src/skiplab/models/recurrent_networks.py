@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from skiplab.models.cells import GRU, LSTM, RNN, Highway, MinGRU, Recurrent
 from skiplab.models.readout import Readout, ReadoutMode
-from skiplab.validation import checked, require_positive
+from skiplab.validation import known_options, require_positive
 
 
 class Options(TypedDict, total=False):
@@ -69,7 +69,7 @@ def min_gru(skip: bool = True, **options: Unpack[Options]) -> RecurrentNet:
 
 
 def _net(kind: type[Recurrent], options: Options, **choices: Any) -> RecurrentNet:
-    checked(options, Options.__annotations__, "a recurrent network")
+    known_options(options, Options.__annotations__, "a recurrent network")
     inputs, width, classes = options.get("inputs", 1), options.get("width", 64), options.get("num_classes", 10)
     require_positive(num_classes=classes)
     recurrent = kind(inputs, width, options.get("layers", 1), **choices)

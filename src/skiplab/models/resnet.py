@@ -19,7 +19,7 @@ from skiplab.models.fixup import Bias, biased, scalars, shrink, with_scalars
 from skiplab.models.placement import Steps, ends, ends_in_norm, norm_first, order, run
 from skiplab.models.residual import PlainBlock, ResidualBlock
 from skiplab.models.shortcut import PadShortcut
-from skiplab.validation import checked, require_one_of, require_positive, require_share, require_whole
+from skiplab.validation import known_options, require_one_of, require_positive, require_share, require_whole
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -197,7 +197,7 @@ def resnet(depth: int, form: Literal["cifar", "imagenet"] = "cifar", **options: 
     """
     if form not in ("cifar", "imagenet"):
         raise UsageError(f"form={form!r}: choose 'cifar' or 'imagenet'")
-    choices = checked(options, Options.__annotations__, "a ResNet")
+    choices = known_options(options, Options.__annotations__, "a ResNet")
     require_whole(depth=depth, span=choices.get("span", 2))
     if form == "imagenet":
         if "span" in choices:

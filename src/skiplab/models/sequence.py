@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.readout import Readout, ReadoutMode
 from skiplab.models.transformer import DecoderLayer, Design, EncoderLayer, Placement, Stack
-from skiplab.validation import checked, require_one_of, require_positive
+from skiplab.validation import known_options, require_one_of, require_positive
 
 EXAMPLE = 8  # steps of an example input
 
@@ -133,7 +133,7 @@ def transformer_decoder(depth: int = 2, **options: Unpack[Options]) -> SequenceT
 
 
 def _transformer(kind: type[EncoderLayer], depth: int, options: dict[str, Any]) -> SequenceTransformer:
-    options = checked(options, Options.__annotations__, "a Transformer")
+    options = known_options(options, Options.__annotations__, "a Transformer")
     of_task = {field.name for field in fields(Task)}
     task = Task(**{name: value for name, value in options.items() if name in of_task})
     design = Design(**{name: value for name, value in options.items() if name not in of_task})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.combine import concat
 from skiplab.models.skip import SkipConnection, identity
-from skiplab.validation import checked, require_one_of, require_positive
+from skiplab.validation import known_options, require_one_of, require_positive
 
 
 class Options(TypedDict, total=False):
@@ -147,4 +147,4 @@ class UNet(nn.Module):
 
 def unet(**options: Unpack[Options]) -> UNet:
     """A U-Net; without options that of the paper, Fig. 1. Input (N, 1, H, W) of any size, output (N, 2, H, W)."""
-    return UNet(Design(**checked(options, Options.__annotations__, "a U-Net")))
+    return UNet(Design(**known_options(options, Options.__annotations__, "a U-Net")))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skiplab.errors import UsageError
 from skiplab.models.attention import Attention
 from skiplab.models.transformer import Design, Layer, Placement
-from skiplab.validation import checked, require_positive
+from skiplab.validation import known_options, require_positive
 
 
 class Options(TypedDict, total=False):
@@ -132,7 +132,7 @@ class VisionTransformer(nn.Module):
 
 def vit(**options: Unpack[Options]) -> VisionTransformer:
     """A Vision Transformer, by default for 8×8 digits: input (N, 1, 8, 8), sixteen patches, four layers."""
-    chosen = checked(options, Options.__annotations__, "a ViT")
+    chosen = known_options(options, Options.__annotations__, "a ViT")
     depth = chosen.pop("depth", 4)
     small = {"img_size": 8, "patch": 2, "in_channels": 1, "num_classes": 10}
     task = ImageTask(**{name: chosen.pop(name, value) for name, value in small.items()})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from skiplab.errors import UsageError
-from skiplab.validation import checked
+from skiplab.validation import known_options
 
 if TYPE_CHECKING:
     from skiplab.measure.ggn_probe import Probe
@@ -46,7 +46,7 @@ class PruneOptions(TypedDict, total=False):
 
 def check_options(options: Mapping[str, Any]) -> None:
     """UsageError for unknown options, two targets, and values out of range."""
-    checked(options, PruneOptions.__annotations__, "prune")
+    known_options(options, PruneOptions.__annotations__, "prune")
     given = [name for name in TARGETS if name in options]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other: give one target")

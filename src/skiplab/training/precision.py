@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["32-true", "bf16-mixed", "fast"]
+from skiplab.training.recipe import Precision
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["32-true", "bf16-mixed"]:

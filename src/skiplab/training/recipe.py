@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from skiplab.errors import UsageError
 
+Precision = Literal["32-true", "bf16-mixed", "fast"]
 _FIRST_FIELDS = 9  # present in every record; later fields only where they differ from their default
 
 
@@ -44,7 +45,7 @@ class Recipe:
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_epochs: float = 0.0
     seed: int = 0
-    precision: Literal["32-true", "bf16-mixed", "fast"] = "32-true"
+    precision: Precision = "32-true"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     beta2: float = 0.999
     clip: float | None = None
@@ -59,19 +60,17 @@ class Recipe:
             "learning_rate": (0 < self.learning_rate < math.inf, "give a number above 0"),
             "momentum": (0 <= self.momentum < 1, "give a number from 0 to below 1"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "give a number of at least 0"),
-            "schedule": (self.schedule in ("cosine", "step"), "choose 'cosine' or 'step'"),
             "warmup_epochs": (0 <= self.warmup_epochs <= self.epochs, "give a number from 0 to epochs"),
             "seed": (0 <= self.seed < 2**63, "give a number from 0 to 2⁶³ − 1"),
-            "precision": (
-                self.precision in ("32-true", "bf16-mixed", "fast"),
-                "choose '32-true', 'bf16-mixed' or 'fast'",
-            ),
-            "optimizer": (self.optimizer in ("sgd", "adamw"), "choose 'sgd' or 'adamw'"),
             "beta2": (0 <= self.beta2 < 1, "give a number from 0 to below 1"),
             "clip": (self.clip is None or 0 < self.clip < math.inf, "give a number above 0, or none"),
-            "augment": (self.augment in ("none", "crop", "crop-flip"), "choose 'none', 'crop' or 'crop-flip'"),
             "padding": (self.padding >= 1, "give at least 1"),
             "eval_samples": (self.eval_samples >= 0, "give a number of samples, 0 for all"),
+            **{
+                name: (getattr(self, name) in get_args(kind), f"choose one of {', '.join(map(repr, get_args(kind)))}")
+                for name, kind in get_type_hints(Recipe).items()
+                if get_origin(kind) is Literal
+            },
         }
         for name, (valid, fix) in rules.items():
             if not valid:
