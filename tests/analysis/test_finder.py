@@ -362,3 +362,11 @@ def test_skips_serve_the_same_network_with_other_weights() -> None:
 def test_find_is_repeatable() -> None:
     program = skiplab.capture(UNet(), (torch.randn(2, 4, 8, 8),))
     assert list(skiplab.find(program)) == list(skiplab.find(program))
+
+
+def test_an_id_with_brackets_is_found_by_itself() -> None:
+    outer = Net(lambda net, x: net.blocks["b[0]"](x), blocks=nn.ModuleDict({"b[0]": Block()}))
+    skips = skiplab.find(skiplab.capture(outer, (torch.randn(3, 8),)))
+    assert [skip.id for skip in skips.at("blocks.b[0]")] == ["blocks.b[0]"]
+    assert len(skips.at("blocks.*")) == 1
+    assert len(skips.at("blocks.b[1]")) == 0

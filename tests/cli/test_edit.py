@@ -226,7 +226,7 @@ def test_notes() -> None:
         (["rezero", "resnet20", "--device", "tpu"], UsageError, "device='tpu': choose auto, cpu, cuda"),
         (["rezero", "missing.py:net"], ModelError, "there is no file missing.py"),
         (["rezero", f"{HERE}:recurrent"], UsageError, "is inside the operator `lstm`"),
-        (["rezero", f"{HERE}:plain"], UsageError, "--skips * selects none of 0 skips"),
+        (["rezero", f"{HERE}:plain"], UsageError, "the network has no skips"),
         (["reorder", f"{HERE}:blocks", "--order", "0,0,1"], UsageError, "give each of the numbers 0 … 2"),
     ],
 )

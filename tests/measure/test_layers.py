@@ -103,3 +103,12 @@ def test_requests_that_make_no_sense() -> None:
     training = skiplab.capture(Tower(), (torch.randn(4, 6, dtype=torch.double),), train=True)
     with pytest.raises(UsageError, match="captured as a training graph"):
         layers(training, samples(4), F.cross_entropy)
+
+
+def test_a_network_without_deletable_layers_says_so() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    table = layers(
+        skiplab.capture(model, (torch.randn(3, 6),)), [(torch.randn(3, 6), torch.tensor([0, 1, 0]))], "cross-entropy"
+    )
+    assert len(table) == 0
+    assert table.answer() == "There is no block or layer to delete."

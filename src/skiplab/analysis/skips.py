@@ -122,9 +122,13 @@ class Skips(Sequence[Skip]):
         return self.table().to_html(index=False)
 
     def at(self, pattern: str) -> "Skips":
-        """Those whose path or id matches a shell pattern (`layer2.*`), and the non-skips whose path does."""
-        skips = (s for s in self if fnmatch.fnmatch(s.path, pattern) or fnmatch.fnmatch(s.id, pattern))
-        return Skips(skips, (each for each in self.non_skips if fnmatch.fnmatch(each.path, pattern)))
+        """Those whose path or id is this text, or matches it as a shell pattern (`layer2.*`); non-skips by path."""
+
+        def matches(name: str) -> bool:  # a name may hold brackets, which a pattern reads as a set of letters
+            return name == pattern or fnmatch.fnmatch(name, pattern)
+
+        skips = (skip for skip in self if matches(skip.path) or matches(skip.id))
+        return Skips(skips, (each for each in self.non_skips if matches(each.path)))
 
     def expect(self, count: int) -> "Skips":
         """These skips, if there are `count` of them; SelectionError otherwise."""

@@ -156,8 +156,10 @@ def skips_of(options: ModelOptions) -> "Skips":
 def select(skips: "Skips", pattern: str) -> "Skips":
     """The skips with this id or path; raises UsageError if there are none."""
     selected = skips.at(pattern)
+    if not len(skips):
+        raise UsageError("the network has no skips: see skiplab find --all, and skiplab edit insert")
     if not len(selected):
-        some = ", ".join(skip.id for skip in skips[:5]) or "none"
+        some = ", ".join(skip.id for skip in skips[:5]) + (", …" if len(skips) > 5 else "")
         raise UsageError(f"--skips {pattern} selects none of {len(skips)} skips ({some}): see skiplab find")
     return selected
 

@@ -188,6 +188,9 @@ DOING = {
 
 def sentences(table: pd.DataFrame) -> Iterator[str]:
     """For each kind of lesion: the change of loss and metric, the largest, and how many are clear."""
+    if table.empty:
+        yield "There is no block or layer to delete."
+        return
     keys = [key for key in ("kind", "batchnorm") if table[key].nunique() > 1]
     for key, group in table.groupby(keys, sort=False) if keys else [((), table)]:
         which = f" (batch norm {key[keys.index('batchnorm')]})" if "batchnorm" in keys else ""

@@ -13,6 +13,7 @@ from skiplab.errors import UsageError
 from skiplab.graph.program import Program
 from skiplab.measure.batches import Loss
 from skiplab.measure.lesions.batchnorm import find_batch_norms
+from skiplab.measure.losses import named_loss
 from skiplab.pruning import ranking
 from skiplab.pruning.evaluation import Evaluator
 from skiplab.pruning.options import PruneOptions, check_options
@@ -68,7 +69,7 @@ def prune(
     skips: Skips,
     batches: Iterable[Batch],
     test: Iterable[Batch],
-    loss: Loss,
+    loss: Loss | str,
     metric: Loss | None = None,
     **options: Unpack[PruneOptions],
 ) -> Pruned:
@@ -82,7 +83,7 @@ def prune(
         skips: the skips whose branches may be removed.
         batches: pairs (inputs, target) that rank blocks and give statistics, read several times.
         test: pairs that evaluate networks; use other samples than in `batches`.
-        loss: (output, target) -> mean over the batch, or one value per sample.
+        loss: (output, target) -> mean over the batch, or one value per sample; or the name of one ("cross-entropy").
         metric: a second quantity of the same form that is better when lower, such as the error rate.
         options: see `PruneOptions`.
 
@@ -92,7 +93,7 @@ def prune(
             network without blocks.
     """
     check_options(options)
-    target = target_of(options)
+    target, loss = target_of(options), named_loss(loss)
     require_reiterable(batches, "blocks are ranked in several passes")
     units = Units(program, skips, options.get("unit", "block"))
     evaluator = Evaluator(program, test, loss, metric, options.get("seed", 0))
