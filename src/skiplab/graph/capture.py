@@ -2,29 +2,32 @@
 
 import contextlib
 import dataclasses
-import inspect
-import io
 import logging
 import math
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 
 from skiplab.errors import CaptureError, ModelError, UsageError, format_shape
-from skiplab.graph.build import from_exported
+from skiplab.graph.build import program_of
 from skiplab.graph.differences import largest_difference
+from skiplab.graph.export import exported_parts
+from skiplab.graph.graph_parts import GraphParts
+from skiplab.graph.inputs import Inputs, as_arguments
 from skiplab.graph.interpreter import run
-from skiplab.graph.program import Inputs, Program
+from skiplab.graph.program import Program
+from skiplab.graph.record import recorded_parts
 from skiplab.graph.rng import isolated_rng, reseed
 from skiplab.graph.shape_errors import explain
-from skiplab.graph.torch_compat import distinct_dropout_outputs, pytree, whole_stack_traces
+from skiplab.graph.torch_compat import pytree
 from skiplab.graph.train_only import train_only
+from skiplab.graph.unwrap import unwrap
 
+How = Literal["auto", "record", "export"]
 _ADVICE = (
     ("data-dependent", "the shape or path depends on the data's values: take that decision out of `forward`"),
     ("Could not guard", "a branch depends on the data's values: take that decision out of `forward`"),
@@ -37,10 +40,11 @@ _GENERAL_ADVICE = "try the same inputs with `torch.export.export(model, inputs, 
 
 def capture(
     model: nn.Module,
-    inputs: tuple[Any, ...],
+    inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
     *,
     train: bool = False,
+    how: How = "auto",
 ) -> Program:
     """Captures `model` on example inputs.
 
@@ -60,17 +64,35 @@ def capture(
         ModelError: the model itself fails on these inputs.
         CaptureError: the model runs, but `torch.export` cannot trace it.
     """
-    example = (tuple(inputs), dict(kwargs or {}))
+    model, (args, named) = unwrap(model), as_arguments(inputs)
+    example = args, {**named, **(kwargs or {})}
     on_meta = _on_meta(model, example)
     # on meta, tensors that `forward` makes without a device must be there too
     with _unchanged(model, train), _quiet(), torch.device("meta") if on_meta else contextlib.nullcontext():
         # a model without values cannot run where `forward` reads a mask; tracing does not read it
         reference = None if on_meta else _run_model(model, example)
-        graph, dynamic = exported(model, example)
-        program = from_exported(graph, type(model).__name__, example)
+        program = program_of(_parts(model, example, how), type(model).__name__, example)
         absent = () if train else train_only(model, program)
-        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic, train_only=absent)
+        program = dataclasses.replace(program, training=train, train_only=absent)
         return program if on_meta else dataclasses.replace(program, difference=_difference(program, reference))
+
+
+def _parts(model: nn.Module, example: Inputs, how: How) -> GraphParts:
+    """The graph by the way that is asked for; "auto" records, and exports what cannot be recorded."""
+    failures: list[Exception] = []
+    for way, parts_of in (("record", recorded_parts), ("export", exported_parts)):
+        if how in ("auto", way):
+            try:
+                with _restored_buffers(model):
+                    return parts_of(model, example)
+            except Exception as error:
+                failures.append(error)
+    failure = failures[-1]
+    text = str(failure)
+    advice = next((advice for word, advice in _ADVICE if word in text), _GENERAL_ADVICE)
+    raise CaptureError(
+        f"cannot capture {type(model).__name__}, in {_place(model, failure)}: {_one_line(failure)}; {advice}"
+    ) from failure
 
 
 def _on_meta(model: nn.Module, example: Inputs) -> bool:
@@ -148,53 +170,6 @@ def _run_model(model: nn.Module, example: Inputs) -> Any:
         raise ModelError(
             f"{type(model).__name__} fails on inputs {_shapes(example)} in {place}: {_one_line(error)}{explain(error)}"
         ) from error
-
-
-def exported(model: nn.Module, example: Inputs) -> tuple[ExportedProgram, bool]:
-    """Exports with a free batch size, or if that fails with the example's sizes.
-
-    Returns:
-        The exported program, and whether its batch size is free.
-    """
-    widened = _widened(example)
-    failure: Exception | None = None
-    for (args, kwargs), free in ((widened, True), (example, False)):
-        try:
-            reseed()
-            shapes = _free_batch(model, args, kwargs) if free else None
-            # a failing export prints its graph
-            with whole_stack_traces(), distinct_dropout_outputs(), contextlib.redirect_stderr(io.StringIO()):
-                graph = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
-        except Exception as error:
-            failure = error
-            continue
-        dynamic = free and bool(graph.range_constraints)
-        if dynamic or args is example[0]:  # else the graph is specialized to the repeated batch
-            return graph, dynamic
-    assert failure is not None
-    text = str(failure)
-    advice = next((advice for word, advice in _ADVICE if word in text), _GENERAL_ADVICE)
-    raise CaptureError(
-        f"cannot capture {type(model).__name__}, in {_place(model, failure)}: {_one_line(failure)}; {advice}"
-    ) from failure
-
-
-def _widened(example: Inputs) -> Inputs:
-    """The example with its batch repeated to two, if every tensor is a batch of one."""
-    tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
-    if not tensors or any(t.ndim == 0 or t.shape[0] != 1 for t in tensors):
-        return example
-    return pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]), example)
-
-
-def _free_batch(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """`dynamic_shapes` for `torch.export`, by the names of `forward`'s parameters."""
-    arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-
-    def free(leaf: Any) -> Any:
-        return {0: Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] > 1 else None
-
-    return pytree.tree_map(free, dict(arguments))
 
 
 def _difference(program: Program, reference: Any) -> float:
