@@ -19,6 +19,7 @@ from skiplab.graph.export import exported_parts
 from skiplab.graph.graph_parts import GraphParts
 from skiplab.graph.inputs import Inputs, as_arguments
 from skiplab.graph.interpreter import run
+from skiplab.graph.outputs import flatten_output
 from skiplab.graph.program import Program
 from skiplab.graph.record import recorded_parts
 from skiplab.graph.rng import isolated_rng, reseed
@@ -85,6 +86,8 @@ def _parts(model: nn.Module, example: Inputs, how: How) -> GraphParts:
             try:
                 with _restored_buffers(model):
                     return parts_of(model, example)
+            except CaptureError:
+                raise
             except Exception as error:
                 failures.append(error)
     failure = failures[-1]
@@ -137,7 +140,7 @@ def _restored_buffers(model: nn.Module) -> Iterator[None]:
             for module, name, buffer, value in before:
                 # equal bits need no write; inference-mode and expanded buffers allow none
                 if not _same(buffer, value):
-                    buffer.copy_(value)
+                    buffer.resize_(value.shape).copy_(value)  # an observer of quantization may have grown
                 module._buffers[name] = buffer
 
 
@@ -173,7 +176,7 @@ def _run_model(model: nn.Module, example: Inputs) -> Any:
 
 
 def _difference(program: Program, reference: Any) -> float:
-    wanted = [leaf for leaf in pytree.tree_leaves(reference) if isinstance(leaf, Tensor)]
+    wanted = [leaf for leaf in flatten_output(reference)[0] if isinstance(leaf, Tensor)]
     if any(leaf.is_meta for leaf in wanted):
         return math.nan
     reseed()

@@ -1,13 +1,18 @@
 """The graph of a model from one real run, and from a second one with another batch size."""
 
+import contextlib
+
 from torch import nn
 
+from skiplab.errors import CaptureError
 from skiplab.graph.free_batch import BatchFit, FixedBatchError
 from skiplab.graph.graph_parts import GraphParts
 from skiplab.graph.inputs import Inputs, batch_size, with_batch_size
 from skiplab.graph.recorded_graph import graph_parts
-from skiplab.graph.recorder import Recording, record_run
+from skiplab.graph.recorder import Recording, other_random_numbers, record_run
 from skiplab.graph.rng import reseed
+
+_OTHER_SEEDS = 3  # runs with which another network would be noticed
 
 
 def recorded_parts(model: nn.Module, example: Inputs) -> GraphParts:
@@ -16,26 +21,60 @@ def recorded_parts(model: nn.Module, example: Inputs) -> GraphParts:
     A run in which Python read a value of the data holds for these data alone, and its batch size is fixed.
     """
     size = batch_size(example)
-    if size is None or size == 0:
-        return _fixed(model, example)
+    if not size:
+        return graph_parts(model, example, _run(model, example), None)
     # with one sample, sizes of 1 that broadcast look like the batch's
     wide = max(size, 2)
     inputs = with_batch_size(example, size, wide)
-    try:
-        first = _run(model, inputs)
-        if first.tape.reads or first.draws:
-            raise FixedBatchError("the run depends on values")
-        fit = BatchFit(wide, first.tape, _run(model, with_batch_size(inputs, wide, wide + 1)).tape)
-        fit.check()
-        if fit.needs_third_run():
-            fit.check_third(_run(model, with_batch_size(inputs, wide, wide + 3)).tape)
-    except Exception:  # the model takes one batch size, or its operators depend on it
-        return _fixed(model, example)
+    first = _run_or_none(model, inputs) if wide > size else _run(model, inputs)
+    fit: BatchFit | None = None
+    if first is not None:
+        with contextlib.suppress(FixedBatchError):
+            fit = _fitted(model, inputs, wide, first)
+    if first is None or (fit is None and wide > size):
+        inputs, first = example, _run(model, example)
+    _require_one_network(model, inputs, first)
     return graph_parts(model, inputs, first, fit)
 
 
-def _fixed(model: nn.Module, example: Inputs) -> GraphParts:
-    return graph_parts(model, example, _run(model, example), None)
+def _require_one_network(model: nn.Module, inputs: Inputs, run: Recording) -> None:
+    """CaptureError if the random numbers of Python or numpy decide what runs. Those of torch are operators."""
+    for seed in range(1, 1 + _OTHER_SEEDS) if run.draws else ():
+        with other_random_numbers(seed):
+            other = _run(model, inputs)
+        try:
+            BatchFit(1, run.tape, other.tape).check()
+        except FixedBatchError:
+            raise CaptureError(
+                f"`forward` draws from {' and '.join(run.draws)}, so that each run is another network: switch that off, "
+                "such as with layerdrop=0, or draw with torch and multiply"
+            ) from None
+
+
+def _run_or_none(model: nn.Module, example: Inputs) -> Recording | None:
+    """A run on more samples than the user's; None where the model takes no more."""
+    try:
+        return _run(model, example)
+    except Exception:
+        return None
+
+
+def _fitted(model: nn.Module, inputs: Inputs, size: int, first: Recording) -> BatchFit:
+    """The numbers of a run that follow the batch size; FixedBatchError if it cannot vary."""
+    if first.tape.reads:
+        raise FixedBatchError("the run depends on values that Python reads")
+
+    def run_with(new: int) -> Recording:
+        try:
+            return _run(model, with_batch_size(inputs, size, new))
+        except Exception as error:
+            raise FixedBatchError(f"the model fails on {new} samples: {error}") from error
+
+    fit = BatchFit(size, first.tape, run_with(size + 1).tape)
+    fit.check()
+    if fit.needs_third_run():
+        fit.check_third(run_with(size + 3).tape)
+    return fit
 
 
 def _run(model: nn.Module, example: Inputs) -> Recording:

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from skiplab.errors import ModelError
+from skiplab.graph.outputs import flatten_output
 from skiplab.graph.source_map import is_in_network
 from skiplab.graph.tape import Frames, Modules, Place, Ref, Tape
-from skiplab.graph.torch_compat import below_autograd, exporting, out_of_place, pytree
+from skiplab.graph.torch_compat import TorchDispatchMode, below_autograd, exporting, out_of_place, pytree
 
 aten = torch.ops.aten
 _OWN = os.path.dirname(__file__) + os.sep
@@ -82,16 +82,6 @@ def record_run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
         place = Place()
         returned = [Ref(tape.number(each, place)) if isinstance(each, Tensor) else each for each in values]
     return Recording(tape, returned, spec, output, tuple(draws))
-
-
-def flatten_output(output: Any) -> tuple[list[Any], pytree.TreeSpec]:
-    """The leaves of an output, and its form; a dataclass counts as the mapping of its fields."""
-    return pytree.tree_flatten(pytree.tree_map(_fields, output))
-
-
-def _fields(leaf: Any) -> Any:
-    names = () if isinstance(leaf, type) else getattr(leaf, "__dataclass_fields__", ())
-    return {name: pytree.tree_map(_fields, getattr(leaf, name)) for name in names} if names else leaf
 
 
 class _Recorder(TorchDispatchMode):
@@ -191,8 +181,11 @@ class _Places:
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             self.stack.append(self._entered(module))
+            # torch runs the Python of a scripted module while it exports
+            scripted = isinstance(module, torch.jit.ScriptModule)
             try:
-                return original(module, *args, **kwargs)
+                with exporting(state=False) if scripted else contextlib.nullcontext():
+                    return original(module, *args, **kwargs)
             finally:
                 self.stack.pop()
 
@@ -208,7 +201,7 @@ class _Places:
             return self.stack[-1]
         path = paths[0]
         if len(paths) > 1:  # several modules share this one: it is the caller's
-            caller = next(reversed(self.stack[-1].values()), ("", ""))[0]
+            caller = [("", ""), *self.stack[-1].values()][-1][0]
             path = next((each for each in paths if each.startswith(f"{caller}.")), path)
         number = self.calls[path] = self.calls.get(path, -1) + 1
         kind = type(module)
@@ -258,7 +251,9 @@ def _eager_settings(on_meta: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _attributes_restored(model: nn.Module) -> Iterator[None]:
     """When the block ends, the modules have the attributes that they had: no caches of the run."""
-    before = [(module.__dict__, dict(module.__dict__)) for module in model.modules()]
+    # a scripted module keeps its compiled methods in its attributes
+    plain = (module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule))
+    before = [(module.__dict__, dict(module.__dict__)) for module in plain]
     caches = [
         (value, value.copy()) for _, then in before for value in then.values() if type(value) in (dict, list, set)
     ]
@@ -299,23 +294,34 @@ def _reads_noted(tape: Tape, places: _Places) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _outside_draws() -> Iterator[list[str]]:
-    """Collects the names of the random generators of Python and numpy whose state changes, and restores them."""
-    numpy = sys.modules.get("numpy")
-    generators: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
-        "Python's `random`": (random.getstate, random.setstate)
-    }
-    if numpy is not None:
-        legacy = numpy.random
-        generators["`numpy.random`"] = (partial(legacy.get_state, legacy=False), legacy.set_state)
-    before = {name: get() for name, (get, _) in generators.items()}
+    """Collects the names of the random generators outside torch that are used, and restores them."""
+    before = {name: get() for name, (get, _, _) in _generators().items()}
     used: list[str] = []
     try:
         yield used
     finally:
-        for name, (get, restore) in generators.items():
-            if not _equal(get(), before[name]):
+        for name, (get, restore, _) in _generators().items():
+            if name in before and not _equal(get(), before[name]):
                 used.append(name)
                 restore(before[name])
+
+
+@contextlib.contextmanager
+def other_random_numbers(seed: int) -> Iterator[None]:
+    """While the block runs, the random generators outside torch start from another seed."""
+    with _outside_draws():
+        for _, _, reseed in _generators().values():
+            reseed(seed)
+        yield
+
+
+def _generators() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[int], None]]]:
+    """The random generators outside torch: how to get, to set and to seed their state."""
+    found: dict[str, Any] = {"Python's `random`": (random.getstate, random.setstate, random.seed)}
+    if "numpy" in sys.modules:
+        legacy = sys.modules["numpy"].random
+        found["`numpy.random`"] = partial(legacy.get_state, legacy=False), legacy.set_state, legacy.seed
+    return found
 
 
 def _equal(a: Any, b: Any) -> bool:

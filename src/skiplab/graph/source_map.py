@@ -25,8 +25,11 @@ _CALLERS = tuple(f"{_MODULES}{name}.py" for name in ("module", "container", "rnn
 
 
 def is_in_network(file: str) -> bool:
-    """Whether the code in a file belongs to a network: it is outside torch, or one of torch's modules."""
-    return not file.startswith(_TORCH) or (file.startswith(_MODULES) and file != _CALLERS[0])
+    """Whether the code in a file belongs to a network: it is outside torch, or one of torch's modules.
+
+    Not the wrappers that decorators generate, whose file is called "<@…>".
+    """
+    return not file.startswith((_TORCH, "<@")) or (file.startswith(_MODULES) and file != _CALLERS[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,7 @@ class Tape:
     def read(self, name: str, tensor: Tensor, frames: Frames) -> None:
         """Notes that Python reads a tensor's values outside of torch."""
         number = self.known(tensor)
+        number = self._sharing(tensor) if number is None else number
         if number is not None and self.entries[number].varies:
             self.reads.append((name, frames))
 
@@ -204,7 +205,7 @@ class Tape:
             if not tensor.is_meta:
                 self._addresses[memory.data_ptr()] = memory._cdata
         shape, stride = tuple(tensor.shape), tensor.stride()
-        return Form(shape, stride, tensor.storage_offset(), tensor.dtype, tensor.device, storage)
+        return Form(shape, stride, int(tensor.storage_offset()), tensor.dtype, tensor.device, storage)
 
     def _storage(self, tensor: Tensor) -> int | None:
         """The number of a tensor's memory; None for memory not seen before."""

@@ -20,6 +20,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.fx.proxy import TracerBase
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "DataDependentOutputException",
@@ -28,6 +29,7 @@ __all__ = [
     "FakeTensorMode",
     "OpOverload",
     "OptimizedModule",
+    "TorchDispatchMode",
     "WeakStorage",
     "below_autograd",
     "distinct_dropout_outputs",
@@ -127,7 +129,7 @@ class WeakStorage:
 
     def expired(self) -> bool:
         """Whether the memory has been freed."""
-        return torch.UntypedStorage._expired(self._address)
+        return bool(torch.UntypedStorage._expired(self._address))
 
     def __del__(self, free: Any = torch.UntypedStorage._free_weak_ref) -> None:  # torch may be gone by then
         free(self._address)
@@ -184,14 +186,11 @@ def lazy_graph_module(root: torch.nn.Module, graph: torch.fx.Graph) -> torch.fx.
 
 
 @contextlib.contextmanager
-def exporting() -> Iterator[None]:
-    """While the block runs, `torch.compiler.is_compiling()` and `is_exporting()` are true."""
-    flags = "_is_compiling_flag", "_is_exporting_flag"
-    before = [getattr(torch.compiler, flag) for flag in flags]
-    for flag in flags:
-        setattr(torch.compiler, flag, True)
+def exporting(state: bool = True) -> Iterator[None]:
+    """While the block runs, `torch.compiler.is_compiling()` and `is_exporting()` are true, or false."""
+    before = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
+    torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = state
     try:
         yield
     finally:
-        for flag, value in zip(flags, before, strict=True):
-            setattr(torch.compiler, flag, value)
+        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
