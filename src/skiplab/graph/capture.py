@@ -7,12 +7,12 @@ import math
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from skiplab.errors import CaptureError, ModelError, UsageError, format_shape
+from skiplab.errors import CaptureError, ModelError, format_shape
 from skiplab.graph.build import program_of
 from skiplab.graph.differences import largest_difference
 from skiplab.graph.export import exported_parts
@@ -22,11 +22,13 @@ from skiplab.graph.interpreter import run
 from skiplab.graph.outputs import flatten_output
 from skiplab.graph.program import Program
 from skiplab.graph.record import recorded_parts
-from skiplab.graph.rng import isolated_rng, reseed
+from skiplab.graph.rng import reseed
 from skiplab.graph.shape_errors import explain
 from skiplab.graph.torch_compat import pytree
 from skiplab.graph.train_only import train_only
+from skiplab.graph.unchanged import restored_buffers, unchanged
 from skiplab.graph.unwrap import unwrap
+from skiplab.validation import require_one_of
 
 How = Literal["auto", "record", "export"]
 _ADVICE = (
@@ -65,11 +67,12 @@ def capture(
         ModelError: the model itself fails on these inputs.
         CaptureError: the model runs, but `torch.export` cannot trace it.
     """
+    require_one_of("how", how, get_args(How))
     model, (args, named) = unwrap(model), as_arguments(inputs)
     example = args, {**named, **(kwargs or {})}
     on_meta = _on_meta(model, example)
     # on meta, tensors that `forward` makes without a device must be there too
-    with _unchanged(model, train), _quiet(), torch.device("meta") if on_meta else contextlib.nullcontext():
+    with unchanged(model, train=train), _quiet(), torch.device("meta") if on_meta else contextlib.nullcontext():
         # a model without values cannot run where `forward` reads a mask; tracing does not read it
         reference = None if on_meta else _run_model(model, example)
         program = program_of(_parts(model, example, how), type(model).__name__, example)
@@ -84,8 +87,7 @@ def _parts(model: nn.Module, example: Inputs, how: How) -> GraphParts:
     for way, parts_of in (("record", recorded_parts), ("export", exported_parts)):
         if how in ("auto", way):
             try:
-                with _restored_buffers(model):
-                    return parts_of(model, example)
+                return parts_of(model, example)
             except CaptureError:
                 raise
             except Exception as error:
@@ -101,51 +103,6 @@ def _parts(model: nn.Module, example: Inputs, how: How) -> GraphParts:
 def _on_meta(model: nn.Module, example: Inputs) -> bool:
     tensors = (*model.parameters(), *model.buffers(), *pytree.tree_leaves(example))
     return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors)
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module, train: bool) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with _restored_buffers(model), isolated_rng():
-            _set_mode(model, train)
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _set_mode(model: nn.Module, train: bool) -> None:
-    """`model.train`, but not for a program from `torch.export.load`: its mode is fixed in its operators."""
-    try:
-        model.train(train)
-    except NotImplementedError:
-        if train:
-            raise UsageError("an exported program has no training graph: export it in training mode") from None
-
-
-@contextlib.contextmanager
-def _restored_buffers(model: nn.Module) -> Iterator[None]:
-    """When the block ends, the buffers are the same tensors with the same values as before."""
-    before = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, value in before:
-                # equal bits need no write; inference-mode and expanded buffers allow none
-                if not _same(buffer, value):
-                    buffer.resize_(value.shape).copy_(value)  # an observer of quantization may have grown
-                module._buffers[name] = buffer
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.is_meta or (a.shape == b.shape and torch.equal(a, b))
 
 
 @contextlib.contextmanager
@@ -166,7 +123,7 @@ def _run_model(model: nn.Module, example: Inputs) -> Any:
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, example)  # the model may overwrite them
     reseed()
     try:
-        with torch.no_grad(), _restored_buffers(model):
+        with torch.no_grad(), restored_buffers(model):
             return model(*args, **kwargs)
     except Exception as error:
         place = _place(model, error)

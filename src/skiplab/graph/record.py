@@ -9,8 +9,9 @@ from skiplab.graph.free_batch import BatchFit, FixedBatchError
 from skiplab.graph.graph_parts import GraphParts
 from skiplab.graph.inputs import Inputs, batch_size, with_batch_size
 from skiplab.graph.recorded_graph import graph_parts
-from skiplab.graph.recorder import Recording, other_random_numbers, record_run
-from skiplab.graph.rng import reseed
+from skiplab.graph.recorder import Recording, record_run
+from skiplab.graph.rng import other_random_numbers, reseed
+from skiplab.graph.unchanged import restored_buffers
 
 _OTHER_SEEDS = 3  # runs with which another network would be noticed
 
@@ -46,8 +47,8 @@ def _require_one_network(model: nn.Module, inputs: Inputs, run: Recording) -> No
             BatchFit(1, run.tape, other.tape).check()
         except FixedBatchError:
             raise CaptureError(
-                f"`forward` draws from {' and '.join(run.draws)}, so that each run is another network: switch that off, "
-                "such as with layerdrop=0, or draw with torch and multiply"
+                f"`forward` draws from {' and '.join(run.draws)}, so that each run is another network: switch that "
+                "off, such as with layerdrop=0, or draw with torch and multiply"
             ) from None
 
 
@@ -79,4 +80,5 @@ def _fitted(model: nn.Module, inputs: Inputs, size: int, first: Recording) -> Ba
 
 def _run(model: nn.Module, example: Inputs) -> Recording:
     reseed()
-    return record_run(model, *example)
+    with restored_buffers(model):
+        return record_run(model, *example)

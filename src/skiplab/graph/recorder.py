@@ -6,9 +6,7 @@ whatever calls them is seen: scripts, custom functions, any Python.
 
 import contextlib
 import gc
-import operator
 import os
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,9 +18,11 @@ from torch import Tensor, nn
 
 from skiplab.errors import ModelError
 from skiplab.graph.outputs import flatten_output
+from skiplab.graph.rng import outside_draws
 from skiplab.graph.source_map import is_in_network
 from skiplab.graph.tape import Frames, Modules, Place, Ref, Tape
 from skiplab.graph.torch_compat import TorchDispatchMode, below_autograd, exporting, out_of_place, pytree
+from skiplab.graph.unchanged import restored_attributes
 
 aten = torch.ops.aten
 _OWN = os.path.dirname(__file__) + os.sep
@@ -65,10 +65,10 @@ def record_run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     on_meta = any(isinstance(t, Tensor) and t.is_meta for t in (*model.parameters(), *model.buffers(), *leaves))
     places = _Places(model)
     with contextlib.ExitStack() as stack:
-        draws = stack.enter_context(_outside_draws())
+        draws = stack.enter_context(outside_draws())
         for context in (
             _eager_settings(on_meta),
-            _attributes_restored(model),
+            restored_attributes(model),
             _reads_noted(tape, places),
             places.following_calls(),
             _functions_tracked(places),
@@ -249,28 +249,6 @@ def _eager_settings(on_meta: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _attributes_restored(model: nn.Module) -> Iterator[None]:
-    """When the block ends, the modules have the attributes that they had: no caches of the run."""
-    # a scripted module keeps its compiled methods in its attributes
-    plain = (module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule))
-    before = [(module.__dict__, dict(module.__dict__)) for module in plain]
-    caches = [
-        (value, value.copy()) for _, then in before for value in then.values() if type(value) in (dict, list, set)
-    ]
-    try:
-        yield
-    finally:
-        for now, then in before:
-            for name in now.keys() - then.keys():
-                del now[name]
-            now.update({name: value for name, value in then.items() if now.get(name) is not value})
-        for cache, then in caches:
-            if cache != then if type(cache) is set else list(map(id, cache)) != list(map(id, then)):
-                cache.clear()
-                cache.extend(then) if type(cache) is list else cache.update(then)
-
-
-@contextlib.contextmanager
 def _reads_noted(tape: Tape, places: _Places) -> Iterator[None]:
     """Notes calls of tensor methods that give values to numpy or Python."""
     originals = {name: Tensor.__dict__.get(name) for name in _LEAVE_TORCH}
@@ -290,42 +268,3 @@ def _reads_noted(tape: Tape, places: _Places) -> Iterator[None]:
                 delattr(Tensor, name)
             else:
                 setattr(Tensor, name, original)
-
-
-@contextlib.contextmanager
-def _outside_draws() -> Iterator[list[str]]:
-    """Collects the names of the random generators outside torch that are used, and restores them."""
-    before = {name: get() for name, (get, _, _) in _generators().items()}
-    used: list[str] = []
-    try:
-        yield used
-    finally:
-        for name, (get, restore, _) in _generators().items():
-            if name in before and not _equal(get(), before[name]):
-                used.append(name)
-                restore(before[name])
-
-
-@contextlib.contextmanager
-def other_random_numbers(seed: int) -> Iterator[None]:
-    """While the block runs, the random generators outside torch start from another seed."""
-    with _outside_draws():
-        for _, _, reseed in _generators().values():
-            reseed(seed)
-        yield
-
-
-def _generators() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[int], None]]]:
-    """The random generators outside torch: how to get, to set and to seed their state."""
-    found: dict[str, Any] = {"Python's `random`": (random.getstate, random.setstate, random.seed)}
-    if "numpy" in sys.modules:
-        legacy = sys.modules["numpy"].random
-        found["`numpy.random`"] = partial(legacy.get_state, legacy=False), legacy.set_state, legacy.seed
-    return found
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return all(_equal(a[key], b[key]) for key in a)
-    same = operator.eq(a, b)
-    return bool(same.all()) if hasattr(same, "all") else bool(same)
