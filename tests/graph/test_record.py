@@ -267,12 +267,13 @@ def test_what_a_run_leaves_behind_is_taken_away() -> None:
             self.register_buffer("seen", torch.zeros(0))
 
         def forward(self, x: Tensor) -> Tensor:
-            if self.seen.numel() != 8:
-                self.seen.resize_(8).zero_()  # type: ignore[operator, union-attr]
+            seen = self.get_buffer("seen")
+            if seen.numel() != 8:
+                seen.resize_(8).zero_()
             self.cache.setdefault("bias", self.a.weight.sum(0))
             self.history.append(x)
             self.last = x
-            return x + self.a(x) + self.cache["bias"] + self.seen
+            return x + self.a(x) + self.cache["bias"] + seen
 
     model = Caching()
     program = skiplab.capture(model, torch.randn(3, 8))

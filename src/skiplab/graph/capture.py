@@ -26,7 +26,7 @@ from skiplab.graph.rng import reseed
 from skiplab.graph.shape_errors import explain
 from skiplab.graph.torch_compat import pytree
 from skiplab.graph.train_only import train_only
-from skiplab.graph.unchanged import restored_buffers, unchanged
+from skiplab.graph.unchanged import Snapshot, unchanged
 from skiplab.graph.unwrap import unwrap
 from skiplab.validation import require_one_of
 
@@ -72,22 +72,27 @@ def capture(
     example = args, {**named, **(kwargs or {})}
     on_meta = _on_meta(model, example)
     # on meta, tensors that `forward` makes without a device must be there too
-    with unchanged(model, train=train), _quiet(), torch.device("meta") if on_meta else contextlib.nullcontext():
+    with (
+        unchanged(model, train=train) as before,
+        _quiet(),
+        torch.device("meta") if on_meta else contextlib.nullcontext(),
+    ):
         # a model without values cannot run where `forward` reads a mask; tracing does not read it
-        reference = None if on_meta else _run_model(model, example)
-        program = program_of(_parts(model, example, how), type(model).__name__, example)
+        reference = None if on_meta else _run_model(model, example, before)
+        program = program_of(_parts(model, example, how, before), type(model).__name__, example)
         absent = () if train else train_only(model, program)
         program = dataclasses.replace(program, training=train, train_only=absent)
         return program if on_meta else dataclasses.replace(program, difference=_difference(program, reference))
 
 
-def _parts(model: nn.Module, example: Inputs, how: How) -> GraphParts:
+def _parts(model: nn.Module, example: Inputs, how: How, before: Snapshot) -> GraphParts:
     """The graph by the way that is asked for; "auto" records, and exports what cannot be recorded."""
     failures: list[Exception] = []
-    for way, parts_of in (("record", recorded_parts), ("export", exported_parts)):
+    ways = {"record": lambda: recorded_parts(model, example, before), "export": lambda: exported_parts(model, example)}
+    for way, parts in ways.items():
         if how in ("auto", way):
             try:
-                return parts_of(model, example)
+                return parts()
             except CaptureError:
                 raise
             except Exception as error:
@@ -119,17 +124,19 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _run_model(model: nn.Module, example: Inputs) -> Any:
+def _run_model(model: nn.Module, example: Inputs, before: Snapshot) -> Any:
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, example)  # the model may overwrite them
     reseed()
     try:
-        with torch.no_grad(), restored_buffers(model):
+        with torch.no_grad():
             return model(*args, **kwargs)
     except Exception as error:
         place = _place(model, error)
         raise ModelError(
             f"{type(model).__name__} fails on inputs {_shapes(example)} in {place}: {_one_line(error)}{explain(error)}"
         ) from error
+    finally:
+        before.restore()
 
 
 def _difference(program: Program, reference: Any) -> float:

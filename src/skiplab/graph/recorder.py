@@ -22,7 +22,6 @@ from skiplab.graph.rng import outside_draws
 from skiplab.graph.source_map import is_in_network
 from skiplab.graph.tape import Frames, Modules, Place, Ref, Tape
 from skiplab.graph.torch_compat import TorchDispatchMode, below_autograd, exporting, out_of_place, pytree
-from skiplab.graph.unchanged import restored_attributes
 
 aten = torch.ops.aten
 _OWN = os.path.dirname(__file__) + os.sep
@@ -68,7 +67,6 @@ def record_run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
         draws = stack.enter_context(outside_draws())
         for context in (
             _eager_settings(on_meta),
-            restored_attributes(model),
             _reads_noted(tape, places),
             places.following_calls(),
             _functions_tracked(places),
