@@ -6,7 +6,7 @@ import skiplab
 from cases import captured
 from skiplab.errors import UsageError
 from skiplab.graph.interpreter import Execution, run
-from skiplab.measure.network_variants import variants
+from skiplab.measure.network_variants import check_networks, variants
 from skiplab.models import resnet
 
 
@@ -62,7 +62,7 @@ def test_every_matrix_of_every_network_is_drawn_afresh(name: str) -> None:
 def test_names() -> None:
     case = captured("block")
     with pytest.raises(UsageError, match="network 'twin': choose of original, plain"):
-        variants(case.program, case.skips, ["twin"])  # type: ignore[list-item]
+        check_networks({"networks": ["twin"]})
     assert [v.name for v in variants(case.program, case.skips, ["reinitialized plain", "original"])] == [
         "reinitialized plain",
         "original",
