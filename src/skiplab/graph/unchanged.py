@@ -57,13 +57,15 @@ def unchanged(model: nn.Module, *, train: bool) -> Iterator[Snapshot]:
         The state before the block, to restore between runs in it.
     """
     modes = {module: module.training for module in model.modules()}
-    snapshot = Snapshot(model)
     try:
-        with isolated_rng(), outside_draws():
-            _set_mode(model, train)
-            yield snapshot
+        _set_mode(model, train)
+        snapshot = Snapshot(model)
+        try:
+            with isolated_rng(), outside_draws():
+                yield snapshot
+        finally:
+            snapshot.restore()
     finally:
-        snapshot.restore()
         for module, mode in modes.items():
             module.training = mode
 
