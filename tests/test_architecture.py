@@ -15,7 +15,8 @@ SOURCE = Path(str(skiplab.__file__)).parent
 # A package imports from the lines above its own alone.
 RANKS = """
 errors
-validation io graph stats
+validation
+io graph stats
 models analysis report
 loading linter verification
 data serialization

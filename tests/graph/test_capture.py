@@ -77,7 +77,7 @@ def test_batch_size_that_cannot_vary_is_that_of_the_example() -> None:
 
     for size in (1, 3):
         x = torch.randn(size, 8)
-        program = skiplab.capture(Fixed(), (x,))
+        program = skiplab.capture(Fixed(), (x,), how="export")
         assert not program.dynamic_batch
         assert program.difference == 0
         assert torch.equal(run(program, x), x)
@@ -181,10 +181,10 @@ def test_nothing_is_seeded_for_a_cuda_to_come() -> None:
 
 def test_failing_captures_leave_the_model_alone_too() -> None:
     x = torch.randn(3, 8)
-    for model in (nn.Sequential(linear(), DataDependent()), Raising()):
+    for model, how in ((nn.Sequential(linear(), DataDependent()), "export"), (Raising(), "auto")):
         before = state(model)
         with pytest.raises(ModelError):
-            skiplab.capture(model, (x,))
+            skiplab.capture(model, (x,), how=how)  # type: ignore[arg-type]
         assert state(model) == before
 
 
@@ -325,18 +325,20 @@ def test_data_dependent_control_flow_names_place_and_fix(capfd: pytest.CaptureFi
     with pytest.raises(
         CaptureError, match=r"cannot capture Sequential, in `1` \(.*test_capture\.py:\d+\): Could not guard"
     ) as e:
-        skiplab.capture(model, (torch.randn(3, 8),))
+        skiplab.capture(model, (torch.randn(3, 8),), how="export")
     assert str(e.value).endswith("take that decision out of `forward`")
     assert str(e.value).count("\n") == 0
     assert capfd.readouterr() == ("", "")
 
 
-def test_scripted_modules_are_named() -> None:
+def test_scripted_modules_are_recorded_and_not_exported() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scripted = torch.jit.script(nn.Sequential(nn.ReLU()))
+        scripted = torch.jit.script(nn.Sequential(linear(), nn.ReLU()))
+    program = skiplab.capture(scripted, (torch.randn(3, 8),))
+    assert [op.kind for op in program.ops] == ["input", "weight", "activation"]
     with pytest.raises(CaptureError, match="capture the original module, not the scripted one"):
-        skiplab.capture(scripted, (torch.randn(3, 8),))
+        skiplab.capture(scripted, (torch.randn(3, 8),), how="export")
 
 
 def test_a_failure_of_the_plain_export_is_reported_rather_than_one_of_the_free_batch() -> None:
@@ -345,7 +347,7 @@ def test_a_failure_of_the_plain_export_is_reported_rather_than_one_of_the_free_b
             return x + float(x.data.numpy()[0, 0])
 
     with pytest.raises(CaptureError) as caught:
-        skiplab.capture(Writes(), (torch.randn(3, 8),))
+        skiplab.capture(Writes(), (torch.randn(3, 8),), how="export")
     assert "dynamic_shapes" not in str(caught.value)
 
 

@@ -160,7 +160,7 @@ def test_shapes_leave_the_batch_open() -> None:
 
 def test_a_size_that_turned_out_to_be_fixed_is_a_number() -> None:
     lstm = nn.LSTM(8, 8)  # sequence first: its length cannot vary
-    program = skiplab.capture(Net(lambda net, x: x + net.a(x)[0], a=lstm), (torch.randn(4, 3, 8),))
+    program = skiplab.capture(Net(lambda net, x: x + net.a(x)[0], a=lstm), (torch.randn(4, 3, 8),), how="export")
     assert program.ops[0].shape == (4, 3, 8)
     assert skiplab.find(program).at("forward").expect(1)
 

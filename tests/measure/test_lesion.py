@@ -387,7 +387,7 @@ def test_fixed_batch_size_is_held_to(monkeypatch: pytest.MonkeyPatch) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x.reshape(int(x.shape[0]), 6))
 
-    program = skiplab.capture(Fixed(), (torch.randn(4, 6, dtype=torch.double),))
+    program = skiplab.capture(Fixed(), (torch.randn(4, 6, dtype=torch.double),), how="export")
     measure: Callable[[int], Any] = lambda n: lesion(program, skiplab.find(program), samples(n), F.cross_entropy)  # noqa: E731
     assert len(measure(4)) == 4
     with pytest.raises(DataError, match=r"shape \(5, 6\); Fixed was captured with \(4, 6\)"):

@@ -225,7 +225,7 @@ class Fixed(Doubled):
     """The same, of a batch size that no capture can leave free."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.reshape(int(x.shape[0]), 2, 3).flatten(1))
+        return super().forward(x) + torch.tensor([0.0] * len(x))[:, None]
 
 
 @pytest.mark.parametrize(("tests", "measured"), [(600, 2 * 256), (100, 100)])

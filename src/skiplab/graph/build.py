@@ -1,61 +1,53 @@
-"""Build a `Program` from an exported graph: make the graph functional, then derive the data flow."""
+"""Build a `Program` from a captured graph: make the graph functional, then derive the data flow."""
 
 import operator
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from skiplab.graph import ops
 from skiplab.graph.decompose import expand_blends, unfold
 from skiplab.graph.functionalize import functionalize
-from skiplab.graph.inline import inline
+from skiplab.graph.graph_parts import GraphParts
+from skiplab.graph.inputs import Inputs
 from skiplab.graph.ops import Kind, Op
-from skiplab.graph.program import Inputs, Program
+from skiplab.graph.program import Program
 from skiplab.graph.source_map import SourceMap
+from skiplab.graph.torch_compat import lazy_graph_module
 
 
-def from_exported(exported: ExportedProgram, name: str, example: Inputs) -> Program:
-    """The program of an exported network, whose graph is changed in place.
+def program_of(parts: GraphParts, name: str, example: Inputs) -> Program:
+    """The program of a captured network, whose graph is changed in place.
 
-    The caller fills in `training`, `dynamic_batch` and `difference` (`dataclasses.replace`).
+    The caller fills in `training` and `difference` (`dataclasses.replace`).
     """
-    signature = exported.graph_signature
-    lifted = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    graph = exported.graph_module.graph
-    for node in graph.nodes:
-        node.meta["lifted"] = node.op == "placeholder" and node.name in lifted
-    inline(exported.graph_module)
+    graph = parts.module.graph
     unfollowed, overwritten = functionalize(graph)
     unfold(graph)
     expand_blends(graph)
-    module = GraphModule(exported.graph_module, graph)
-    stored = {**exported.state_dict, **exported.constants}
-    ops, outputs = data_flow(module, signature.inputs_to_parameters)
+    module = lazy_graph_module(parts.module, graph)
+    ops, outputs = data_flow(module, parts.parameters)
     return Program(
         graph=module,
         ops=ops,
         outputs=outputs,
-        tensors={node: stored[fqn] for node, fqn in lifted.items() if isinstance(stored.get(fqn), Tensor)},
-        parameters=dict(signature.inputs_to_parameters),
-        buffers={node: fqn for node, fqn in lifted.items() if node not in signature.inputs_to_parameters},
-        transient=frozenset({*signature.non_persistent_buffers, *signature.lifted_tensor_constants}),
-        arguments=tuple(exported.module_call_graph[0].signature.forward_arg_names or ()),  # type: ignore[union-attr]
-        inputs=tuple(n.name for n in graph.nodes if n.op == "placeholder" and n.name not in lifted),
+        tensors=parts.tensors,
+        parameters=parts.parameters,
+        buffers=parts.buffers,
+        transient=parts.transient,
+        arguments=parts.arguments,
+        inputs=tuple(n.name for n in graph.nodes if n.op == "placeholder" and not n.meta["lifted"]),
         example=example,
-        specs=(exported.call_spec.in_spec, exported.call_spec.out_spec),  # type: ignore[arg-type]
+        specs=parts.specs,
         name=name,
         training=False,
-        dynamic_batch=False,
+        dynamic_batch=parts.dynamic_batch,
         difference=float("nan"),
         unfollowed=unfollowed,
         overwritten=overwritten,
+        reads=parts.reads,
     )
 
 

@@ -2,29 +2,35 @@
 
 import contextlib
 import dataclasses
-import inspect
-import io
 import logging
 import math
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 
-from skiplab.errors import CaptureError, ModelError, UsageError, format_shape
-from skiplab.graph.build import from_exported
+from skiplab.errors import CaptureError, ModelError, format_shape
+from skiplab.graph.build import program_of
 from skiplab.graph.differences import largest_difference
+from skiplab.graph.export import exported_parts
+from skiplab.graph.graph_parts import GraphParts
+from skiplab.graph.inputs import Inputs, as_arguments
 from skiplab.graph.interpreter import run
-from skiplab.graph.program import Inputs, Program
-from skiplab.graph.rng import isolated_rng, reseed
+from skiplab.graph.outputs import flatten_output
+from skiplab.graph.program import Program
+from skiplab.graph.record import recorded_parts
+from skiplab.graph.rng import reseed
 from skiplab.graph.shape_errors import explain
-from skiplab.graph.torch_compat import distinct_dropout_outputs, pytree, whole_stack_traces
+from skiplab.graph.torch_compat import pytree
 from skiplab.graph.train_only import train_only
+from skiplab.graph.unchanged import Snapshot, unchanged
+from skiplab.graph.unwrap import unwrap
+from skiplab.validation import require_one_of
 
+How = Literal["auto", "record", "export"]
 _ADVICE = (
     ("data-dependent", "the shape or path depends on the data's values: take that decision out of `forward`"),
     ("Could not guard", "a branch depends on the data's values: take that decision out of `forward`"),
@@ -37,10 +43,11 @@ _GENERAL_ADVICE = "try the same inputs with `torch.export.export(model, inputs, 
 
 def capture(
     model: nn.Module,
-    inputs: tuple[Any, ...],
+    inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
     *,
     train: bool = False,
+    how: How = "auto",
 ) -> Program:
     """Captures `model` on example inputs.
 
@@ -60,67 +67,47 @@ def capture(
         ModelError: the model itself fails on these inputs.
         CaptureError: the model runs, but `torch.export` cannot trace it.
     """
-    example = (tuple(inputs), dict(kwargs or {}))
+    require_one_of("how", how, get_args(How))
+    model, (args, named) = unwrap(model), as_arguments(inputs)
+    example = args, {**named, **(kwargs or {})}
     on_meta = _on_meta(model, example)
     # on meta, tensors that `forward` makes without a device must be there too
-    with _unchanged(model, train), _quiet(), torch.device("meta") if on_meta else contextlib.nullcontext():
+    with (
+        unchanged(model, train=train) as before,
+        _quiet(),
+        torch.device("meta") if on_meta else contextlib.nullcontext(),
+    ):
         # a model without values cannot run where `forward` reads a mask; tracing does not read it
-        reference = None if on_meta else _run_model(model, example)
-        graph, dynamic = exported(model, example)
-        program = from_exported(graph, type(model).__name__, example)
+        reference = None if on_meta else _run_model(model, example, before)
+        program = program_of(_parts(model, example, how, before), type(model).__name__, example)
         absent = () if train else train_only(model, program)
-        program = dataclasses.replace(program, training=train, dynamic_batch=dynamic, train_only=absent)
+        program = dataclasses.replace(program, training=train, train_only=absent)
         return program if on_meta else dataclasses.replace(program, difference=_difference(program, reference))
+
+
+def _parts(model: nn.Module, example: Inputs, how: How, before: Snapshot) -> GraphParts:
+    """The graph by the way that is asked for; "auto" records, and exports what cannot be recorded."""
+    failures: list[Exception] = []
+    ways = {"record": lambda: recorded_parts(model, example, before), "export": lambda: exported_parts(model, example)}
+    for way, parts in ways.items():
+        if how in ("auto", way):
+            try:
+                return parts()
+            except CaptureError:
+                raise
+            except Exception as error:
+                failures.append(error)
+    failure = failures[-1]
+    text = str(failure)
+    advice = next((advice for word, advice in _ADVICE if word in text), _GENERAL_ADVICE)
+    raise CaptureError(
+        f"cannot capture {type(model).__name__}, in {_place(model, failure)}: {_one_line(failure)}; {advice}"
+    ) from failure
 
 
 def _on_meta(model: nn.Module, example: Inputs) -> bool:
     tensors = (*model.parameters(), *model.buffers(), *pytree.tree_leaves(example))
     return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors)
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module, train: bool) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with _restored_buffers(model), isolated_rng():
-            _set_mode(model, train)
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _set_mode(model: nn.Module, train: bool) -> None:
-    """`model.train`, but not for a program from `torch.export.load`: its mode is fixed in its operators."""
-    try:
-        model.train(train)
-    except NotImplementedError:
-        if train:
-            raise UsageError("an exported program has no training graph: export it in training mode") from None
-
-
-@contextlib.contextmanager
-def _restored_buffers(model: nn.Module) -> Iterator[None]:
-    """When the block ends, the buffers are the same tensors with the same values as before."""
-    before = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, value in before:
-                # equal bits need no write; inference-mode and expanded buffers allow none
-                if not _same(buffer, value):
-                    buffer.copy_(value)
-                module._buffers[name] = buffer
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.is_meta or (a.shape == b.shape and torch.equal(a, b))
 
 
 @contextlib.contextmanager
@@ -137,68 +124,23 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _run_model(model: nn.Module, example: Inputs) -> Any:
+def _run_model(model: nn.Module, example: Inputs, before: Snapshot) -> Any:
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, example)  # the model may overwrite them
     reseed()
     try:
-        with torch.no_grad(), _restored_buffers(model):
+        with torch.no_grad():
             return model(*args, **kwargs)
     except Exception as error:
         place = _place(model, error)
         raise ModelError(
             f"{type(model).__name__} fails on inputs {_shapes(example)} in {place}: {_one_line(error)}{explain(error)}"
         ) from error
-
-
-def exported(model: nn.Module, example: Inputs) -> tuple[ExportedProgram, bool]:
-    """Exports with a free batch size, or if that fails with the example's sizes.
-
-    Returns:
-        The exported program, and whether its batch size is free.
-    """
-    widened = _widened(example)
-    failure: Exception | None = None
-    for (args, kwargs), free in ((widened, True), (example, False)):
-        try:
-            reseed()
-            shapes = _free_batch(model, args, kwargs) if free else None
-            # a failing export prints its graph
-            with whole_stack_traces(), distinct_dropout_outputs(), contextlib.redirect_stderr(io.StringIO()):
-                graph = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
-        except Exception as error:
-            failure = error
-            continue
-        dynamic = free and bool(graph.range_constraints)
-        if dynamic or args is example[0]:  # else the graph is specialized to the repeated batch
-            return graph, dynamic
-    assert failure is not None
-    text = str(failure)
-    advice = next((advice for word, advice in _ADVICE if word in text), _GENERAL_ADVICE)
-    raise CaptureError(
-        f"cannot capture {type(model).__name__}, in {_place(model, failure)}: {_one_line(failure)}; {advice}"
-    ) from failure
-
-
-def _widened(example: Inputs) -> Inputs:
-    """The example with its batch repeated to two, if every tensor is a batch of one."""
-    tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
-    if not tensors or any(t.ndim == 0 or t.shape[0] != 1 for t in tensors):
-        return example
-    return pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]), example)
-
-
-def _free_batch(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """`dynamic_shapes` for `torch.export`, by the names of `forward`'s parameters."""
-    arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-
-    def free(leaf: Any) -> Any:
-        return {0: Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] > 1 else None
-
-    return pytree.tree_map(free, dict(arguments))
+    finally:
+        before.restore()
 
 
 def _difference(program: Program, reference: Any) -> float:
-    wanted = [leaf for leaf in pytree.tree_leaves(reference) if isinstance(leaf, Tensor)]
+    wanted = [leaf for leaf in flatten_output(reference)[0] if isinstance(leaf, Tensor)]
     if any(leaf.is_meta for leaf in wanted):
         return math.nan
     reseed()

@@ -3,15 +3,16 @@
 import operator
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 
 def inline(module: GraphModule) -> None:
     """Makes blocks under `torch.no_grad`, reentrant checkpoints and autocast part of the graph, in place.
 
-    `torch.export` wraps each in a graph of its own. Afterwards gradients flow through the block, since each measure
-    decides for itself what it differentiates, and a block under autocast runs in the precision of its operands: the
-    same network, with less rounding.
+    `torch.export` wraps each in a graph of its own. Results of a block under `torch.no_grad` are detached, as gradients
+    do not flow through it. A block under autocast runs in the precision of its operands: the same network, with less
+    rounding.
     """
     for node in list(module.graph.nodes):
         if not _is_block(node):
@@ -21,6 +22,8 @@ def inline(module: GraphModule) -> None:
         block = getattr(module, attribute.target)
         inline(block)
         outputs = _copied(module, node, block, node.args[position + 1 :])
+        if _is_without_gradients(node):
+            outputs = [_detached(module, node, output) for output in outputs]
         for part in list(node.users):
             assert part.target is operator.getitem
             part.replace_all_uses_with(outputs[part.args[1]])
@@ -33,6 +36,20 @@ def inline(module: GraphModule) -> None:
 def _is_block(node: Node) -> bool:
     name = getattr(node.target, "__name__", "")
     return name in ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+
+
+def _is_without_gradients(node: Node) -> bool:
+    return getattr(node.target, "__name__", "") == "wrap_with_set_grad_enabled" and node.args[0] is False
+
+
+def _detached(module: GraphModule, block: Node, output: Node) -> Node:
+    value = output.meta.get("val")
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return output
+    with module.graph.inserting_before(block):
+        detached = module.graph.call_function(torch.ops.aten.detach.default, (output,))
+    detached.meta = dict(output.meta)
+    return detached
 
 
 def _copied(module: GraphModule, node: Node, block: GraphModule, operands: tuple) -> list[Node]:

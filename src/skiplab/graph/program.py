@@ -12,14 +12,13 @@ from torch.fx import GraphModule, Node
 
 from skiplab.errors import UsageError
 from skiplab.graph.codegen import Code, code_of
+from skiplab.graph.inputs import Inputs
 from skiplab.graph.layout import Layout, layouts
 from skiplab.graph.module import NameChanges, ProgramModule, build_module
 from skiplab.graph.ops import Op, op_info
 from skiplab.graph.origins import origins
 from skiplab.graph.plan import Plan
 from skiplab.graph.torch_compat import FakeTensor, pytree
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # (args, kwargs) of a model's `forward`
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +50,7 @@ class Program:
         removed: names in the captured model's state dict that an edit removed from this network.
         added: names that an edit added.
         rewritten: names of tensors into which an edit folded others.
+        reads: where Python read values of the data ("`item` at net.py:12"): the graph holds for such values alone.
     """
 
     graph: GraphModule = field(repr=False)
@@ -74,6 +74,7 @@ class Program:
     removed: frozenset[str] = field(default=frozenset(), repr=False)
     added: frozenset[str] = field(default=frozenset(), repr=False)
     rewritten: frozenset[str] = field(default=frozenset(), repr=False)
+    reads: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,7 +1,12 @@
-"""Random numbers drawn from a seed, with torch's random state unchanged afterwards."""
+"""Random numbers drawn from a seed, with torch's random state unchanged afterwards; and those of other generators."""
 
-from collections.abc import Iterator
+import operator
+import random
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -34,3 +39,42 @@ def reseed(seed: int = 0, device: torch.device | None = None) -> None:
         torch.cuda.manual_seed_all(seed)
     if device is not None and device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def outside_draws() -> Iterator[list[str]]:
+    """Collects the names of the random generators outside torch that are used, and restores them."""
+    before = {name: get() for name, (get, _, _) in _generators().items()}
+    used: list[str] = []
+    try:
+        yield used
+    finally:
+        for name, (get, restore, _) in _generators().items():
+            if name in before and not _equal(get(), before[name]):
+                used.append(name)
+                restore(before[name])
+
+
+@contextmanager
+def other_random_numbers(seed: int) -> Iterator[None]:
+    """While the block runs, the random generators outside torch start from another seed."""
+    with outside_draws():
+        for _, _, reseed in _generators().values():
+            reseed(seed)
+        yield
+
+
+def _generators() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Callable[[int], None]]]:
+    """The random generators outside torch: how to get, to set and to seed their state."""
+    found: dict[str, Any] = {"Python's `random`": (random.getstate, random.setstate, random.seed)}
+    if "numpy" in sys.modules:
+        legacy = sys.modules["numpy"].random
+        found["`numpy.random`"] = partial(legacy.get_state, legacy=False), legacy.set_state, legacy.seed
+    return found
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return all(_equal(a[key], b[key]) for key in a)
+    same = operator.eq(a, b)
+    return bool(same.all()) if hasattr(same, "all") else bool(same)

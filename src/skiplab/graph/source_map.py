@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 
 import torch
 from torch.fx import Node
@@ -21,6 +22,14 @@ _FRAME = re.compile(r'\s*File "([^"]*)", line (\d+)(?:, in (.*))?')
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _MODULES = os.path.join(_TORCH, "nn", "modules") + os.sep
 _CALLERS = tuple(f"{_MODULES}{name}.py" for name in ("module", "container", "rnn"))
+
+
+def is_in_network(file: str) -> bool:
+    """Whether the code in a file belongs to a network: it is outside torch, or one of torch's modules.
+
+    Not the wrappers that decorators generate, whose file is called "<@…>".
+    """
+    return not file.startswith((_TORCH, "<@")) or (file.startswith(_MODULES) and file != _CALLERS[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,12 @@ class Frame:
     def is_torch(self) -> bool:
         """Whether the line is in torch's own code."""
         return self.file.startswith(_TORCH)
+
+
+def trace_text(frames: Iterable[tuple[CodeType, int]]) -> str:
+    """A stack trace as Python prints it, of (code, line) with the innermost first."""
+    lines = [f'  File "{code.co_filename}", line {line}, in {code.co_name}\n' for code, line in frames]
+    return "".join(reversed(lines))
 
 
 def parse_trace(trace: str | None) -> list[Frame]:

@@ -1,14 +1,13 @@
 """Example inputs: from shapes on the command line, from a model's declaration, or from a callable's return value."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from skiplab.errors import UsageError
+from skiplab.graph.inputs import Inputs, as_arguments
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments of `forward`
 InputFactory = Callable[[], Inputs]  # called only if the user gives no input
 
 
@@ -64,10 +63,3 @@ def declared_inputs(name: str, model: nn.Module) -> Inputs:
         f"{name} declares no example input: give --input (such as --input 1x3x224x224, or 1x16:int64 for token ids), "
         "or return (model, example inputs) from the callable"
     )
-
-
-def as_arguments(inputs: Any) -> Inputs:
-    """Arguments of `forward` from a tensor, a tuple of arguments, or a mapping of keyword arguments."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}

@@ -6,7 +6,7 @@ import torch
 from torch.export import ExportedProgram
 
 from skiplab.errors import CaptureError, OutputError
-from skiplab.graph.capture import exported
+from skiplab.graph.export import exported
 from skiplab.graph.program import Program
 from skiplab.loading.resolve import quiet
 from skiplab.serialization.compare import Answer, check

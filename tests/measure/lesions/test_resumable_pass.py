@@ -181,7 +181,7 @@ def test_memory_of_a_program_for_one_batch_size_alone() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x.reshape(int(x.shape[0]), 6))
 
-    program = skiplab.capture(Fixed(), (torch.randn(4, 6, dtype=torch.double),))
+    program = skiplab.capture(Fixed(), (torch.randn(4, 6, dtype=torch.double),), how="export")
     skips = skiplab.find(program)
     needed = 4 * 2 * peak_bytes(program) / 2**30
     assert len(lesion(program, skips, samples(4), F.cross_entropy, memory=1.001 * needed)) == 4
