@@ -126,7 +126,7 @@ def capture_model(options: ModelOptions, device: str = "cpu") -> "Program":
 
 
 def warn_about(program: "Program", *, values: bool = True) -> None:
-    """Prints a warning for in-place writes that were not captured, and for outputs that differ from the model's.
+    """Prints a warning for in-place writes that were not captured, values that were read, and outputs that differ.
 
     values: whether the model has values; without them outputs are not compared.
     """
@@ -134,6 +134,11 @@ def warn_about(program: "Program", *, values: bool = True) -> None:
         names = ", ".join(program.unfollowed[:3])
         print_message(
             f"note: skips through these in-place writes may be missing, since they were not captured: {names}"
+        )
+    if program.reads:
+        print_message(
+            "note: the graph holds for such data alone, since Python reads values of them: "
+            + ", ".join(program.reads[:3])
         )
     if values and not program.difference <= _TOLERANCE:
         print_message(
